@@ -1,0 +1,56 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""What MONAI does not have: losses, samplers, engines and data handling of the bundles."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+__all__ = ["bundle_root", "flag"]
+__version__ = "0.1.0"
+
+
+def bundle_root(name: str) -> str:
+    """Find the folder of a bundle, wherever the command runs from.
+
+    A config cannot name its own place without an absolute path, so the folder is looked for where a bundle can be:
+    around this package (a checkout, or an unpacked archive that holds a copy), on ``sys.path`` (``monai.bundle run``
+    puts the bundle there) and in the working folder.
+
+    Args:
+        name: the ``name`` in the bundle's ``configs/metadata.json``.
+
+    Returns:
+        The absolute path of the bundle's folder.
+
+    Raises:
+        FileNotFoundError: when no folder with that bundle is found; pass ``--bundle_root`` then.
+    """
+    package = Path(__file__).parent  # not resolved: through the bundle's own link, its parent is the bundle
+    places = [package.parent, *(Path(p or ".") for p in sys.path), Path.cwd()]
+    candidates = [folder for place in places for folder in (place, *sorted(place.glob("bundles/*")))]
+    for folder in candidates:
+        metadata = folder / "configs" / "metadata.json"
+        if metadata.is_file() and json.loads(metadata.read_text(encoding="utf-8")).get("name") == name:
+            return str(folder.absolute())
+    raise FileNotFoundError(
+        f"bundle_root: no folder with the bundle '{name}' around {package}, on sys.path or in {Path.cwd()}; "
+        "pass --bundle_root with the folder that holds its configs/."
+    )
+
+
+def flag(value: bool | str, key: str) -> bool:
+    """Read a switch as the command line gives it: `--resume true` arrives as text.
+
+    Args:
+        value: True, False, or those words in any case.
+        key: of the config, for messages.
+
+    Raises:
+        ValueError: when the value is none of these.
+    """
+    if str(value).lower() not in ("true", "false"):
+        raise ValueError(f"{key}: {value!r} is neither true nor false.")
+    return str(value).lower() == "true"

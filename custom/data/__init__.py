@@ -1,0 +1,40 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Cases in, slices out."""
+
+from custom.data.augment import SpatialAugment, iteration_generator
+from custom.data.checks import DataError, check_datalist
+from custom.data.datalist import (
+    case_id,
+    cases_to_segment,
+    class_names,
+    held_out,
+    images_in,
+    load_sections,
+    split_folder,
+)
+from custom.data.geometry import OrientSlices, OrientSlicesd, slice_axis, slice_positions
+from custom.data.phantom import abdominal_folder, cardiac_folder
+from custom.data.slices import SliceDataset, StackSlicesd
+
+__all__ = [
+    "DataError",
+    "OrientSlices",
+    "OrientSlicesd",
+    "SliceDataset",
+    "SpatialAugment",
+    "StackSlicesd",
+    "abdominal_folder",
+    "cardiac_folder",
+    "case_id",
+    "cases_to_segment",
+    "check_datalist",
+    "class_names",
+    "held_out",
+    "images_in",
+    "iteration_generator",
+    "load_sections",
+    "slice_axis",
+    "slice_positions",
+    "split_folder",
+]

@@ -1,0 +1,354 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Faults of a data set, found before the first iteration and named all at once."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from custom.data.geometry import slice_axis
+
+__all__ = [
+    "DataError",
+    "check_case",
+    "check_datalist",
+    "check_folder",
+    "check_image",
+    "check_label",
+    "check_labelled_count",
+    "check_pair",
+    "check_unique",
+]
+
+HELD_APART = ("training", "validation", "test")
+MOST_LINES = 20
+CORNER_TOLERANCE = 1e-3  # mm
+
+
+class DataError(ValueError):
+    """The data cannot be used; the message names each file, what was found and what to do."""
+
+
+# Whole data set --------------------------------------------------------------------------------------------------
+
+
+def check_folder(path: str | os.PathLike, key: str = "dataset_dir") -> None:
+    """Check that a folder is there and holds something.
+
+    Args:
+        path: the folder.
+        key: the configuration key that names it, for the message.
+
+    Raises:
+        DataError: when it is missing, no folder, or empty.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise DataError(f"{key}: the folder {folder} does not exist (from {Path.cwd()}); give --{key} an existing one.")
+    if not folder.is_dir():
+        raise DataError(f"{key}: {folder} is a file; give --{key} the folder that holds the cases.")
+    if not any(folder.iterdir()):
+        raise DataError(f"{key}: the folder {folder} is empty; unpack the data there, or give --{key} another folder.")
+
+
+def check_labelled_count(available: int, wanted: int) -> None:
+    """Check that there are as many labelled cases as were asked for.
+
+    Args:
+        available: number of labelled cases (patients) in the data.
+        wanted: number asked for, at least 1.
+
+    Raises:
+        DataError: when there are fewer, or none was asked for.
+    """
+    if wanted < 1:
+        raise DataError(f"labeled_cases: {wanted} labelled cases were asked for; give --labeled_cases at least 1.")
+    if available < wanted:
+        raise DataError(
+            f"labeled_cases: {wanted} labelled cases were asked for, the training list has {available}; "
+            f"label more cases or give --labeled_cases at most {available}."
+        )
+
+
+def check_datalist(
+    sections: dict[str, list[dict[str, Any]]],
+    num_classes: int,
+    labelled: Iterable[str] = ("training", "validation", "test"),
+    cine: Iterable[str] = ("pretraining", "unlabeled"),
+    progress: bool = True,
+) -> None:
+    """Read every file of a data list once and report all problems together.
+
+    A file that was already checked in this process, and has not changed since, is not read again. Sections that are
+    absent or empty are fine, except "training" where it is to be labelled.
+
+    Args:
+        sections: section name to cases, each with "image" and, where labelled, "label".
+        num_classes: number of classes with the background; label values are 0 to num_classes - 1.
+        labelled: sections whose cases need a label; in the others labels are not looked at.
+        cine: sections whose images may be 4-D (X, Y, Z, time).
+        progress: show a progress bar on stderr when it takes longer than two seconds.
+
+    Raises:
+        DataError: with a line for each problem, 20 at most, then their number.
+    """
+    labelled, cine = set(labelled), set(cine)
+    problems = []
+    if "training" in labelled and not sections.get("training"):
+        problems.append("training: the section is empty; list at least one case with image and label.")
+    problems += check_unique(sections)
+    cases = [(section, entry) for section, entries in sections.items() for entry in entries]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = pool.map(lambda c: check_case(c[1], num_classes, c[0] in labelled, c[0] in cine), cases)
+        bar = tqdm(found, total=len(cases), desc="checking the data", delay=2, disable=not progress)
+        for (section, entry), lines in zip(cases, bar, strict=True):
+            problems += [f"{section}, {_name(entry)}: {line}" for line in lines]
+    if problems:
+        shown = [f"  - {line}" for line in problems[:MOST_LINES]]
+        if len(problems) > MOST_LINES:
+            shown.append(f"  ... and {len(problems) - MOST_LINES} more.")
+        raise DataError("\n".join([f"The data has {len(problems)} problem(s):", *shown]))
+
+
+def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Find cases and images that are listed twice, and patients on both sides of a split.
+
+    "training", "validation" and "test" share no patient (no case, where patients are not named). Any other section
+    may share patients with "training", not with the other two.
+
+    Args:
+        sections: section name to cases.
+
+    Returns:
+        One sentence a problem.
+    """
+    problems = []
+    ids: dict[str, set[str]] = {}
+    for section, entries in sections.items():
+        entries = [entry for entry in entries if entry.get("image")]
+        ids[section] = {str(entry.get("patient") or _name(entry)) for entry in entries}
+        for case in _repeated(_name(entry) for entry in entries):
+            problems.append(f"{section}: the case id {case} occurs more than once; give every case an id of its own.")
+        for image in _repeated(os.path.realpath(entry["image"]) for entry in entries):
+            problems.append(f"{section}: the image {image} is listed more than once; remove the repetition.")
+    for first, second in _apart(sections):
+        shared = sorted(ids[first] & ids[second])
+        if shared:
+            names = ", ".join(shared[:5]) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
+            problems.append(f"{first} and {second} share {names}; keep each case (patient) in one of them.")
+    return problems
+
+
+def _apart(sections: Iterable[str]) -> Iterator[tuple[str, str]]:
+    names = list(sections)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            pair = {first, second}
+            if pair <= set(HELD_APART) or (pair & {"validation", "test"} and "training" not in pair):
+                yield first, second
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _name(entry: dict[str, Any]) -> str:
+    from custom.data.datalist import case_id  # it imports this module
+
+    return str(case_id(entry)) if entry.get("image") else str(entry.get("case", "a case without a name"))
+
+
+# One case --------------------------------------------------------------------------------------------------------
+
+
+def check_case(entry: dict[str, Any], num_classes: int, labelled: bool = True, cine: bool = False) -> list[str]:
+    """Check the image of a case and, where it is to be labelled, its label and whether the two belong together.
+
+    Args:
+        entry: the case.
+        num_classes: number of classes with the background.
+        labelled: whether the case needs a label.
+        cine: whether the image may be 4-D.
+
+    Returns:
+        One sentence a problem; empty when all is well.
+    """
+    if not entry.get("image"):
+        return ['it has no "image"; give the path of a NIfTI file.']
+    problems = check_image(entry["image"], cine)
+    if labelled and not entry.get("label"):
+        problems.append(f'{entry["image"]} has no "label", which this section needs; add it or remove the case.')
+    elif labelled:
+        problems += check_label(entry["label"], num_classes)
+        problems += check_pair(entry["image"], entry["label"])
+    return problems
+
+
+def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
+    """Check that an image can be read, and has slices, contrast and finite voxels.
+
+    Args:
+        path: NIfTI file, (X, Y, Z), or (X, Y, Z, time) with ``cine``.
+        cine: whether the image may be 4-D.
+
+    Returns:
+        One sentence a problem.
+    """
+    facts = _facts(path)
+    if facts.unreadable:
+        return [facts.unreadable]
+    problems = _check_shape(path, facts, cine)
+    frames = "" if len(facts.shape) < 4 else " (frame {})"
+    for number, (low, high, bad) in enumerate(facts.frames):
+        where = f"{path}{frames.format(number)}"
+        if bad:
+            problems.append(f"{where} has {bad} voxels that are NaN or infinite; replace them, e.g. by the background.")
+        elif low == high:
+            problems.append(f"{where} is constant, every voxel is {low:g}; export the image again or remove the case.")
+    return problems
+
+
+def check_label(path: str | os.PathLike, num_classes: int) -> list[str]:
+    """Check that a label map can be read, and holds some of the values 0 to num_classes - 1 and no other.
+
+    Args:
+        path: NIfTI file, (X, Y, Z).
+        num_classes: number of classes with the background.
+
+    Returns:
+        One sentence a problem.
+    """
+    facts = _facts(path, label=True)
+    if facts.unreadable:
+        return [facts.unreadable]
+    problems = _check_shape(path, facts)
+    values = np.asarray(facts.values)
+    broken = values[~np.isfinite(values) | (values != np.round(values))]
+    outside = np.setdiff1d(values[(values < 0) | (values >= num_classes)], broken)
+    if broken.size:
+        problems.append(f"{path} has label values that are no integers: {_listed(broken)}; round or resample it anew.")
+    if outside.size:
+        problems.append(
+            f"{path} has the label values {_listed(outside)}, outside 0..{num_classes - 1}; "
+            "relabel the file or name all classes."
+        )
+    if not values.any():
+        problems.append(
+            f"{path} has no foreground, every voxel is 0; draw the label or move the case to the unlabelled."
+        )
+    return problems
+
+
+def check_pair(image: str | os.PathLike, label: str | os.PathLike) -> list[str]:
+    """Check that image and label lie on the same voxel grid.
+
+    Args:
+        image: NIfTI file.
+        label: NIfTI file.
+
+    Returns:
+        One sentence when shapes differ, or affines put a corner more than 0.001 mm apart; nothing when either file
+        cannot be read.
+    """
+    a, b = _facts(image), _facts(label, label=True)
+    if a.unreadable or b.unreadable:
+        return []
+    if a.shape[:3] != b.shape[:3]:
+        return [f"{image} has the shape {a.shape} and {label} {b.shape}; export both on the same grid."]
+    corners = np.array([(*c, 1) for c in product(*((0, n - 1) for n in a.shape[:3]))])
+    apart = np.linalg.norm(corners @ (a.affine - b.affine).T, axis=1).max()
+    if not apart <= CORNER_TOLERANCE:
+        return [f"{image} and {label} have different affines, corners are {apart:.3g} mm apart; export both anew."]
+    return []
+
+
+def _check_shape(path: str | os.PathLike, facts: _Facts, cine: bool = False) -> list[str]:
+    shape = facts.shape
+    if len(shape) == 4 and not cine:
+        return [
+            f"{path} is 4-D, {shape}, where a 3-D volume is expected; save one frame (channel) to a file of its own."
+        ]
+    if not 3 <= len(shape) <= 4:
+        return [f"{path} is {len(shape)}-D, {shape}, where a volume is expected; stack the slices in one 3-D file."]
+    axis = slice_axis(facts.affine, shape[:3])
+    if shape[axis] < 2:
+        return [
+            f"{path} has one slice, shape {shape}; a position along the slices needs two at least: remove the case."
+        ]
+    return []
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
+
+
+# One file --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the checks need to know of a file, so that its voxels can be forgotten."""
+
+    unreadable: str = ""
+    shape: tuple[int, ...] = ()
+    affine: np.ndarray | None = None
+    frames: tuple[tuple[float, float, int], ...] = ()  # of an image: least, largest, number of non-finite voxels
+    values: tuple[float, ...] = ()  # of a label
+
+
+def _facts(path: str | os.PathLike, label: bool = False) -> _Facts:
+    if not isinstance(path, (str, os.PathLike)):
+        return _Facts(f"one file name is expected, found {path!r}; merge the files into one.")
+    try:
+        state = os.stat(path)
+    except OSError:
+        return _Facts(f"the file {path} is missing; correct the path or restore the file.")
+    if not os.path.isfile(path):
+        return _Facts(f"{path} is a folder; give a NIfTI file.")
+    return _read(os.fspath(path), label, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=None)
+def _read(path: str, label: bool, size: int, mtime_ns: int) -> _Facts:
+    """Read a file once; size and modification time are there to notice that it has changed."""
+    try:
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Pair):  # Nifti2 derives from it
+            raise nib.filebasedimages.ImageFileError(f"it is {type(image).__name__}")
+    except nib.filebasedimages.ImageFileError as error:
+        return _Facts(f"{path} is not a NIfTI file ({error}); convert it to .nii.gz.")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        return _damaged(path, size, error)
+    try:
+        raw = image.dataobj.get_unscaled()  # no float64 copy of an integer file with a slope
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        return _damaged(path, size, error)
+    slope, inter = image.dataobj.slope, image.dataobj.inter
+    common = {"shape": image.shape, "affine": image.affine}
+    if label:
+        return _Facts(values=tuple(np.unique(raw) * slope + inter), **common)
+    frames = [raw[..., t] for t in range(raw.shape[3])] if raw.ndim == 4 else [raw]
+    return _Facts(frames=tuple(_range(frame, slope, inter) for frame in frames), **common)
+
+
+def _damaged(path: str, size: int, error: Exception) -> _Facts:
+    return _Facts(f"{path} is truncated or damaged, {size} bytes ({error}); copy or download it again.")
+
+
+def _range(frame: np.ndarray, slope: float, inter: float) -> tuple[float, float, int]:
+    low, high = float(frame.min()), float(frame.max())  # NaN and infinities show in these
+    bad = 0 if np.isfinite([low, high]).all() else int(frame.size - np.isfinite(frame).sum())
+    return low * slope + inter, high * slope + inter, bad

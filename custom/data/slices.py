@@ -1,0 +1,162 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Slices out: volumes are read and preprocessed once, and every slice is a view into them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Randomizable, Transform
+from torch import Tensor
+from tqdm import tqdm
+
+from custom.data.datalist import Case, case_id
+from custom.data.geometry import slice_positions
+from custom.files import save_atomically
+
+__all__ = ["SliceDataset", "StackSlicesd"]
+
+
+class StackSlicesd(Transform):
+    """Turn oriented volumes into plain stacks of slices, ready to be cached and indexed.
+
+    Args:
+        reference_positions: positions as the paper's reference takes them, see :func:`slice_positions`.
+    """
+
+    def __init__(self, reference_positions: bool = False) -> None:
+        self.reference_positions = reference_positions
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Tensor]:
+        """
+        Args:
+            data: "image" (T, H, W, S), T frames of one series, and maybe "label" (1, H, W, S).
+
+        Returns:
+            "image" (T, S, H, W) float32, maybe "label" (1, S, H, W) uint8, "position" (S,).
+        """
+        image = data["image"]
+        stacks = {"image": image.movedim(-1, 1).to(torch.float32)}
+        if "label" in data:
+            stacks["label"] = data["label"].movedim(-1, 1).to(torch.uint8)
+        stacks = {k: (v.as_tensor() if isinstance(v, MetaTensor) else v).contiguous() for k, v in stacks.items()}
+        stacks["position"] = slice_positions(image.shape[-1], _flipped(image), self.reference_positions)
+        return stacks
+
+
+def _flipped(image: Tensor) -> bool:
+    """Whether slices go against the order in which the file stores them."""
+    original = torch.as_tensor(image.meta["original_affine"], dtype=torch.float64)[:3, :3]
+    current = image.affine[:3, 2]
+    stored = original[:, int((torch.nn.functional.normalize(original, dim=0).T @ current).abs().argmax())]
+    return bool(stored @ current < 0)
+
+
+class SliceDataset(torch.utils.data.Dataset):
+    """Slices of preprocessed volumes.
+
+    Volumes stay in memory up to ``memory_gib``. Those beyond it come from ``cache_dir`` when that is given (written
+    once, keyed by file, size, time and preprocessing), else they are read again for every slice, and a line says so.
+
+    Args:
+        data: cases, see :mod:`custom.data.datalist`; "image" and maybe "label".
+        transform: volume preprocessing that ends in :class:`StackSlicesd`; all slices must come out the same size.
+        memory_gib: bound of the memory for volumes, in GiB.
+        cache_dir: folder of a persistent cache, or None.
+
+    Attributes:
+        positions: (N,) anatomical position of each slice.
+        patients: (N,) number of each slice's patient.
+        patient_names: name of each of these numbers.
+    """
+
+    def __init__(
+        self, data: Sequence[Case], transform: Callable, memory_gib: float = 4.0, cache_dir: str | None = None
+    ) -> None:
+        self.data = list(data)
+        self.transform = transform
+        self.cache_dir = Path(cache_dir) if cache_dir else None
+        self.kept: dict[int, dict[str, Tensor]] = {}
+        self.index: list[tuple[int, int, int]] = []
+        positions, patients = [], []
+        names: dict[str, int] = {}
+        free = memory_gib * 2**30
+        for number, case in enumerate(tqdm(self.data, desc="Reading volumes", unit="volume", disable=None)):
+            stacks = self._volume(number)
+            frames, count = stacks["image"].shape[:2]
+            size = sum(t.numel() * t.element_size() for t in stacks.values())
+            if size <= free:
+                self.kept[number] = stacks
+                free -= size
+            self.index += [(number, t, s) for t in range(frames) for s in range(count)]
+            positions += [stacks["position"]] * frames
+            patient = case.get("patient") or case_id(case)
+            patients += [names.setdefault(patient, len(names))] * (frames * count)
+        if len(self.kept) < len(self.data) and not cache_dir:
+            print(
+                f"memory_gib: {len(self.kept)} of {len(self.data)} volumes fit in {memory_gib} GiB; the others are read "
+                "again for every slice, which is slow: raise memory_gib or set cache_dir.",
+                flush=True,
+            )
+        self.positions = torch.cat(positions) if positions else torch.empty(0)
+        self.patients = torch.tensor(patients, dtype=torch.long)
+        self.patient_names = list(names)
+
+    def _volume(self, number: int) -> dict[str, Tensor]:
+        """One preprocessed volume, from the persistent cache where there is one."""
+        case = self.data[number]
+        if self.cache_dir is None:
+            return self.transform(dict(case))
+        file = self.cache_dir / f"{_cache_key(case, self.transform)}.pt"
+        if not file.is_file():
+            save_atomically(self.transform(dict(case)), file)
+        return torch.load(file, weights_only=True)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        """
+        Returns:
+            "image" (1, H, W), maybe "label" (1, H, W), "position" scalar, "slice" (its number) and "patient" scalar
+            integers, "case" name.
+        """
+        number, frame, k = self.index[item]
+        stacks = self.kept.get(number) or self._volume(number)
+        entry = {
+            "image": stacks["image"][frame, k].unsqueeze(0),
+            "position": self.positions[item],
+            "slice": item,
+            "patient": self.patients[item],
+            "case": case_id(self.data[number]),
+        }
+        if "label" in stacks:
+            entry["label"] = stacks["label"][0, k].unsqueeze(0)
+        return entry
+
+
+def _cache_key(case: Case, transform: Callable) -> str:
+    """Name of a preprocessed case: the state of its files, and the class and settings of each transform."""
+    stats = {key: Path(case[key]).stat() for key in ("image", "label") if key in case}
+    files = {key: [str(Path(case[key]).resolve()), s.st_size, s.st_mtime_ns] for key, s in stats.items()}
+    return hashlib.sha256(json.dumps([files, _describe(transform)], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _describe(value: Any) -> Any:
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_describe(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _describe(v) for k, v in value.items()}
+    if isinstance(value, Randomizable):
+        state = {k: v for k, v in vars(value).items() if k != "R"}
+    else:
+        state = getattr(value, "__dict__", None) or str(value)
+    return [type(value).__qualname__, _describe(state)]

@@ -1,0 +1,19 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""One trainer per method."""
+
+from custom.engines.contrastive import ContrastiveTrainer
+from custom.engines.processes import process_count, process_device, process_rank, start_processes
+from custom.engines.segmentation import SegmentationTrainer
+from custom.engines.slices import SliceTrainer, fast_bfloat16
+
+__all__ = [
+    "ContrastiveTrainer",
+    "SegmentationTrainer",
+    "SliceTrainer",
+    "fast_bfloat16",
+    "process_count",
+    "process_device",
+    "process_rank",
+    "start_processes",
+]

@@ -1,0 +1,52 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Contrastive pre-training on slices: CORAL and the methods that it is compared with."""
+
+from __future__ import annotations
+
+import torch
+from monai.utils import CommonKeys
+
+from custom.engines.slices import SliceTrainer
+from custom.losses.gather import gather_embeddings
+from custom.networks.weights import unwrapped
+
+__all__ = ["ContrastiveTrainer"]
+
+
+class ContrastiveTrainer(SliceTrainer):
+    """Embed two random views of every slice and compare all embeddings of the global batch.
+
+    The network maps slices (n, 1, H, W) to embeddings (n, d) and has an ``axis``, (d,) or None; the loss is a
+    :class:`custom.losses.ContrastiveLoss`.
+    """
+
+    def _iteration(self, engine: ContrastiveTrainer, batchdata: dict) -> dict:
+        """One step.
+
+        Args:
+            engine: this trainer.
+            batchdata: "image" (n, 1, H, W), "position" (n,), "slice" (n,).
+
+        Returns:
+            "loss", each term of the loss by name, and "embeddings" (2 n * processes, d), detached.
+        """
+        device = engine.state.device
+        images = batchdata[CommonKeys.IMAGE].to(device, non_blocking=True)
+        positions, slices = (batchdata[key].to(device, non_blocking=True).repeat(2) for key in ("position", "slice"))
+        views = torch.cat([engine.augmented(images, view=0), engine.augmented(images, view=1)])
+        engine.network.train()
+        engine.optimizer.zero_grad()
+        with engine.autocast():
+            embeddings = engine.network(views)
+        embeddings = gather_embeddings(embeddings.float())
+        positions, slices = gather_embeddings(positions), gather_embeddings(slices)
+        terms = engine.loss_function.terms(embeddings, positions, slices, unwrapped(engine.network).axis)
+        loss = sum(terms.values())
+        loss.backward()
+        engine.optimizer.step()
+        return {
+            CommonKeys.LOSS: loss.detach(),
+            **{name: term.detach() for name, term in terms.items()},
+            "embeddings": embeddings.detach(),
+        }

@@ -1,0 +1,43 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes, as `torchrun` starts them."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+
+__all__ = ["process_count", "process_device", "process_rank", "start_processes"]
+
+
+def start_processes() -> None:
+    """Join the processes that `torchrun` started: NCCL where there are GPUs, Gloo elsewhere.
+
+    Raises:
+        RuntimeError: when this process was not started by `torchrun`.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        raise RuntimeError(
+            "A multi_gpu config runs under torchrun: torchrun --nproc_per_node=<GPUs> -m monai.bundle run ...; "
+            "leave the multi_gpu file out to use one process."
+        )
+    if torch.cuda.is_available():
+        torch.cuda.set_device(process_device())
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def process_device() -> torch.device:
+    """The GPU of this process, or the CPU."""
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+
+
+def process_rank() -> int:
+    """Number of this process among those of ``torchrun``, 0 without it."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def process_count() -> int:
+    """How many processes ``torchrun`` started, 1 without it."""
+    return dist.get_world_size() if dist.is_initialized() else 1

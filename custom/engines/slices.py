@@ -1,0 +1,101 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the trainers on batches of slices share: seeds, precision, resumption, the end of a run."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+from ignite.engine import Engine, Events
+from monai.data import DataLoader
+from monai.engines import Trainer
+from monai.inferers import SimpleInferer
+from torch import nn
+
+from custom.data.augment import SpatialAugment, iteration_generator
+from custom.engines.processes import process_count, process_rank
+
+__all__ = ["SliceTrainer", "fast_bfloat16"]
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 on a device: recent GPUs, and CPUs with instructions for it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+class SliceTrainer(Trainer):
+    """A MONAI Trainer on batches of 2-D slices; a method overrides ``_iteration``.
+
+    All random numbers come from the seed with the epoch or the iteration, so that a run that was killed and resumed
+    at an epoch's end goes on exactly as it would have.
+
+    Args:
+        device: of the network.
+        max_epochs: how many.
+        train_data_loader: batches of slices; its ``batch_sampler`` is told the epoch.
+        network: trained in place.
+        optimizer: of its parameters.
+        loss_function: the method's.
+        augment: spatial augmentation of a batch on the device.
+        seed: of all random numbers.
+        mixed_precision: bfloat16 autocast; parameters and loss stay in float32.
+        train_handlers: Ignite handlers.
+        key_train_metric: MONAI's, None for none.
+        postprocessing: MONAI's, of a decollated batch, None for none.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        max_epochs: int,
+        train_data_loader: DataLoader,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_function: nn.Module,
+        augment: SpatialAugment,
+        seed: int = 0,
+        mixed_precision: bool = False,
+        train_handlers: list | None = None,
+    ) -> None:
+        # handlers such as a resume checkpoint read these when they attach
+        self.network = network
+        self.optimizer = optimizer
+        self.loss_function = loss_function
+        self.inferer = SimpleInferer()
+        self.augment = augment
+        self.seed = seed
+        self.mixed_precision = mixed_precision
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            decollate=False,
+            handlers=train_handlers,
+        )
+        self.add_event_handler(Events.EPOCH_STARTED, self._seed_epoch)
+
+    def run(self) -> None:
+        """Train up to ``max_epochs``; a run that was resumed after its last epoch is left as it is."""
+        if self.state.epoch >= self.state.max_epochs:
+            self.logger.info(f"All {self.state.max_epochs} epochs are done already: nothing to train.")
+            return
+        # a loader with workers draws its first batches before the first EPOCH_STARTED
+        self.data_loader.batch_sampler.set_epoch(self.state.epoch + 1)
+        super().run()
+
+    def autocast(self) -> AbstractContextManager:
+        """Context of the forward pass."""
+        return torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.mixed_precision)
+
+    def augmented(self, images: torch.Tensor, labels: torch.Tensor | None = None, view: int = 0):
+        """Augment this process's part of the batch; ``view`` tells apart several draws in an iteration."""
+        generator = iteration_generator(self.seed, 2 * self.state.iteration + view)
+        return self.augment(images, labels, generator, process_rank(), process_count())
+
+    @staticmethod
+    def _seed_epoch(engine: Engine) -> None:
+        torch.manual_seed(engine.seed * 1_000_003 + engine.state.epoch)  # for networks with dropout
+        engine.data_loader.batch_sampler.set_epoch(engine.state.epoch)

@@ -1,0 +1,163 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""A run that can be killed, and the network that it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from torch import nn
+
+from custom.engines.processes import process_rank
+from custom.files import save_atomically
+from custom.networks.weights import WeightsError, load_weights, read_weights, unwrapped
+
+__all__ = ["LoadWeights", "ResumeCheckpoint", "SaveWeights"]
+
+
+class ResumeCheckpoint:
+    """Save everything that a run needs to go on, at the ends of epochs, and load it when the run is to be resumed.
+
+    Random states are not in it: sampler and augmentation draw from the seed with the epoch and the iteration (see
+    :class:`custom.engines.SliceTrainer`). MONAI's CheckpointSaver forgets the best score of earlier processes.
+
+    Put it last among the trainer's handlers: it must see what the others did at the epoch's end, and it loads when
+    it is attached.
+
+    Args:
+        path: of the checkpoint.
+        objects: what has ``state_dict`` and ``load_state_dict``, by name: network, optimiser, scheduler, guards.
+        resume: whether to load.
+        evaluator: whose best metric is kept, or None.
+        interval: epochs between two saves; the last epoch is always saved.
+
+    Raises:
+        WeightsError: on attaching, when the checkpoint belongs to another run.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        objects: Mapping[str, Any],
+        resume: bool = False,
+        evaluator: Engine | None = None,
+        interval: int = 1,
+    ) -> None:
+        self.path = Path(path)
+        self.objects = dict(objects)
+        self.resume = resume
+        self.evaluator = evaluator
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        """
+        Args:
+            engine: the trainer.
+        """
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        if not self.resume:
+            return
+        if self.path.is_file():
+            self.load(engine)
+        else:
+            print(f"resume: there is no {self.path} yet: starting at the first epoch.", flush=True)
+
+    def save(self, engine: Engine) -> None:
+        """Write the checkpoint when it is time."""
+        state = engine.state
+        if process_rank() != 0 or (state.epoch % self.interval and state.epoch != state.max_epochs):
+            return
+        content = {"epoch": state.epoch, "iteration": state.iteration, "max_epochs": state.max_epochs}
+        if self.evaluator is not None:
+            best = self.evaluator.state
+            content["best"] = {"metric": float(best.best_metric), "epoch": int(best.best_metric_epoch)}
+        content |= {name: _plain(item).state_dict() for name, item in self.objects.items()}
+        save_atomically(content, self.path)
+
+    def load(self, engine: Engine) -> None:
+        """Put the run back to where the checkpoint was written."""
+        content = read_weights(self.path, key="resume")
+        missing = [name for name in ("epoch", "iteration", "max_epochs", *self.objects) if name not in content]
+        if missing:
+            raise WeightsError(
+                f"resume: {self.path} lacks {missing}: it is of another kind of run; start without resume."
+            )
+        if content["max_epochs"] != engine.state.max_epochs:
+            raise WeightsError(
+                f"resume: {self.path} is of a run of {content['max_epochs']} epochs, max_epochs is "
+                f"{engine.state.max_epochs}; the learning rate follows from it: keep it, or start without resume."
+            )
+        for name, item in self.objects.items():
+            try:
+                _plain(item).load_state_dict(content[name])
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise WeightsError(
+                    f"resume: '{name}' in {self.path} does not fit this run ({str(error)[:300]}); "
+                    "use the settings that it was made with, or start without resume."
+                ) from error
+        engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
+        if self.evaluator is not None and "best" in content:
+            self.evaluator.state.best_metric = content["best"]["metric"]
+            self.evaluator.state.best_metric_epoch = content["best"]["epoch"]
+        print(
+            f"resume: going on after epoch {content['epoch']} of {content['max_epochs']} from {self.path}.", flush=True
+        )
+
+
+class SaveWeights:
+    """Save a network's weights alone: the file that is deployed.
+
+    Attached to a trainer, it saves when training ends; attached to an evaluator with a key metric, whenever the
+    metric is the best so far.
+
+    Args:
+        path: of the state dict.
+        network: to save.
+    """
+
+    def __init__(self, path: str, network: nn.Module) -> None:
+        self.path = path
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """
+        Args:
+            engine: the trainer or the evaluator.
+        """
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        passed_over = isinstance(engine, Evaluator) and engine.state.best_metric_epoch != engine.state.epoch
+        if process_rank() == 0 and not passed_over:
+            save_atomically(unwrapped(self.network).state_dict(), self.path)
+
+
+class LoadWeights:
+    """Load a network's weights before a run of an evaluator.
+
+    Args:
+        path: of the state dict.
+        network: changed in place.
+    """
+
+    def __init__(self, path: str, network: nn.Module) -> None:
+        self.path = path
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """
+        Args:
+            engine: the evaluator.
+        """
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        load_weights(self.network, self.path, key="checkpoint")
+
+
+def _plain(item: Any) -> Any:
+    return unwrapped(item) if isinstance(item, nn.Module) else item

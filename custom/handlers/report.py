@@ -1,0 +1,227 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of a segmentation, per case and per class, in native space and millimetres."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.utils import CommonKeys
+
+from custom.data.datalist import case_id
+from custom.engines.slices import process_count, process_rank
+from custom.files import replacing
+from custom.metrics import class_scores, ejection_fraction
+
+__all__ = ["SegmentationReport", "identity", "write_csv"]
+
+Row = dict[str, Any]
+MEASURES = ("dice", "hd95_mm", "asd_mm")
+SIDES = ("truth", "prediction")
+
+
+class SegmentationReport:
+    """Score every case of an evaluation and write ``cases.csv`` and ``summary.csv``.
+
+    ``cases.csv`` has a row a case: Dice, HD95 and ASD in mm, both volumes in ml, and whether the prediction is empty
+    though there is a truth. Where just one of truth and prediction is empty, Dice is 0 and both distances are the
+    length of the volume's diagonal, and they count; where both are, they are "nan" and are left out of the means.
+
+    ``summary.csv`` has mean and standard deviation (over cases, not corrected) for each class, and for the mean over
+    the classes of a case. The means are stored in ``engine.state.metrics``, e.g. "dice_RV", "hd95_mm_RV",
+    "mean_dice".
+
+    With ``ejection_fraction_class``, ``cases.csv`` has the ejection fraction in the rows of patients that have an ED
+    and an ES volume, and ``ejection_fraction.csv`` its error. With several processes each scores its own cases, and
+    the first writes those of all.
+
+    Args:
+        folder: for the files.
+        class_names: of the foreground classes, label 1 first.
+        section: of the data, for the summary.
+        ejection_fraction_class: class whose volumes at ED and ES give the ejection fraction, or None.
+
+    Raises:
+        ValueError: when ``ejection_fraction_class`` is none of the classes; during the run, when a case has no
+            label, a prediction in another geometry, or the id of a case before it.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        class_names: Sequence[str],
+        section: str = "validation",
+        ejection_fraction_class: str | None = None,
+    ) -> None:
+        if ejection_fraction_class is not None and ejection_fraction_class not in class_names:
+            raise ValueError(
+                f"ejection_fraction_class: {ejection_fraction_class!r} is none of the classes {list(class_names)}; "
+                "name one of them, or give null."
+            )
+        self.folder = Path(folder)
+        self.class_names = list(class_names)
+        self.section = section
+        self.ejection_fraction_class = ejection_fraction_class
+        self.rows: dict[str, Row] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """
+        Args:
+            engine: an evaluator that decollates; "label" and "pred" of its output are (1, H, W, S) integer maps.
+        """
+        engine.add_event_handler(Events.STARTED, lambda: self.rows.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def _score(self, engine: Engine) -> None:
+        for entry, output in zip(engine.state.batch, engine.state.output, strict=True):
+            row: Row = identity(entry, output)
+            if row["case"] in self.rows:
+                raise ValueError(f"{row['case']}: two cases have this id; give each case of the data its own 'case'.")
+            truth, prediction = output.get(CommonKeys.LABEL), output[CommonKeys.PRED]
+            _check_geometry(row["case"], truth, prediction)
+            # on the CPU the distances do not depend on where the network runs
+            truth_map, prediction_map = truth[0].cpu().as_tensor(), prediction[0].cpu().as_tensor()
+            for value, name in enumerate(self.class_names, start=1):
+                scores = class_scores(truth_map == value, prediction_map == value, truth.pixdim.tolist())
+                for column, score in scores.items():
+                    measure, _, side = column.rpartition("_")
+                    row[f"{measure}_{name}_{side}" if side in SIDES and measure == "volume_ml" else f"{column}_{name}"] = score
+            self.rows[row["case"]] = row
+
+    def __call__(self, engine: Engine) -> None:
+        rows = self._gathered()
+        errors = self._add_ejection_fractions(rows) if self.ejection_fraction_class else None
+        summary = [self._summary(rows, name) for name in (*self.class_names, None)]
+        metrics = engine.state.metrics
+        for line in summary:
+            for measure in MEASURES:
+                key = f"mean_{measure}" if line is summary[-1] else f"{measure}_{line['class']}"
+                metrics[key] = line[f"{measure}_mean"]
+        if errors is not None:
+            metrics["ejection_fraction_mae"] = errors["mean_absolute_error_percentage_points"]
+            metrics["ejection_fraction_bias"] = errors["bias_percentage_points"]
+        if process_rank() != 0:
+            return
+        write_csv(self.folder / "cases.csv", rows)
+        write_csv(self.folder / "summary.csv", summary)
+        if errors is not None:
+            write_csv(self.folder / "ejection_fraction.csv", [errors])
+        engine.logger.info("\n".join(self._table(rows, summary, errors)))
+
+    def _gathered(self) -> list[Row]:
+        """The rows of all processes, each case once: samplers repeat cases to give every process equally many."""
+        parts = [self.rows]
+        if process_count() > 1:
+            parts = [None] * process_count()
+            dist.all_gather_object(parts, self.rows)
+        rows = {case: dict(row) for part in parts for case, row in part.items()}
+        return [rows[case] for case in sorted(rows)]
+
+    def _add_ejection_fractions(self, rows: list[Row]) -> Row:
+        """Fill the columns of the ejection fraction, and return its errors over the patients."""
+        patients: dict[str, dict[str, Row]] = {}
+        for row in rows:
+            patients.setdefault(row["patient"], {})[row["phase"]] = row
+        pairs = []
+        for phases in patients.values():
+            values = ("", "")
+            if {"ED", "ES"} <= set(phases):
+                volumes = [f"volume_ml_{self.ejection_fraction_class}_{side}" for side in SIDES]
+                values = tuple(ejection_fraction(phases["ED"][v], phases["ES"][v]) for v in volumes)
+                pairs.append(values)
+            for row in phases.values():
+                row.update(zip((f"ejection_fraction_percent_{side}" for side in SIDES), values, strict=True))
+        truth, prediction = np.array(pairs, dtype=float).reshape(-1, 2).T
+        mean, std = _mean_std(prediction - truth)
+        return {
+            "section": self.section,
+            "class": self.ejection_fraction_class,
+            "mean_absolute_error_percentage_points": _mean_std(np.abs(prediction - truth))[0],
+            "bias_percentage_points": mean,
+            "std_percentage_points": std,
+            "patients": int(np.isfinite(prediction - truth).sum()),
+            "patients_without_prediction": int((np.isfinite(truth) & np.isnan(prediction)).sum()),
+        }
+
+    def _summary(self, rows: list[Row], name: str | None) -> Row:
+        """The summary of one class, or of the mean over the classes for None."""
+        names = self.class_names if name is None else [name]
+        line: Row = {"section": self.section, "class": name or "mean"}
+        for measure in MEASURES:
+            values = np.array([_mean_std([row[f"{measure}_{n}"] for n in names])[0] for row in rows])
+            line[f"{measure}_mean"], line[f"{measure}_std"] = _mean_std(values)
+        line["cases"] = int(np.isfinite(values).sum())
+        line["empty_predictions"] = sum(row[f"empty_prediction_{n}"] for row in rows for n in names)
+        return line
+
+    def _table(self, rows: list[Row], summary: list[Row], errors: Row | None) -> list[str]:
+        width = max(len(line["class"]) for line in summary) + 2
+        lines = [f"{len(rows)} cases of the section '{self.section}', mean ± standard deviation:"]
+        lines.append(f"{'':{width}}{'Dice':^15}{'HD95 / mm':^15}{'ASD / mm':^15}{'cases':>7}{'empty':>7}")
+        for line in summary:
+            scores = [(line[f"{m}_mean"], line[f"{m}_std"], 3 if m == "dice" else 1) for m in MEASURES]
+            cells = "".join(f"{f'{mean:.{digits}f} ± {std:.{digits}f}':^15}" for mean, std, digits in scores)
+            lines.append(f"{line['class']:{width}}{cells}{line['cases']:>7}{line['empty_predictions']:>7}")
+        if errors is not None:
+            lines.append(
+                f"Ejection fraction from {errors['class']}, {errors['patients']} patients: mean absolute error "
+                f"{errors['mean_absolute_error_percentage_points']:.1f}, bias {errors['bias_percentage_points']:+.1f} "
+                f"percentage points; {errors['patients_without_prediction']} more without a prediction."
+            )
+        return [*lines, f"Written to {self.folder / 'cases.csv'} and {self.folder / 'summary.csv'}."]
+
+
+def identity(entry: dict[str, Any], output: dict[str, Any]) -> dict[str, str]:
+    """Name a case of an evaluator.
+
+    Args:
+        entry: its item of ``engine.state.batch``.
+        output: its item of ``engine.state.output``.
+
+    Returns:
+        "case", the image's file name where the data list has none; "patient", the case where it has none; "phase",
+        maybe empty.
+    """
+    case = case_id({**entry, "image": output[CommonKeys.IMAGE].meta["filename_or_obj"]})
+    return {"case": case, "patient": entry.get("patient", case), "phase": entry.get("phase", "")}
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows with the columns of the first one; floats get six digits, and "nan" where they are undefined.
+
+    Args:
+        path: of the file, which is whole or not there.
+        rows: at least one, all with the same keys.
+    """
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def _check_geometry(case: str, truth: MetaTensor | None, prediction: MetaTensor) -> None:
+    if truth is None:
+        raise ValueError(f"{case}: has no label, so it cannot be scored; add one, or take the case out of the section.")
+    if truth.shape != prediction.shape or not torch.allclose(truth.affine, prediction.affine, atol=1e-3):
+        raise ValueError(
+            f"{case}: the prediction {tuple(prediction.shape)} with affine {prediction.affine.tolist()} is not in the "
+            f"geometry of the label {tuple(truth.shape)} with affine {truth.affine.tolist()}; "
+            "undo the preprocessing of the prediction (Invertd) before it is scored."
+        )
+
+
+def _mean_std(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of what is not NaN."""
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    return (float(values.mean()), float(values.std())) if values.size else (float("nan"), float("nan"))

@@ -1,0 +1,172 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers that say how good a segmentation or an embedding is: pure functions, no files, no engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+from monai.transforms.utils import generate_spatial_bounding_box
+from scipy.stats import spearmanr
+from torch import Tensor
+
+__all__ = [
+    "axis_order",
+    "class_scores",
+    "dice",
+    "ejection_fraction",
+    "embedding_spread",
+    "principal_components",
+    "surface_distances",
+]
+
+ROUNDING = 1e-6  # relative; differences below it are noise of float32
+
+
+def dice(truth: Tensor, prediction: Tensor) -> float:
+    """Dice coefficient of two masks.
+
+    Args:
+        truth: (H, W, S) boolean.
+        prediction: (H, W, S) boolean.
+
+    Returns:
+        ``2 |truth & prediction| / (|truth| + |prediction|)``; NaN when both are empty.
+    """
+    total = int(truth.sum()) + int(prediction.sum())
+    return 2 * int((truth & prediction).sum()) / total if total else float("nan")
+
+
+def surface_distances(truth: Tensor, prediction: Tensor, spacing: Sequence[float]) -> tuple[float, float]:
+    """Hausdorff distance (95th percentile) and average symmetric surface distance of two masks.
+
+    Both are MONAI's, which take voxels for points at their centres. They are computed on the joint bounding box
+    of the masks, with a margin of one voxel: the numbers are those of the whole volume, in less time.
+
+    Args:
+        truth: (H, W, S) boolean.
+        prediction: (H, W, S) boolean.
+        spacing: (3,) distance of voxels along each axis, in mm.
+
+    Returns:
+        HD95 and ASD in mm. The length of the volume's diagonal when just one mask is empty, the worst that can be;
+        NaN when both are.
+    """
+    found = bool(truth.any()), bool(prediction.any())
+    if not any(found):
+        return float("nan"), float("nan")
+    if not all(found):
+        diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing)))
+        return diagonal, diagonal
+    start, end = generate_spatial_bounding_box((truth | prediction)[None], margin=1, allow_smaller=True)
+    box = tuple(slice(a, b) for a, b in zip(start, end, strict=True))
+    masks = {"y_pred": prediction[box][None, None], "y": truth[box][None, None]}  # (1, 1, h, w, s)
+    settings = {**masks, "include_background": True, "spacing": [float(s) for s in spacing]}
+    hd95 = compute_hausdorff_distance(percentile=95, **settings)
+    asd = compute_average_surface_distance(symmetric=True, **settings)
+    return hd95.item(), asd.item()
+
+
+def class_scores(truth: Tensor, prediction: Tensor, spacing: Sequence[float]) -> dict[str, float]:
+    """Score one class of one case.
+
+    Args:
+        truth: (H, W, S) boolean.
+        prediction: (H, W, S) boolean.
+        spacing: (3,) distance of voxels along each axis, in mm.
+
+    Returns:
+        "dice", "hd95_mm", "asd_mm" (all NaN when both masks are empty; 0 and the volume's diagonal when just one
+        is), "volume_ml_truth", "volume_ml_prediction", and "empty_prediction": 1 when there is a truth and no
+        prediction, else 0.
+    """
+    millilitres = float(np.prod(spacing)) / 1000
+    hd95, asd = surface_distances(truth, prediction, spacing)
+    return {
+        "dice": dice(truth, prediction),
+        "hd95_mm": hd95,
+        "asd_mm": asd,
+        "volume_ml_truth": int(truth.sum()) * millilitres,
+        "volume_ml_prediction": int(prediction.sum()) * millilitres,
+        "empty_prediction": int(bool(truth.any()) and not bool(prediction.any())),
+    }
+
+
+def ejection_fraction(end_diastolic_ml: float, end_systolic_ml: float) -> float:
+    """Part of the end-diastolic volume that a beat ejects.
+
+    Args:
+        end_diastolic_ml: volume at end-diastole.
+        end_systolic_ml: volume at end-systole, in the same unit.
+
+    Returns:
+        In percent; negative when the end-systolic volume is the larger one, NaN when the end-diastolic one is 0.
+    """
+    if end_diastolic_ml == 0:
+        return float("nan")
+    return 100 * (end_diastolic_ml - end_systolic_ml) / end_diastolic_ml
+
+
+def axis_order(
+    projections: Sequence[float], positions: Sequence[float], patients: Sequence[str]
+) -> dict[str, float]:
+    """How well projections order the slices of each patient: Spearman's rank correlation with the position.
+
+    Args:
+        projections: (n,) of the embeddings on an axis.
+        positions: (n,) along the slice axis.
+        patients: (n,) names.
+
+    Returns:
+        Patient to rho in [-1, 1], in the order of first occurrence. rho is 0 where the projections of a patient are
+        equal but for rounding. Patients whose slices all have one position have no order and are left out.
+    """
+    projections, positions, patients = np.asarray(projections), np.asarray(positions), np.asarray(patients)
+    order = {}
+    for patient in dict.fromkeys(patients.tolist()):
+        mine = patients == patient
+        x, p = projections[mine], positions[mine]
+        if np.ptp(p) == 0:
+            continue
+        order[patient] = 0.0 if is_constant(x) else float(spearmanr(x, p).statistic)
+    return order
+
+
+def is_constant(values: np.ndarray) -> bool:
+    """Whether values are equal but for the rounding of float32."""
+    return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())
+
+
+def principal_components(embeddings: np.ndarray, count: int = 2) -> np.ndarray:
+    """Project embeddings on their first principal components.
+
+    Args:
+        embeddings: (n, d).
+        count: how many components.
+
+    Returns:
+        (n, count) scores; a component that the embeddings do not have, or that is rounding noise, is 0. Its sign is
+        arbitrary.
+    """
+    centred = embeddings - embeddings.mean(0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    s = np.where(s > ROUNDING * np.linalg.norm(embeddings), s, 0)[:count]
+    return np.pad(u[:, :count] * s, ((0, 0), (0, count - len(s))))
+
+
+def embedding_spread(embeddings: Tensor) -> Tensor:
+    """One minus the mean cosine similarity of all pairs of different embeddings.
+
+    For unit vectors this is their variance summed over the dimensions, so that it takes O(n d).
+
+    Args:
+        embeddings: (n, d), n at least 2.
+
+    Returns:
+        Scalar: 0 when all point the same way, about 1 when they are spread evenly; NaN with a null embedding.
+    """
+    z = embeddings.float()
+    return (z / z.norm(dim=1, keepdim=True)).var(dim=0).sum()

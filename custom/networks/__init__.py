@@ -1,0 +1,20 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Heads, encoders and weights around MONAI's networks."""
+
+from custom.networks.embedder import SliceEmbedder, UNetEncoder
+from custom.networks.global_norm import GlobalBatchNorm2d, distribute
+from custom.networks.weights import WeightsError, default_encoder, load_encoder, load_weights, read_weights, unwrapped
+
+__all__ = [
+    "GlobalBatchNorm2d",
+    "SliceEmbedder",
+    "UNetEncoder",
+    "WeightsError",
+    "default_encoder",
+    "distribute",
+    "load_encoder",
+    "load_weights",
+    "read_weights",
+    "unwrapped",
+]

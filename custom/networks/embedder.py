@@ -1,0 +1,68 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""The network of contrastive pre-training: the encoder of MONAI's BasicUNet, pooled and projected."""
+
+from __future__ import annotations
+
+import torch
+from monai.networks.nets import BasicUNet
+from torch import Tensor, nn
+
+__all__ = ["SliceEmbedder", "UNetEncoder"]
+
+
+class UNetEncoder(BasicUNet):
+    """The contracting path of :class:`monai.networks.nets.BasicUNet`, with its parameter names.
+
+    Args:
+        **settings: those of ``BasicUNet``; what concerns its expanding path has no effect.
+    """
+
+    def __init__(self, **settings) -> None:
+        super().__init__(**settings)
+        for name in ("upcat_4", "upcat_3", "upcat_2", "upcat_1", "final_conv"):
+            delattr(self, name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Args:
+            x: (n, in_channels, H, W), H and W at least 16.
+
+        Returns:
+            (n, features[4], H // 16, W // 16) features of the deepest level.
+        """
+        for level in (self.conv_0, self.down_1, self.down_2, self.down_3, self.down_4):
+            x = level(x)
+        return x
+
+
+class SliceEmbedder(nn.Module):
+    """One embedding a slice: encoder, global average pooling, linear - ReLU - linear.
+
+    The ordinal axis of CORAL lives here, so that it is saved, resumed and synchronised with the weights.
+
+    Args:
+        encoder: maps (n, c, H, W) to (n, features, h, w).
+        features: number of channels that the encoder returns.
+        hidden: width of the hidden layer.
+        dimensions: of the embedding.
+        ordinal: whether there is an ordinal axis; without one ``axis`` is None.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, features: int, hidden: int = 512, dimensions: int = 512, ordinal: bool = True
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, dimensions))
+        self.axis = nn.Parameter(torch.randn(dimensions)) if ordinal else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Args:
+            x: (n, c, H, W).
+
+        Returns:
+            (n, dimensions) embeddings, not normalised.
+        """
+        return self.head(self.encoder(x).mean((-2, -1)))

@@ -1,0 +1,66 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Batch normalisation over the batches of all processes."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as distributed
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["GlobalBatchNorm2d", "distribute"]
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """``torch.nn.SyncBatchNorm`` for processes on CPUs, where PyTorch has none.
+
+    Every process must hold equally many samples. Parameter and buffer names are those of ``BatchNorm2d``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Args:
+            x: (n, num_features, H, W), this process's part of the batch.
+
+        Returns:
+            (n, num_features, H, W), normalised with the statistics of the global batch.
+        """
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(x)
+        world = dist.get_world_size()
+        values = x.float()
+        mean = distributed.all_reduce(values.mean((0, 2, 3))) / world
+        # the second pass keeps the variance exact where it is small against the mean
+        variance = distributed.all_reduce((values - mean[:, None, None]).square().mean((0, 2, 3))) / world
+        with torch.no_grad():
+            count = world * x.numel() / x.shape[1]
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        return F.batch_norm(values, mean, variance, self.weight, self.bias, False, 0.0, self.eps).to(x.dtype)
+
+    @classmethod
+    def convert(cls, module: nn.Module) -> nn.Module:
+        """Turn every ``BatchNorm2d`` within a module into this one, keeping parameters and buffers."""
+        for child in module.modules():
+            if type(child) is nn.BatchNorm2d:
+                child.__class__ = cls
+        return module
+
+
+def distribute(network: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap a network for several processes: batch statistics and gradients over all of them.
+
+    Args:
+        network: on ``device``.
+        device: of this process.
+
+    Returns:
+        The network in DistributedDataParallel.
+    """
+    if device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return nn.parallel.DistributedDataParallel(network, device_ids=[device])
+    return nn.parallel.DistributedDataParallel(GlobalBatchNorm2d.convert(network))

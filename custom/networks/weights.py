@@ -1,0 +1,128 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Weights into networks, by name, or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["WeightsError", "default_encoder", "load_encoder", "load_weights", "read_weights", "unwrapped"]
+
+
+# what MONAI's BasicUNet has beyond its encoder
+DECODER = ("upcat_", "final_conv")
+
+
+class WeightsError(RuntimeError):
+    """A checkpoint is missing or belongs to another network."""
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network itself, without DistributedDataParallel around it."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def read_weights(path: str | Path, key: str = "checkpoint") -> dict:
+    """Read a file that holds tensors only.
+
+    Args:
+        path: of a file that ``torch.save`` wrote.
+        key: of the config that named the file, for messages.
+
+    Raises:
+        WeightsError: when the file is missing, truncated, or holds anything but tensors and plain values.
+    """
+    if not Path(path).is_file():
+        raise WeightsError(f"{key}: {path} does not exist; train first, or give the path of a checkpoint.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(
+            f"{key}: {path} cannot be read as a file of tensors ({type(error).__name__}: {str(error)[:200]}); "
+            "it is damaged or not a checkpoint: make it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{key}: {path} holds a {type(content).__name__}, not a dict of tensors; give a checkpoint.")
+    return content
+
+
+def load_weights(network: nn.Module, path: str | Path, key: str = "checkpoint") -> nn.Module:
+    """Load a network's weights; every name and shape must agree.
+
+    Args:
+        network: changed in place.
+        path: of a state dict.
+        key: of the config that named the file, for messages.
+
+    Returns:
+        The network.
+
+    Raises:
+        WeightsError: when the file cannot be read or belongs to another network.
+    """
+    weights = read_weights(path, key)
+    _check(unwrapped(network).state_dict(), weights, path, key)
+    unwrapped(network).load_state_dict(weights)
+    return network
+
+
+def load_encoder(network: nn.Module, path: str | Path | None, prefix: str = "encoder.") -> nn.Module:
+    """Move a pre-trained encoder into a segmentation network, by parameter name; the head is dropped.
+
+    Args:
+        network: e.g. MONAI's BasicUNet; changed in place.
+        path: of a :class:`~custom.networks.SliceEmbedder`'s state dict; None leaves the network as it is.
+        prefix: of the encoder's names in the file.
+
+    Returns:
+        The network.
+
+    Raises:
+        WeightsError: when none or only some of the encoder's weights have their place in the network.
+    """
+    if path is None:
+        return network
+    content = read_weights(path, "encoder_checkpoint")
+    weights = {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
+    if not weights:
+        raise WeightsError(
+            f"encoder_checkpoint: {path} holds no tensor named {prefix}..., so it is not a pre-trained encoder "
+            f"(it has {', '.join(list(content)[:3])}, ...); give the encoder.pt that `pretraining` writes."
+        )
+    own = unwrapped(network).state_dict()
+    decoder = {name for name in own if name.startswith(DECODER)}
+    _check({k: v for k, v in own.items() if k not in decoder}, weights, path, "encoder_checkpoint")
+    unwrapped(network).load_state_dict(weights, strict=False)
+    print(f"encoder_checkpoint: {len(weights)} tensors of the encoder loaded from {path}.", flush=True)
+    return network
+
+
+def default_encoder(path: str | Path) -> str | None:
+    """``path`` when pre-training has written it; else None, and a line says that training starts from scratch."""
+    if Path(path).is_file():
+        return str(path)
+    print(
+        f"encoder_checkpoint: no pre-trained encoder at {path} (run `pretraining` first): starting from random weights."
+    )
+    return None
+
+
+def _check(own: dict[str, Tensor], given: dict[str, Tensor], path: str | Path, key: str) -> None:
+    matching = [k for k in own if k in given and own[k].shape == given[k].shape]
+    if len(matching) == len(own) == len(given) > 0:
+        return
+    faults = [f"missing {k}" for k in own if k not in given]
+    faults += [f"unknown {k}" for k in given if k not in own]
+    faults += [
+        f"{k} is {tuple(given[k].shape)}, the network has {tuple(own[k].shape)}"
+        for k in own
+        if k in given and own[k].shape != given[k].shape
+    ]
+    raise WeightsError(
+        f"{key}: {path} belongs to another network: {len(matching)} of its {len(given)} tensors match "
+        f"({'; '.join(faults[:4]) or 'it is empty'}{'; ...' if len(faults) > 4 else ''}). "
+        "Use the network settings (such as features) that it was trained with, or train again."
+    )

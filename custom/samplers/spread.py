@@ -1,0 +1,99 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of slices that spread over patients and over positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+__all__ = ["SpreadBatchSampler"]
+
+
+class SpreadBatchSampler(Sampler[list[int]]):
+    """Draw batches with one slice from each part of the position axis, from different patients where possible.
+
+    The slices, in order of position, are cut into ``batch_size`` strata of nearly equal size. Every batch takes one
+    slice of each stratum, without replacement within an epoch, and prefers patients that the batch does not hold yet.
+    So each batch has slices near both ends and pairs at all distances, which a random batch has only on average.
+    (Slices beyond ``len(self) * batch_size`` are left out of an epoch; the shuffle changes which.)
+
+    Batches depend on the seed and the epoch alone. With several processes every one computes the same global batch
+    and takes its own part of it.
+
+    Args:
+        positions: (N,) position of each slice.
+        patients: (N,) number of each slice's patient.
+        batch_size: slices in the global batch.
+        seed: of the shuffle.
+        spread: False draws plain random batches, for comparison.
+        rank: number of this process.
+        world: number of processes.
+
+    Raises:
+        ValueError: when there are fewer slices than the batch holds, or the batch does not divide by the processes.
+    """
+
+    def __init__(
+        self,
+        positions: Tensor,
+        patients: Tensor,
+        batch_size: int,
+        seed: int = 0,
+        spread: bool = True,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if len(positions) < batch_size:
+            raise ValueError(
+                f"batch_size: {batch_size} slices a batch are asked for, but there are {len(positions)} in all; "
+                "lower batch_size or add cases."
+            )
+        if batch_size % world:
+            raise ValueError(f"batch_size: {batch_size} does not divide by {world} processes; choose a multiple.")
+        self.patients = patients.tolist()
+        self.batch_size = batch_size
+        self.seed = seed
+        self.spread = spread
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+        self.order = positions.argsort(stable=True)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the shuffle; call it before iterating."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.patients) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        share = self.batch_size // self.world
+        for batch in self.global_batches():
+            yield batch[self.rank * share : (self.rank + 1) * share]
+
+    def global_batches(self) -> list[list[int]]:
+        """The batches of the whole epoch, (len(self), batch_size) numbers of slices."""
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        if not self.spread:
+            shuffled = torch.randperm(len(self.patients), generator=generator)
+            return shuffled[: len(self) * self.batch_size].view(-1, self.batch_size).tolist()
+        strata = [
+            part[torch.randperm(len(part), generator=generator)].tolist()
+            for part in self.order.tensor_split(self.batch_size)
+        ]
+        batches = []
+        for _ in range(len(self)):
+            batch: list[int] = []
+            held: set[int] = set()
+            # strata in random order: a fixed one would leave the last ones the poorest choice of patients
+            for number in torch.randperm(self.batch_size, generator=generator).tolist():
+                stratum = strata[number]
+                choice = next((i for i, s in enumerate(stratum) if self.patients[s] not in held), 0)
+                batch.append(stratum.pop(choice))
+                held.add(self.patients[batch[-1]])
+            batches.append(batch)
+        return batches
