@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from monai.transforms.utils import generate_spatial_bounding_box
 from scipy.stats import spearmanr
@@ -110,9 +109,7 @@ def ejection_fraction(end_diastolic_ml: float, end_systolic_ml: float) -> float:
     return 100 * (end_diastolic_ml - end_systolic_ml) / end_diastolic_ml
 
 
-def axis_order(
-    projections: Sequence[float], positions: Sequence[float], patients: Sequence[str]
-) -> dict[str, float]:
+def axis_order(projections: Sequence[float], positions: Sequence[float], patients: Sequence[str]) -> dict[str, float]:
     """How well projections order the slices of each patient: Spearman's rank correlation with the position.
 
     Args:

@@ -131,7 +131,7 @@ class SpatialAugment:
 
 
 def _spline_basis(size: int, knot: Tensor) -> Tensor:
-    """(n, size, k) cubic B-splines at the pixels, one knot distance (pixels) a sample, scaled to unit energy a pixel."""
+    """(n, size, k) cubic B-splines at the pixels, of unit energy at each; one knot distance in pixels a sample."""
     count = int(size / float(knot.min())) + 4
     distance = (torch.arange(size) / knot[:, None])[..., None] - torch.arange(-1, count - 1)
     t = distance.abs()

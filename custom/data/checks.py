@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def check_labelled_count(available: int, wanted: int) -> None:
 
 def check_datalist(
     sections: dict[str, list[dict[str, Any]]],
-    num_classes: int,
+    num_classes: int | None = None,
     labelled: Iterable[str] = ("training", "validation", "test"),
     cine: Iterable[str] = ("pretraining", "unlabeled"),
     progress: bool = True,
@@ -93,11 +94,12 @@ def check_datalist(
     """Read every file of a data list once and report all problems together.
 
     A file that was already checked in this process, and has not changed since, is not read again. Sections that are
-    absent or empty are fine, except "training" where it is to be labelled.
+    absent or empty are fine, except an empty "training" or "pretraining".
 
     Args:
         sections: section name to cases, each with "image" and, where labelled, "label".
-        num_classes: number of classes with the background; label values are 0 to num_classes - 1.
+        num_classes: number of classes with the background, label values are 0 to num_classes - 1; needed only where
+            sections are labelled.
         labelled: sections whose cases need a label; in the others labels are not looked at.
         cine: sections whose images may be 4-D (X, Y, Z, time).
         progress: show a progress bar on stderr when it takes longer than two seconds.
@@ -106,16 +108,20 @@ def check_datalist(
         DataError: with a line for each problem, 20 at most, then their number.
     """
     labelled, cine = set(labelled), set(cine)
-    problems = []
-    if "training" in labelled and not sections.get("training"):
-        problems.append("training: the section is empty; list at least one case with image and label.")
+    problems = [
+        f"{section}: the section is empty; list at least one case."
+        for section in ("training", "pretraining")
+        if section in sections and not sections[section]
+    ]
     problems += check_unique(sections)
+    seen: set[str] = set()
     cases = [(section, entry) for section, entries in sections.items() for entry in entries]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = pool.map(lambda c: check_case(c[1], num_classes, c[0] in labelled, c[0] in cine), cases)
         bar = tqdm(found, total=len(cases), desc="checking the data", delay=2, disable=not progress)
         for (section, entry), lines in zip(cases, bar, strict=True):
-            problems += [f"{section}, {_name(entry)}: {line}" for line in lines]
+            problems += [f"{section}, {_name(entry)}: {line}" for line in lines if line not in seen]
+            seen.update(lines)  # a file that several sections share is reported once
     if problems:
         shown = [f"  - {line}" for line in problems[:MOST_LINES]]
         if len(problems) > MOST_LINES:
@@ -138,7 +144,7 @@ def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
     problems = []
     ids: dict[str, set[str]] = {}
     for section, entries in sections.items():
-        entries = [entry for entry in entries if entry.get("image")]
+        entries = [entry for entry in entries if isinstance(entry.get("image"), (str, os.PathLike))]
         ids[section] = {str(entry.get("patient") or _name(entry)) for entry in entries}
         for case in _repeated(_name(entry) for entry in entries):
             problems.append(f"{section}: the case id {case} occurs more than once; give every case an id of its own.")
@@ -187,7 +193,7 @@ def check_case(entry: dict[str, Any], num_classes: int, labelled: bool = True, c
         One sentence a problem; empty when all is well.
     """
     if not entry.get("image"):
-        return ['it has no "image"; give the path of a NIfTI file.']
+        return [f'the entry {entry} has no "image"; give the path of a NIfTI file.']
     problems = check_image(entry["image"], cine)
     if labelled and not entry.get("label"):
         problems.append(f'{entry["image"]} has no "label", which this section needs; add it or remove the case.')
@@ -261,10 +267,10 @@ def check_pair(image: str | os.PathLike, label: str | os.PathLike) -> list[str]:
 
     Returns:
         One sentence when shapes differ, or affines put a corner more than 0.001 mm apart; nothing when either file
-        cannot be read.
+        cannot be read as a volume.
     """
     a, b = _facts(image), _facts(label, label=True)
-    if a.unreadable or b.unreadable:
+    if a.unreadable or b.unreadable or min(len(a.shape), len(b.shape)) < 3:
         return []
     if a.shape[:3] != b.shape[:3]:
         return [f"{image} has the shape {a.shape} and {label} {b.shape}; export both on the same grid."]
@@ -321,31 +327,30 @@ def _facts(path: str | os.PathLike, label: bool = False) -> _Facts:
     return _read(os.fspath(path), label, state.st_size, state.st_mtime_ns)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read(path: str, label: bool, size: int, mtime_ns: int) -> _Facts:
     """Read a file once; size and modification time are there to notice that it has changed."""
     try:
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Pair):  # Nifti2 derives from it
-            raise nib.filebasedimages.ImageFileError(f"it is {type(image).__name__}")
-    except nib.filebasedimages.ImageFileError as error:
-        return _Facts(f"{path} is not a NIfTI file ({error}); convert it to .nii.gz.")
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        return _damaged(path, size, error)
-    try:
+            return _Facts(f"{path} is not a NIfTI file but {type(image).__name__}; convert it to .nii.gz.")
         raw = image.dataobj.get_unscaled()  # no float64 copy of an integer file with a slope
+    except (nib.filebasedimages.ImageFileError, gzip.BadGzipFile) as error:
+        return _Facts(
+            f"{path} is not a NIfTI file, or ends within its header ({size} bytes; {error}); "
+            "convert it to .nii.gz, or copy it again."
+        )
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        return _damaged(path, size, error)
+        reason = " ".join(str(error).split())
+        return _Facts(f"{path} is truncated or damaged ({size} bytes; {reason}); copy or download it again.")
+    if raw.dtype.kind not in "iuf" or not raw.size:
+        return _Facts(f"{path} holds {raw.size} voxels of type {raw.dtype}, not grey values; export it again.")
     slope, inter = image.dataobj.slope, image.dataobj.inter
     common = {"shape": image.shape, "affine": image.affine}
     if label:
         return _Facts(values=tuple(np.unique(raw) * slope + inter), **common)
     frames = [raw[..., t] for t in range(raw.shape[3])] if raw.ndim == 4 else [raw]
     return _Facts(frames=tuple(_range(frame, slope, inter) for frame in frames), **common)
-
-
-def _damaged(path: str, size: int, error: Exception) -> _Facts:
-    return _Facts(f"{path} is truncated or damaged, {size} bytes ({error}); copy or download it again.")
 
 
 def _range(frame: np.ndarray, slope: float, inter: float) -> tuple[float, float, int]:

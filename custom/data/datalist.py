@@ -70,8 +70,9 @@ def load_sections(
         )
     if len(present) < len(train):
         missing = [p for p in train if p not in present]
+        names = ", ".join(missing[:5])
         raise DataError(
-            f"dataset_dir: {root} lacks {len(missing)} of the {len(train)} training patients ({', '.join(missing[:5])}); "
+            f"dataset_dir: {root} lacks {len(missing)} of the {len(train)} training patients ({names}); "
             "complete the folder, or give --split_dir with lists of the patients that are there."
         )
     if isinstance(labeled_cases, int):

@@ -1,15 +1,10 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Embedded data: synthetic cardiac MR and abdominal CT in the layouts of the official downloads.
-
-Shapes are implicit functions evaluated on the voxel grid; all lengths are in mm. Every case draws from its own
-generator, seeded by (seed, case number), so a case does not depend on how many others are written.
-"""
+"""Embedded data: synthetic cardiac MR and abdominal CT, written in the layouts of the official downloads."""
 
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,31 +12,133 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from scipy.ndimage import gaussian_filter
-from scipy.spatial.transform import Rotation
-from scipy.special import expit
 from tqdm import tqdm
+
+from custom.data.phantom_anatomy import Abdomen, Heart
+
+__all__ = ["abdominal_folder", "abdominal_map", "cardiac_folder", "write_abdominal", "write_cardiac"]
 
 FORMAT = 1  # raise it when the files change for the same (cases, seed): folders of another format are rewritten
 RECORD = "phantom.json"
 
-# Ranges of (LV cavity radius, LV wall thickness, ejection fraction, RV width) at end diastole, one row per ACDC group.
-GROUPS = {
-    "DCM": ((30.0, 34.0), (7.0, 9.0), (0.34, 0.42), (20.0, 26.0)),
-    "HCM": ((22.0, 25.0), (12.0, 15.0), (0.58, 0.66), (20.0, 26.0)),
-    "MINF": ((27.0, 32.0), (8.0, 10.0), (0.36, 0.48), (20.0, 26.0)),
-    "NOR": ((24.0, 28.0), (8.0, 10.0), (0.55, 0.64), (22.0, 28.0)),
-    "RV": ((22.0, 26.0), (8.0, 10.0), (0.45, 0.62), (30.0, 38.0)),
-}
-
 # Synapse/BTCV case numbers in the order of the field's train and test lists.
-SYNAPSE_IDS = (
-    "0031 0007 0009 0005 0026 0039 0024 0034 0033 0030 0023 0040 0010 0021 0006 0027 0028 0037 "
-    "0008 0022 0038 0036 0032 0002 0029 0003 0001 0004 0025 0035"
-).split()
+SYNAPSE_IDS = [
+    *("0031", "0007", "0009", "0005", "0026", "0039", "0024", "0034", "0033", "0030", "0023", "0040", "0010", "0021"),
+    *("0006", "0027", "0028", "0037"),
+    *("0008", "0022", "0038", "0036", "0032", "0002", "0029", "0003", "0001", "0004", "0025", "0035"),
+]
 
 
-# Folders ---------------------------------------------------------------------------------------------------------
+def write_cardiac(folder: str | Path, cases: int, seed: int) -> None:
+    """Write synthetic short-axis cine patients in the layout of the official ACDC download.
+
+    Every patient has ED and ES frames with labels (1 RV, 2 MYO, 3 LV); a third of the training patients have the 4-D
+    cine too. A quarter are stored apex first, with an affine that says so: in world space the base is at low z always.
+    ``splits/{train,val,test}.txt`` list the patients. The folder appears whole, or not at all.
+
+    Args:
+        folder: where to write; a phantom that is there already is replaced.
+        cases: number of patients, at least 3.
+        seed: with the patient's number, determines the patient.
+
+    Raises:
+        ValueError: when there are too few or too many cases.
+        FileExistsError: when the folder holds anything else than a phantom.
+    """
+    _check_cases(cases, 999)
+    with _whole_folder(Path(folder), _record("cardiac", cases, seed)) as build:
+        ids = [f"patient{number:03d}" for number in range(1, cases + 1)]
+        train = _write_splits(build, np.random.default_rng([seed, 0]).permutation(ids).tolist())
+        for number, name in enumerate(tqdm(ids, desc="cardiac phantom", delay=2), start=1):
+            _write_patient(build / name, Heart(seed, number), cine=name in train[::3])
+
+
+def _write_patient(folder: Path, patient: Heart, cine: bool) -> None:
+    folder.mkdir()
+    affine = np.diag([-patient.spacing[0], -patient.spacing[1], patient.spacing[2], 1.0])
+    order = slice(None)
+    if patient.apex_first:
+        affine[2, 2:] = -patient.thickness, patient.thickness * (patient.slices - 1)
+        order = slice(None, None, -1)
+
+    def save(array: np.ndarray, name: str) -> None:
+        image = nib.Nifti1Image(array[:, :, order], affine)
+        image.header.set_xyzt_units("mm", "sec")
+        if array.ndim == 4:
+            image.header.set_zooms((*patient.spacing, 0.9 / patient.frames))
+        nib.save(image, folder / f"{folder.name}_{name}.nii.gz")
+
+    frames = {i: patient.frame(i) for i in (range(patient.frames) if cine else (0, patient.es))}
+    for i in (0, patient.es):
+        save(frames[i][0], f"frame{i + 1:02d}")
+        save(frames[i][1], f"frame{i + 1:02d}_gt")
+    if cine:
+        save(np.stack([image for image, _ in frames.values()], axis=-1), "4d")
+    lines = {"ED": 1, "ES": patient.es + 1, "Group": patient.group, "Height": float(patient.height)}
+    lines |= {"NbFrame": patient.frames, "Weight": float(patient.weight)}
+    (folder / "Info.cfg").write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
+
+
+def cardiac_folder(root: str | Path, cases: int = 24, seed: int = 0) -> str:
+    """Return ``root/phantom_cardiac``, written first if it is not there or was written with other parameters.
+
+    Args:
+        root: folder to hold it.
+        cases: number of patients.
+        seed: see :func:`write_cardiac`.
+    """
+    return _reuse_or_write(write_cardiac, Path(root) / "phantom_cardiac", _record("cardiac", cases, seed))
+
+
+def abdominal_map(case_id: str, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the true correspondence of a case: (m, 3) template points to (m, 3) points of the patient, mm in RAS.
+
+    Args:
+        case_id: "0031", "img0031" or the like, as :func:`write_abdominal` names the case.
+        seed: the seed it was written with.
+    """
+    return Abdomen(seed, int("".join(filter(str.isdigit, case_id)))).from_template
+
+
+def write_abdominal(folder: str | Path, cases: int, seed: int) -> None:
+    """Write synthetic abdominal CT in the layout of the official Synapse/BTCV download, with its 13 labels.
+
+    All patients are smooth deformations of one template, so that points correspond exactly (:func:`abdominal_map`).
+    ``img/img0031.nii.gz`` and ``label/label0031.nii.gz`` are in HU and BTCV labels; ``splits/{train,val,test}.txt``
+    list the case numbers. The folder appears whole, or not at all.
+
+    Args:
+        folder: where to write; a phantom that is there already is replaced.
+        cases: number of patients, 3 to 30, named in the order of the field's lists.
+        seed: with the patient's number, determines the patient.
+
+    Raises:
+        ValueError: when there are too few or too many cases.
+        FileExistsError: when the folder holds anything else than a phantom.
+    """
+    _check_cases(cases, len(SYNAPSE_IDS))
+    with _whole_folder(Path(folder), _record("abdominal", cases, seed)) as build:
+        ids = SYNAPSE_IDS[:cases]
+        _write_splits(build, ids)
+        (build / "img").mkdir()
+        (build / "label").mkdir()
+        for name in tqdm(ids, desc="abdominal phantom", delay=2):
+            image, label, affine = Abdomen(seed, int(name)).scan()
+            for array, kind in ((image, "img"), (label, "label")):
+                file = nib.Nifti1Image(array, affine)
+                file.header.set_xyzt_units("mm", "sec")
+                nib.save(file, build / kind / f"{kind}{name}.nii.gz")
+
+
+def abdominal_folder(root: str | Path, cases: int = 12, seed: int = 0) -> str:
+    """Return ``root/phantom_abdominal``, written first if it is not there or was written with other parameters.
+
+    Args:
+        root: folder to hold it.
+        cases: number of patients.
+        seed: see :func:`write_abdominal`.
+    """
+    return _reuse_or_write(write_abdominal, Path(root) / "phantom_abdominal", _record("abdominal", cases, seed))
 
 
 def _is_current(folder: Path, record: dict) -> bool:
@@ -101,404 +198,3 @@ def _write_splits(folder: Path, ids: Sequence[str]) -> list[str]:
 def _check_cases(cases: int, most: int) -> None:
     if not 3 <= cases <= most:
         raise ValueError(f"cases={cases}: a phantom has 3 to {most} cases, since train, val and test need one each.")
-
-
-# Shapes and signals ----------------------------------------------------------------------------------------------
-
-
-def _ellipse(u: np.ndarray, v: np.ndarray, centre: Sequence, axes: Sequence, angle: float = 0.0) -> np.ndarray:
-    """Signed distance in mm, exact near the boundary of a round ellipse; centre and axes may vary by slice."""
-    cos, sin = math.cos(angle), math.sin(angle)  # Python floats keep single precision single
-    u, v = u - centre[0], v - centre[1]
-    return (np.hypot((cos * u + sin * v) / axes[0], (cos * v - sin * u) / axes[1]) - 1) * np.minimum(*axes)
-
-
-def _paint(image: np.ndarray, value: np.ndarray | float, distance: np.ndarray, edge: float = 1.0) -> None:
-    """Blend `value` into `image` in place where `distance` is negative, over an edge of about `edge` mm."""
-    image += (value - image) * expit(-distance / edge)
-
-
-def _waves(rng: np.random.Generator, wavelength: float, amplitude: float, steepest: float = 1.0) -> Callable:
-    """A smooth random field, (..., 3) points in mm -> (..., 3) displacements in mm, with a bounded Lipschitz constant."""
-    count = 5
-    direction = rng.normal(size=(count, 3))
-    direction *= 2 * np.pi / wavelength / np.linalg.norm(direction, axis=1, keepdims=True)
-    direction = (direction * rng.uniform(0.6, 1, (count, 1))).astype(np.float32)
-    phase = rng.uniform(0, 2 * np.pi, count).astype(np.float32)
-    size = (rng.normal(size=(count, 3)) * amplitude / np.sqrt(count)).astype(np.float32)
-    size *= min(1.0, steepest / float(np.linalg.norm(direction, axis=1) @ np.linalg.norm(size, axis=1)))
-    return lambda points: np.sin(points @ direction.T + phase) @ size
-
-
-def _smooth_noise(rng: np.random.Generator, shape: Sequence[int], sigma: Sequence[float]) -> np.ndarray:
-    noise = gaussian_filter(rng.standard_normal(shape, np.float32), sigma, mode="wrap")
-    return noise / noise.std()
-
-
-# Cardiac MR ------------------------------------------------------------------------------------------------------
-
-
-class _Cardiac:
-    """One patient: anatomy, motion and signal. Image coordinates: u to the patient's left, v to the back, z to the apex."""
-
-    subslices = 3  # a slice is the mean of these, which gives thick slices their partial volume
-
-    def __init__(self, seed: int, number: int) -> None:
-        rng = np.random.default_rng([seed, number])
-        self.group = sorted(GROUPS)[number % len(GROUPS)]
-        self.radius, wall, self.ejection, self.rv_width = (rng.uniform(*limits) for limits in GROUPS[self.group])
-        self.length = rng.uniform(74, 92)
-        self.muscle = (self.radius + wall) ** 2 * (self.length + wall) - self.radius**2 * self.length
-        self.frames = int(rng.integers(4, 9))
-        self.es = int(self.frames * 0.4 + 0.5)  # index of the end-systolic frame; end diastole is 0
-        self.height, self.weight = rng.integers(150, 190), rng.integers(50, 101)  # cm, kg
-        self.apex_first = number % 4 == 2
-        self.noise_seed = [seed, number]
-
-        # Grid: pixels of 1.4-2.0 mm over about 190 mm, slices from near the base to near the apex.
-        pixel, self.thickness = round(rng.uniform(1.4, 2.0), 4), round(rng.uniform(8.0, 10.0), 2)
-        width = int(np.clip(rng.uniform(175, 205) / pixel, 96, 128)) // 4 * 4
-        self.slices = int(np.clip(round(self.length / self.thickness) + rng.integers(0, 2), 7, 11))
-        self.spacing = (pixel, pixel, self.thickness)
-        fine = (np.arange(self.slices * self.subslices) + 0.5) / self.subslices - 0.5
-        self.z = ((fine + rng.uniform(0.2, 0.6)) * self.thickness).astype(np.float32)
-        plane = ((np.arange(width) - width / 2) * pixel).astype(np.float32)
-        u, v = plane[:, None, None] + rng.uniform(-10, 10), plane[None, :, None] + rng.uniform(-4, 16)
-        turn = rng.normal(0, 0.15)
-        u, v = math.cos(turn) * u + math.sin(turn) * v, math.cos(turn) * v - math.sin(turn) * u
-        grid = np.stack(np.broadcast_arrays(u, v, self.z), axis=-1)
-        u, v, _ = np.moveaxis(grid + _waves(rng, 90, 3.0)(grid), -1, 0)
-
-        # Signal of each tissue, then everything around the heart, which does not move.
-        self.blood, self.myo = rng.uniform(0.8, 1.15), rng.uniform(0.28, 0.5)
-        self.fat = rng.uniform(1.0, 1.7)
-        self.background = self._surroundings(rng, u, v)
-        tilt = rng.normal(0, 9, 2)
-        breath = np.repeat(rng.normal(0, 1.2, (2, self.slices)), self.subslices, axis=1)
-        centre = (tilt[:, None] * (self.z / self.length - 0.5) + breath).astype(np.float32)
-        angle = math.radians(
-            rng.normal(155, 14)
-        )  # direction from the LV to the RV: to the right of the patient, backwards
-        u, v = u - centre[0], v - centre[1]
-        self.along = math.cos(angle) * u + math.sin(angle) * v
-        self.across = math.cos(angle) * v - math.sin(angle) * u
-        self.oval = rng.uniform(0.93, 1.07)
-        self.papillary = [(math.radians(rng.normal(at, 12)), rng.uniform(0.14, 0.22)) for at in (75, 205)]
-
-        # Scanner: texture, coil sensitivity, differences between slices, noise, scale.
-        shape = (width, width, self.slices)
-        bias = (
-            rng.uniform(0.1, 0.35) * (-v[..., :: self.subslices] / 90) + _smooth_noise(rng, shape, (25, 25, 4)) * 0.12
-        )
-        texture = 1 + 0.07 * _smooth_noise(rng, shape, (1.3, 1.3, 0.3))
-        self.gain = np.exp(bias) * texture * rng.normal(1, 0.05, self.slices) * rng.uniform(60, 180)
-        self.noise = rng.uniform(0.02, 0.06) * self.gain.mean()
-        self.gamma, self.blur = rng.uniform(0.8, 1.25), rng.uniform(0.4, 0.7)
-
-    def _surroundings(self, rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        d = self.z / self.length  # 0 at the base, 1 at the apex
-        grey = rng.uniform
-        image = np.full(u.shape, 0.02, np.float32)
-        chest, lean = (-12 + grey(-8, 8), 42 + grey(-6, 6)), grey(0.2, 0.6)
-        skin = _ellipse(u, v, chest, (128 - 14 * d, 122 - 22 * d), lean)
-        wall = grey(9, 22)
-        _paint(image, self.fat, skin)
-        _paint(image, grey(0.25, 0.45), skin + wall)
-        _paint(image, self.fat * 0.6, skin + wall + 9)
-        _paint(image, grey(0.05, 0.12), skin + wall + 12)  # lung
-        for _ in range(14):  # vessels of the lung
-            middle, reach = grey(0, 1), grey(0.1, 0.3)
-            size = grey(1.5, 4) * np.sqrt(np.clip(1 - ((d - middle) / reach) ** 2, 1e-3, 1))
-            _paint(image, grey(0.3, 0.8), _ellipse(u, v, (grey(0, 85), grey(-60, 30)), (size, size * grey(1, 2))))
-        rise = grey(18, 34) * d  # the diaphragm comes nearer towards the apex
-        liver = _ellipse(u, v, (-45 + grey(-10, 10), 128 - rise), (105, 74), grey(-0.2, 0.1))
-        _paint(image, grey(0.3, 0.6), liver)
-        for _ in range(6):  # vessels and bowel below the diaphragm, as bright as the LV and sometimes as large
-            centre, size = (grey(-80, 10), grey(75, 105) - rise), grey(3, 11)
-            _paint(image, grey(0.5, 1.1), _ellipse(u, v, centre, (size, size * grey(1, 1.8)), grey(0, 3)))
-        aorta = (44 + grey(-6, 6), 50 + grey(-5, 5) + 14 * d)
-        _paint(image, self.myo, _ellipse(u, v, aorta, (13.5, 13.5)) + 12 * np.clip(d - 0.6, 0, 1))
-        _paint(image, self.blood * grey(0.9, 1.1), _ellipse(u, v, aorta, (11, 11)) + 12 * np.clip(d - 0.6, 0, 1))
-        stomach = _ellipse(u, v, (48 + grey(-8, 8), 88 - 1.2 * rise), (26 + 16 * d, 20 + 9 * d), grey(-0.5, 0.5))
-        _paint(image, self.fat * 0.7, stomach - 5)
-        _paint(image, grey(0.25, 0.9), stomach)
-        _paint(image, grey(0.4, 0.9), _ellipse(u, v, (82, 84 - rise), (20, 34), 0.5))  # spleen
-        for _ in range(2):  # loops of bowel: bright inside a dark wall, like the LV
-            centre, size = (grey(-30, 85), grey(80, 115) - rise), grey(9, 17)
-            _paint(image, self.myo, _ellipse(u, v, centre, (size, size)))
-            _paint(image, grey(0.6, 1.1), _ellipse(u, v, centre, (size, size)) + grey(3, 6))
-        return image
-
-    def frame(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image (int16) and labels (uint8) of one frame, each (X, Y, slices) from base to apex."""
-        rng = np.random.default_rng([*self.noise_seed, index])
-        rest = self.frames - self.es
-        phase = (1 - math.cos(math.pi * (index / self.es if index <= self.es else (self.frames - index) / rest))) / 2
-
-        # The base moves to the apex, the cavity's volume shrinks by the ejection fraction, the muscle's volume stays.
-        length = self.length * (1 - 0.12 * phase)
-        inner = self.radius * math.sqrt((1 - self.ejection * phase) * self.length / length)
-        apical = 0.6 * (math.sqrt(self.muscle / self.length + self.radius**2) - self.radius)
-        outer = math.sqrt((self.muscle + inner**2 * length) / (length + apical))
-        depth = self.z - (self.length - length)
-        base = expit(depth / 0.8)
-        rho = np.hypot(self.along * self.oval, self.across / self.oval)
-        cap_in, cap_out = (np.maximum(depth / size - 0.15, 0) / 0.85 for size in (length, length + apical))
-        endo = (np.sqrt((rho / inner) ** 2 + cap_in**2.2) - 1) * inner
-        epi = (np.sqrt((rho / outer) ** 2 + cap_out**2.2) - 1) * outer
-
-        r_epi = outer * np.sqrt(np.clip(1 - cap_out**2.2, 1e-4, 1))
-        taper = np.sqrt(np.clip(1 - (np.maximum(depth, 0) / (0.9 * length)) ** 2, 0, 1))
-        width = self.rv_width * (1 - 0.55 * self.ejection * phase) * taper
-        rv_axes = (1.1 * r_epi + width) / 2, r_epi * (0.72 + 0.33 * taper) * (1 + (self.rv_width - 24) / 60)
-        rv = _ellipse(self.along, self.across, ((0.9 * r_epi + width) / 2, 0), rv_axes) + 20 * (taper == 0)
-
-        # Occupancies (partial volumes); then the picture, back to front.
-        edge = 0.5 * self.spacing[0]
-        in_cavity, in_epi = expit(-endo / edge), expit(-epi / edge)
-        in_rv = expit(-rv / edge) * (1 - in_epi)
-        image = self.background.copy()
-        rim = np.minimum(rv, epi) - 2.5 * (1 - in_epi)  # the thin wall of the RV
-        _paint(
-            image, self.fat * 0.55, rim - 2.5 - 2 * np.sin(2 * np.arctan2(self.across, self.along) + 4 * depth / length)
-        )
-        _paint(image, self.myo, rim, edge)
-        flow = self.blood * (1.04 - 0.16 * depth / length)  # less fresh blood towards the apex
-        image += (flow * 0.95 - image) * in_rv
-        image += (self.myo - image) * in_epi
-        image += (flow - image) * expit(-(epi + 3) / edge) * (1 - base)  # above the base: the atrium, not labelled
-        muscle = np.full_like(image, 1e3)
-        r_endo = inner * np.sqrt(np.clip(1 - cap_in**2.2, 1e-4, 1))
-        for angle, size in self.papillary:
-            centre = 0.66 * r_endo * math.cos(angle), 0.66 * r_endo * math.sin(angle)
-            size = size * inner * np.sqrt(np.clip(1 - ((depth / length - 0.5) / 0.3) ** 2, 1e-3, 1))
-            muscle = np.minimum(muscle, _ellipse(self.along, self.across, centre, (size, size)))
-        blood = flow + (self.myo - flow) * 0.85 * expit(-muscle / edge)
-        image += (blood - image) * in_cavity
-
-        def per_slice(x: np.ndarray) -> np.ndarray:
-            return x.reshape(*x.shape[:2], self.slices, self.subslices).mean(-1)
-
-        image = gaussian_filter(per_slice(image) ** self.gamma * self.gain, (self.blur, self.blur, 0))
-        real, imaginary = rng.normal(0, self.noise, (2, *image.shape))
-        image = np.rint(np.hypot(image + real, imaginary)).astype(np.int16)
-        parts = [per_slice(x) for x in (in_rv * base, (in_epi - in_cavity).clip(0) * base, in_cavity * base)]
-        label = np.argmax([1 - sum(parts), *parts], axis=0).astype(np.uint8)
-        return image, label
-
-
-def write_cardiac(folder: str | Path, cases: int, seed: int) -> None:
-    """Write synthetic short-axis cine patients in the layout of the official ACDC download.
-
-    Every patient has ED and ES frames with labels (1 RV, 2 MYO, 3 LV); a third of the training patients have the 4-D
-    cine too. A quarter are stored apex first, with an affine that says so: in world space the base is at low z always.
-    ``splits/{train,val,test}.txt`` list the patients. The folder appears whole, or not at all.
-
-    Args:
-        folder: where to write; a phantom that is there already is replaced.
-        cases: number of patients, at least 3.
-        seed: with the patient's number, determines the patient.
-
-    Raises:
-        ValueError: when there are too few or too many cases.
-        FileExistsError: when the folder holds anything else than a phantom.
-    """
-    _check_cases(cases, 999)
-    with _whole_folder(Path(folder), _record("cardiac", cases, seed)) as build:
-        ids = [f"patient{number:03d}" for number in range(1, cases + 1)]
-        train = _write_splits(build, np.random.default_rng([seed, 0]).permutation(ids).tolist())
-        for number, name in enumerate(tqdm(ids, desc="cardiac phantom", delay=2), start=1):
-            _write_patient(build / name, _Cardiac(seed, number), cine=name in train[::3])
-
-
-def _write_patient(folder: Path, patient: _Cardiac, cine: bool) -> None:
-    folder.mkdir()
-    affine = np.diag([-patient.spacing[0], -patient.spacing[1], patient.spacing[2], 1.0])
-    order = slice(None)
-    if patient.apex_first:
-        affine[2, 2:] = -patient.thickness, patient.thickness * (patient.slices - 1)
-        order = slice(None, None, -1)
-
-    def save(array: np.ndarray, name: str) -> None:
-        image = nib.Nifti1Image(array[:, :, order], affine)
-        image.header.set_xyzt_units("mm", "sec")
-        if array.ndim == 4:
-            image.header.set_zooms((*patient.spacing, 0.9 / patient.frames))
-        nib.save(image, folder / f"{folder.name}_{name}.nii.gz")
-
-    frames = {i: patient.frame(i) for i in (range(patient.frames) if cine else (0, patient.es))}
-    for i in (0, patient.es):
-        save(frames[i][0], f"frame{i + 1:02d}")
-        save(frames[i][1], f"frame{i + 1:02d}_gt")
-    if cine:
-        save(np.stack([image for image, _ in frames.values()], axis=-1), "4d")
-    lines = {"ED": 1, "ES": patient.es + 1, "Group": patient.group, "Height": float(patient.height)}
-    lines |= {"NbFrame": patient.frames, "Weight": float(patient.weight)}
-    (folder / "Info.cfg").write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
-
-
-def cardiac_folder(root: str | Path, cases: int = 24, seed: int = 0) -> str:
-    """Return ``root/phantom_cardiac``, written first if it is not there or was written with other parameters.
-
-    Args:
-        root: folder to hold it.
-        cases: number of patients.
-        seed: see :func:`write_cardiac`.
-    """
-    return _reuse_or_write(write_cardiac, Path(root) / "phantom_cardiac", _record("cardiac", cases, seed))
-
-
-# Abdominal CT ----------------------------------------------------------------------------------------------------
-
-
-def _ball(x: float, y: float, z: float, *axes: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Signed distance to an ellipsoid with these semi-axes, of (..., 3) points."""
-    centre, size = np.float32([x, y, z]), np.float32(axes)
-    return lambda points: (np.linalg.norm((points - centre) / size, axis=-1) - 1) * size.min()
-
-
-def _tube(*knots: tuple[float, float, float, float]) -> Callable[[np.ndarray], np.ndarray]:
-    """Signed distance to a tube through (x, y, z, radius) knots, of (..., 3) points."""
-
-    def distance(points: np.ndarray) -> np.ndarray:
-        nearest = np.full(points.shape[:-1], np.inf, np.float32)
-        for start, end in zip(np.float32(knots), np.float32(knots[1:]), strict=False):
-            step = end[:3] - start[:3]
-            t = np.clip((points - start[:3]) @ (step / (step @ step)), 0, 1)
-            away = np.linalg.norm(points - start[:3] - t[..., None] * step, axis=-1)
-            nearest = np.minimum(nearest, away - start[3] - t * (end[3] - start[3]))
-        return nearest
-
-    return distance
-
-
-def _ribs(points: np.ndarray) -> np.ndarray:
-    shell = np.abs(_ball(0, 0, 0, 141, 99, 1e4)(points)) - 3
-    return np.maximum(shell, 4 - 12 * np.sin((points[..., 2] + 0.5 * points[..., 1]) / 5))
-
-
-# The template: (BTCV label or 0, HU, parts), painted in this order; mm in RAS, the origin in the middle of the body.
-TEMPLATE = (
-    (0, -100, [_ball(0, 0, 0, 162, 116, 1e4)]),  # skin and fat
-    (0, 50, [_ball(0, 0, 0, 148, 104, 1e4)]),  # muscle
-    (0, 350, [_ribs]),
-    (0, -95, [_ball(0, 0, 0, 134, 92, 1e4)]),  # fat within
-    (0, 55, [_tube((s * 36, -82, -130, 26), (s * 36, -82, 130, 26)) for s in (1, -1)]),  # muscles of the back
-    (0, 55, [_tube((s * 42, -52, -130, 21), (s * 28, -52, 0, 8)) for s in (1, -1)]),  # psoas
-    (0, -820, [_ball(80, -8, 112, 60, 82, 62), _ball(-80, -8, 112, 58, 82, 60)]),  # lungs
-    (0, 130, [_ball(-22, 38, 128, 52, 42, 42)]),  # heart
-    (0, 230, [_tube((0, -62, -130, 20), (0, -62, 130, 18)), _tube((0, -102, -130, 6), (0, -102, 130, 6))]),  # spine
-    (0, 20, [_tube((0, -87, -130, 8), (0, -87, 130, 8))]),  # spinal canal
-    (0, 40, [_ball(x, y, -72, 26, 24, 30) for x, y in ((-78, 36), (-30, 58), (28, 56), (78, 34), (2, 18), (104, 0))]),
-    (0, -600, [_ball(x, y, -66, 13, 11, 15) for x, y in ((-78, 44), (28, 64), (104, 8))]),  # gas in the bowel
-    (6, 108, [_ball(72, 8, 42, 62, 76, 58), _ball(8, 50, 54, 58, 32, 28)]),
-    (7, 40, [_ball(-62, 28, 48, 36, 36, 44), _tube((-60, 38, 24, 26), (-22, 58, -2, 20), (20, 52, 0, 13))]),
-    (7, -700, [_ball(-66, 46, 54, 22, 13, 24)]),  # gas in the stomach
-    (1, 120, [_ball(-104, -40, 42, 24, 42, 44)]),
-    (2, 170, [_ball(64, -50, -24, 25, 27, 50)]),
-    (3, 170, [_ball(-64, -48, -12, 25, 27, 52)]),
-    (11, 88, [_tube((34, 10, -16, 16), (6, 20, 4, 12), (-30, 10, 12, 12), (-74, -18, 22, 11))]),
-    (10, 155, [_tube((48, 8, 40, 8), (16, -2, 14, 8), (-26, -6, 6, 7), (-84, -32, 28, 6))]),
-    (9, 140, [_tube((24, -32, -130, 12), (24, -30, 20, 12), (26, -14, 96, 13))]),
-    (8, 185, [_tube((-8, -33, -130, 10), (-10, -31, 20, 11), (-14, -34, 130, 12))]),
-    (5, 45, [_tube((-10, -14, 130, 8), (-12, -10, 84, 8), (-36, 10, 62, 9))]),
-    (12, 65, [_ball(36, -36, 36, 6, 15, 17)]),
-    (13, 65, [_ball(-36, -34, 32, 7, 15, 16)]),
-    (4, 12, [_ball(58, 64, -6, 16, 24, 22)]),
-)
-
-
-def _distances(points: np.ndarray) -> Iterator[tuple[int, float, np.ndarray]]:
-    for label, value, parts in TEMPLATE:
-        yield label, value, np.min([part(points) for part in parts], axis=0)
-
-
-class _Abdominal:
-    """One patient: a smooth invertible map of the template, and the signal."""
-
-    def __init__(self, seed: int, number: int) -> None:
-        self.rng = np.random.default_rng([seed, number])
-        turn = Rotation.from_euler("xyz", self.rng.normal(0, 3, 3), degrees=True).as_matrix()
-        self.matrix = (turn / self.rng.uniform(0.84, 0.97, 3)).astype(np.float32)
-        self.shift = self.rng.normal(0, (6, 5, 8)).astype(np.float32)
-        self.waves = _waves(self.rng, 170, 10, steepest=0.6)
-
-    def to_template(self, points: np.ndarray) -> np.ndarray:
-        """Template points of patient points, (..., 3) in mm."""
-        points = (points - self.shift) @ self.matrix.T
-        return points + self.waves(points)
-
-    def from_template(self, points: np.ndarray) -> np.ndarray:
-        """Patient points of template points, (..., 3) in mm, to 0.001 mm."""
-        target = np.asarray(points, np.float32)
-        solution = target
-        for _ in range(25):  # a contraction: every step leaves at most 0.6 of the error
-            solution = target - self.waves(solution)
-        return solution @ np.linalg.inv(self.matrix).T + self.shift
-
-    def scan(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image in HU (int16), labels (uint8), both (X, Y, Z), and affine."""
-        rng = self.rng
-        shape, spacing = (96, 96, int(rng.integers(38, 43))), rng.uniform((3.4, 3.4, 4.8), (3.6, 3.6, 5.2)).round(3)
-        affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
-        affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2
-        grid = np.moveaxis(np.indices(shape), 0, -1)
-        points = self.to_template(nib.affines.apply_affine(affine, grid).astype(np.float32))
-        image, label = np.full(shape, -1000, np.float32), np.zeros(shape, np.uint8)
-        for number, value, distance in _distances(points):
-            _paint(image, value + rng.normal(0, 0.06 * min(abs(value), 200)), distance, edge=1.2)
-            if number:
-                label[distance < 0] = number
-        image += 8 * _smooth_noise(rng, shape, (1.5, 1.5, 1)) + 12 * _smooth_noise(rng, shape, (0.5, 0.5, 0.2))
-        return np.rint(image).clip(-1000, 1000).astype(np.int16), label, affine
-
-
-def abdominal_map(case_id: str, seed: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the true correspondence of a case: (m, 3) template points to (m, 3) points of the patient, mm in RAS.
-
-    Args:
-        case_id: "0031", "img0031" or the like, as :func:`write_abdominal` names the case.
-        seed: the seed it was written with.
-    """
-    return _Abdominal(seed, int("".join(filter(str.isdigit, case_id)))).from_template
-
-
-def write_abdominal(folder: str | Path, cases: int, seed: int) -> None:
-    """Write synthetic abdominal CT in the layout of the official Synapse/BTCV download, with its 13 labels.
-
-    All patients are smooth deformations of one template, so that points correspond exactly (:func:`abdominal_map`).
-    ``img/img0031.nii.gz`` and ``label/label0031.nii.gz`` are in HU and BTCV labels; ``splits/{train,val,test}.txt``
-    list the case numbers. The folder appears whole, or not at all.
-
-    Args:
-        folder: where to write; a phantom that is there already is replaced.
-        cases: number of patients, 3 to 30, named in the order of the field's lists.
-        seed: with the patient's number, determines the patient.
-
-    Raises:
-        ValueError: when there are too few or too many cases.
-        FileExistsError: when the folder holds anything else than a phantom.
-    """
-    _check_cases(cases, len(SYNAPSE_IDS))
-    with _whole_folder(Path(folder), _record("abdominal", cases, seed)) as build:
-        ids = SYNAPSE_IDS[:cases]
-        _write_splits(build, ids)
-        (build / "img").mkdir()
-        (build / "label").mkdir()
-        for name in tqdm(ids, desc="abdominal phantom", delay=2):
-            image, label, affine = _Abdominal(seed, int(name)).scan()
-            for array, kind in ((image, "img"), (label, "label")):
-                file = nib.Nifti1Image(array, affine)
-                file.header.set_xyzt_units("mm", "sec")
-                nib.save(file, build / kind / f"{kind}{name}.nii.gz")
-
-
-def abdominal_folder(root: str | Path, cases: int = 12, seed: int = 0) -> str:
-    """Return ``root/phantom_abdominal``, written first if it is not there or was written with other parameters.
-
-    Args:
-        root: folder to hold it.
-        cases: number of patients.
-        seed: see :func:`write_abdominal`.
-    """
-    return _reuse_or_write(write_abdominal, Path(root) / "phantom_abdominal", _record("abdominal", cases, seed))

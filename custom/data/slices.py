@@ -100,8 +100,8 @@ class SliceDataset(torch.utils.data.Dataset):
             patients += [names.setdefault(patient, len(names))] * (frames * count)
         if len(self.kept) < len(self.data) and not cache_dir:
             print(
-                f"memory_gib: {len(self.kept)} of {len(self.data)} volumes fit in {memory_gib} GiB; the others are read "
-                "again for every slice, which is slow: raise memory_gib or set cache_dir.",
+                f"memory_gib: {len(self.kept)} of {len(self.data)} volumes fit in {memory_gib} GiB; the others are "
+                "read again for every slice, which is slow: raise memory_gib or set cache_dir.",
                 flush=True,
             )
         self.positions = torch.cat(positions) if positions else torch.empty(0)

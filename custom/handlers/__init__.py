@@ -3,6 +3,20 @@
 """Side effects of a run."""
 
 from custom.handlers.checkpoint import LoadWeights, ResumeCheckpoint, SaveWeights
+from custom.handlers.collapse import CollapseError, CollapseGuard
+from custom.handlers.embedding import EmbeddingReport
+from custom.handlers.figures import OverviewFigure
 from custom.handlers.progress import Progress
+from custom.handlers.report import SegmentationReport
 
-__all__ = ["LoadWeights", "Progress", "ResumeCheckpoint", "SaveWeights"]
+__all__ = [
+    "CollapseError",
+    "CollapseGuard",
+    "EmbeddingReport",
+    "LoadWeights",
+    "OverviewFigure",
+    "Progress",
+    "ResumeCheckpoint",
+    "SaveWeights",
+    "SegmentationReport",
+]

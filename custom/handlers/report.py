@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
 from custom.data.datalist import case_id
-from custom.engines.slices import process_count, process_rank
+from custom.engines.processes import process_count, process_rank
 from custom.files import replacing
 from custom.metrics import class_scores, ejection_fraction
 
@@ -92,9 +92,7 @@ class SegmentationReport:
             truth_map, prediction_map = truth[0].cpu().as_tensor(), prediction[0].cpu().as_tensor()
             for value, name in enumerate(self.class_names, start=1):
                 scores = class_scores(truth_map == value, prediction_map == value, truth.pixdim.tolist())
-                for column, score in scores.items():
-                    measure, _, side = column.rpartition("_")
-                    row[f"{measure}_{name}_{side}" if side in SIDES and measure == "volume_ml" else f"{column}_{name}"] = score
+                row |= {_column(measure, name): score for measure, score in scores.items()}
             self.rows[row["case"]] = row
 
     def __call__(self, engine: Engine) -> None:
@@ -207,6 +205,12 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def _column(measure: str, name: str) -> str:
+    """Column of a class in the table of cases: "dice_LV", "volume_ml_LV_truth"."""
+    stem, _, side = measure.rpartition("_")
+    return f"{stem}_{name}_{side}" if stem == "volume_ml" else f"{measure}_{name}"
 
 
 def _check_geometry(case: str, truth: MetaTensor | None, prediction: MetaTensor) -> None:

@@ -43,8 +43,11 @@ def run(network, x, positions, slices, loss):
     axis = getattr(network, "module", network).axis
     terms = loss.terms(embeddings, gather_embeddings(positions), gather_embeddings(slices), axis)
     sum(terms.values()).backward()
-    names = {name.removeprefix("module."): p.grad for name, p in network.named_parameters() if p.grad is not None}
-    return {"terms": {name: term.detach() for name, term in terms.items()}, "gradients": names}
+    parameters = {name.removeprefix("module."): p for name, p in network.named_parameters()}
+    return {
+        "terms": {name: term.detach() for name, term in terms.items()},
+        "gradients": {name: p.grad for name, p in parameters.items() if p.grad is not None},
+    }
 
 
 def worker(rank: int, folder: str) -> None:

@@ -35,9 +35,8 @@ def figures(spread: bool, batch_size: int) -> tuple[float, float]:
 
 def test_every_batch_has_pairs_at_all_distances_and_as_many_patients_as_slices():
     spread, plain = figures(True, 16), figures(False, 16)
-    print(
-        f"all ten distance bins: {spread[0]:.3f} of batches (random {plain[0]:.3f}); patients {spread[1]:.1f} ({plain[1]:.1f})"
-    )
+    print(f"batches with pairs in all ten distance bins: {spread[0]:.3f}, random {plain[0]:.3f}")
+    print(f"patients a batch: {spread[1]:.1f}, random {plain[1]:.1f}")
     assert spread[0] > 0.97
     assert plain[0] < 0.85  # what the sampler changes
     assert spread[1] > 15.5 > 14 > plain[1] - 0.5

@@ -1,0 +1,134 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""What pre-training is worth with few labels: every method, number of labelled patients and seed on ACDC.
+
+Every run is a command of the bundle with overrides, written to the log. The rows are done one by one and kept: a
+second call goes on where the first stopped.
+
+    python benchmarks/few_labels.py --dataset_dir <official ACDC training folder>
+
+Scores are those of the last epoch's network on the validation patients in native space. Nothing is chosen by them:
+the settings are the same for all methods.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = Path("bundles/coral_acdc/configs")
+METHODS = {"no pre-training": None, "SimCLR": "simclr", "GCL": "gcl", "PCL": "pcl", "CORAL": ""}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset_dir", required=True)
+    parser.add_argument("--output_dir", default="runs/few_labels")
+    parser.add_argument("--labeled_cases", type=int, nargs="+", default=[2, 3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--pretraining_epochs", type=int, default=15)
+    parser.add_argument("--iterations", type=int, default=200, help="of fine-tuning; epochs follow from the slices")
+    parser.add_argument("--learning_rate", type=float, default=5e-4, help="of fine-tuning")
+    parser.add_argument("--spacing", type=float, default=2.5, help="pixel size in mm")
+    parser.add_argument("--slice_size", type=int, default=96, help="pixels a side")
+    arguments = parser.parse_args()
+    output = Path(arguments.output_dir)
+    # seeds outermost: a stop leaves whole columns of methods that can be compared
+    for method in arguments.methods:
+        pretrain(method, arguments, output)
+    for seed in arguments.seeds:
+        for cases in arguments.labeled_cases:
+            for method in arguments.methods:
+                finetune(method, cases, seed, arguments, output)
+            table(arguments, output)
+
+
+def pretrain(method: str, arguments: argparse.Namespace, output: Path) -> None:
+    variant = METHODS[method]
+    folder = output / slug(method)
+    if variant is None or (folder / "encoder.pt").is_file():
+        return
+    files = ["pretrain.json"] + ([f"variants/{variant}.json"] if variant else [])
+    settings = {"max_epochs": arguments.pretraining_epochs, "resume": True, **resolution(arguments)}
+    bundle("pretraining", files, arguments.dataset_dir, folder, folder, **settings)
+
+
+def finetune(method: str, cases: int, seed: int, arguments: argparse.Namespace, output: Path) -> None:
+    folder = output / slug(method) / f"labeled_{cases}" / f"seed_{seed}"
+    if (folder / "summary.csv").is_file():
+        return
+    encoder = output / slug(method) / "encoder.pt"
+    files = ["train.json"] + (["variants/no_pretraining.json"] if METHODS[method] is None else [])
+    settings = {"labeled_cases": cases, "seed": seed, **resolution(arguments)}
+    start = {} if METHODS[method] is None else {"encoder_checkpoint": str(encoder)}
+    train = {
+        "max_epochs": f"$-(-{arguments.iterations} // len(@train#dataloader))",
+        "learning_rate": arguments.learning_rate,
+        "validate#dataset#data": "[]",
+        "resume": True,
+    }
+    bundle("training", files, arguments.dataset_dir, folder, folder, **settings, **start, **train)
+    bundle(
+        "evaluating", [*files, "evaluate.json"], arguments.dataset_dir, folder, folder, section="validation", **settings
+    )
+
+
+def bundle(run_id: str, files: list[str], dataset_dir: str, ckpt_dir: Path, output_dir: Path, **settings) -> None:
+    config = str([str(CONFIGS / f) for f in files]).replace('"', "'")
+    settings = {"dataset_dir": dataset_dir, "ckpt_dir": ckpt_dir, "output_dir": output_dir, **settings}
+    options = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", config, *options]
+    output_dir.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    print(f"{run_id} {output_dir}", end=" ", flush=True)
+    with (output_dir / f"{run_id}.log").open("w", encoding="utf-8") as log:
+        log.write(" ".join(["python", *command[1:]]) + "\n")
+        log.flush()
+        subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True)
+    print(f"{time.monotonic() - began:.0f} s", flush=True)
+
+
+def resolution(arguments: argparse.Namespace) -> dict[str, object]:
+    return {"spacing": arguments.spacing, "slice_size": [arguments.slice_size] * 2}
+
+
+def slug(method: str) -> str:
+    return method.lower().replace("-", "").replace(" ", "_")
+
+
+def scores(folder: Path) -> dict[str, float]:
+    with (folder / "summary.csv").open(newline="", encoding="utf-8") as file:
+        return {row["class"]: float(row["dice_mean"]) for row in csv.DictReader(file)}
+
+
+def table(arguments: argparse.Namespace, output: Path) -> None:
+    """Print and write the table of what is there so far."""
+    lines = [
+        "| method | labelled | seeds | RV | MYO | LV | mean Dice (sd over seeds) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for cases in arguments.labeled_cases:
+        for method in arguments.methods:
+            folders = [output / slug(method) / f"labeled_{cases}" / f"seed_{seed}" for seed in arguments.seeds]
+            rows = [scores(f) for f in folders if (f / "summary.csv").is_file()]
+            if not rows:
+                continue
+            means = [statistics.mean(row[c] for row in rows) for c in ("RV", "MYO", "LV")]
+            overall = [row["mean"] for row in rows]
+            spread = f"{statistics.stdev(overall):.3f}" if len(rows) > 1 else "-"
+            cells = " | ".join(f"{m:.3f}" for m in means)
+            lines.append(f"| {method} | {cases} | {len(rows)} | {cells} | {statistics.mean(overall):.3f} ({spread}) |")
+    text = "\n".join(lines) + "\n"
+    (output / "table.md").write_text(text, encoding="utf-8")
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

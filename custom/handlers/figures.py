@@ -1,0 +1,189 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""A picture of what an evaluation saw and predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ignite.engine import Engine, Events
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from monai.data import MetaTensor
+from monai.transforms import ResampleToMatch
+from monai.utils import CommonKeys
+
+from custom.data.geometry import HEAD, OrientSlices
+from custom.engines.processes import process_rank
+from custom.files import replacing
+from custom.handlers.report import identity
+from custom.metrics import dice
+
+__all__ = ["OverviewFigure"]
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart, the colours that stand out from grey first
+COLOURS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
+LINES = ("solid", "dashed", "dotted")  # a class beyond the palette takes its colours again with the next line
+CARDIAC = {"base": 0.15, "middle": 0.5, "apex": 0.85}
+PANEL = 1.45  # inches
+
+
+@dataclass
+class _Case:
+    title: str
+    spacing: tuple[float, float]  # mm of rows and columns
+    slices: list[dict[str, np.ndarray]]  # of each slice shown: panel name to (h, w)
+
+
+class OverviewFigure:
+    """Draw image, truth and prediction of some cases side by side, on a few slices, as ``overview.png``.
+
+    Slices are chosen at fractions of those that the truth labels (the prediction, where there is no truth), and shown
+    as radiologists do: anterior or head up, the patient's left on the right. With several processes the first
+    draws cases of its own.
+
+    Args:
+        folder: for the file.
+        class_names: of the foreground classes, label 1 first.
+        max_cases: the first ones are shown.
+        slices: name to fraction in [0, 1] of the labelled slices, along ``direction``.
+        direction: (3,) vector in RAS along which slices are counted.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        class_names: Sequence[str],
+        max_cases: int = 6,
+        slices: Mapping[str, float] = CARDIAC,
+        direction: Sequence[float] = HEAD,
+    ) -> None:
+        self.path = Path(folder) / "overview.png"
+        self.class_names = list(class_names)
+        self.max_cases = max_cases
+        self.slices = dict(slices)
+        self.orient = OrientSlices(direction)
+        self.cases: list[_Case] = []
+
+    def attach(self, engine: Engine) -> None:
+        """
+        Args:
+            engine: an evaluator that decollates; "pred" of its output and, where labelled, "label" are (1, H, W, S)
+                integer maps; "image" (C, ...), the first channel of which is shown, may be in another geometry.
+        """
+        if process_rank() != 0:
+            return
+        engine.add_event_handler(Events.STARTED, lambda: self.cases.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def _keep(self, engine: Engine) -> None:
+        for entry, output in zip(engine.state.batch, engine.state.output, strict=True):
+            if len(self.cases) == self.max_cases:
+                return
+            maps = {"truth": output.get(CommonKeys.LABEL), "prediction": output[CommonKeys.PRED]}
+            maps = {name: volume.cpu() for name, volume in maps.items() if volume is not None}
+            title = identity(entry, output)["case"]
+            if "truth" in maps:
+                scores = [dice(*(m[0] == k for m in maps.values())) for k in range(1, len(self.class_names) + 1)]
+                named = ", ".join(f"{n} {s:.2f}" for n, s in zip(self.class_names, scores, strict=True))
+                title += f"     Dice: {named}"
+            self.cases.append(self._case(title, output[CommonKeys.IMAGE][:1].cpu(), maps))
+
+    def _case(self, title: str, image: MetaTensor, maps: dict[str, MetaTensor]) -> _Case:
+        prediction = maps["prediction"]
+        if image.shape != prediction.shape or not np.allclose(image.affine, prediction.affine, atol=1e-3):
+            image = ResampleToMatch(mode="bilinear")(image, prediction)
+        volumes = {name: self.orient(volume) for name, volume in {"image": image, **maps}.items()}
+        spacing = tuple(volumes["image"].pixdim.tolist()[1::-1])
+        # orientation has left R or A first, A or S second: reversed, left is right and head or front is up
+        arrays = {name: v.numpy()[0, ::-1, ::-1].swapaxes(0, 1) for name, v in volumes.items()}  # (h, w, S)
+        found = [(arrays[n] > 0) for n in maps]
+        shown = next((f for f in found if f.any()), np.ones_like(found[0]))
+        labelled = np.flatnonzero(shown.any((0, 1)))
+        window = _window(np.any(found, axis=0).any(2), spacing)
+        chosen = [labelled[round(f * (len(labelled) - 1))] for f in self.slices.values()]
+        return _Case(title, spacing, [{n: a[(*window, k)] for n, a in arrays.items()} for k in chosen])
+
+    def __call__(self, engine: Engine) -> None:
+        if not self.cases:
+            return
+        panels = max((list(case.slices[0]) for case in self.cases), key=len)
+        rows, columns = len(self.cases), len(self.slices) * len(panels)
+        figure = Figure(figsize=(columns * PANEL + 0.3, rows * (PANEL + 0.25) + 0.75))
+        FigureCanvasAgg(figure)
+        width, height = figure.get_size_inches()
+        edges = {"left": 0.1 / width, "right": 1 - 0.1 / width, "bottom": 0.4 / height, "top": 1 - 0.5 / height}
+        grid = figure.add_gridspec(rows, len(self.slices), wspace=0.03, hspace=0.25 / PANEL, **edges)
+        for r, case in enumerate(self.cases):
+            window = np.percentile(np.concatenate([s["image"].ravel() for s in case.slices]), [1, 99])
+            for c, (name, content) in enumerate(zip(self.slices, case.slices, strict=True)):
+                cells = grid[r, c].subgridspec(1, len(panels), wspace=0.02)
+                for p, panel in enumerate(panels):
+                    axes = figure.add_subplot(cells[p])
+                    self._draw(axes, content, panel, case.spacing, window)
+                    if r == 0:
+                        axes.annotate(f"{name}: {panel}", (0.5, 1), (0, 18), **_ABOVE, ha="center", fontsize=9)
+                    if c == p == 0:
+                        axes.annotate(case.title, (0, 1), (0, 3), **_ABOVE, ha="left", fontsize=9, weight="bold")
+        figure.legend(handles=self._legend(), loc="lower center", ncols=7, frameon=False, fontsize=9)
+        with replacing(self.path) as temporary:
+            figure.savefig(temporary, dpi=130)
+        engine.logger.info(f"Image, truth and prediction of {rows} cases: {self.path}.")
+
+    def _draw(self, axes: Axes, content: dict[str, np.ndarray], panel: str, spacing: tuple, window: np.ndarray) -> None:
+        axes.set(xticks=[], yticks=[], facecolor="black")
+        if panel not in content:
+            return
+        size = np.multiply(content["image"].shape, spacing)  # mm
+        extent = (0, size[1], size[0], 0)
+        axes.imshow(content["image"], cmap="gray", vmin=window[0], vmax=window[1], extent=extent)
+        if panel != "image":
+            fill = ListedColormap([self._style(k)[0] for k in range(1, len(self.class_names) + 1)])
+            labels = np.ma.masked_equal(content[panel], 0)
+            limits = {"vmin": 0.5, "vmax": len(self.class_names) + 0.5}
+            axes.imshow(labels, cmap=fill, alpha=0.3, interpolation="nearest", extent=extent, **limits)
+            for k in range(1, len(self.class_names) + 1):
+                colour, line = self._style(k)
+                # a frame of background closes the contours of what touches the picture's edge
+                mask = np.pad(content[panel] == k, 1)
+                if mask.any():
+                    y, x = ((np.arange(n) - 0.5) * s for n, s in zip(mask.shape, spacing, strict=True))
+                    axes.contour(x, y, mask, levels=[0.5], colors=[colour], linestyles=[line], linewidths=1.1)
+        middle, half = size[::-1] / 2, size.max() / 2
+        axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] + half, middle[1] - half), aspect="equal")
+
+    def _legend(self) -> list[Patch]:
+        styles = [self._style(k) for k in range(1, len(self.class_names) + 1)]
+        return [
+            Patch(facecolor=to_rgba(colour, 0.3), edgecolor=colour, linestyle=line, linewidth=1.5, label=name)
+            for (colour, line), name in zip(styles, self.class_names, strict=True)
+        ]
+
+    @staticmethod
+    def _style(value: int) -> tuple[str, str]:
+        """Colour and line of a class."""
+        repetition, number = divmod(value - 1, len(COLOURS))
+        return COLOURS[number], LINES[repetition % len(LINES)]
+
+
+_ABOVE = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom", "annotation_clip": False}
+
+
+def _window(found: np.ndarray, spacing: tuple[float, float]) -> tuple[slice, slice]:
+    """A window, square in mm where the picture is large enough, around everything found, with a third around it."""
+    if not found.any():
+        return slice(None), slice(None)
+    ends = [np.flatnonzero(found.any(1 - axis))[[0, -1]] for axis in (0, 1)]
+    half = 0.67 * max((last - first + 1) * s for (first, last), s in zip(ends, spacing, strict=True)) + 5  # mm
+    windows = []
+    for (first, last), s, size in zip(ends, spacing, found.shape, strict=True):
+        centre = (first + last + 1) / 2
+        windows.append(slice(max(0, int(centre - half / s)), min(size, int(np.ceil(centre + half / s)))))
+    return windows[0], windows[1]

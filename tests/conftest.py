@@ -1,0 +1,17 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from custom.data.phantom import write_cardiac
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory) -> Path:
+    """A cardiac phantom: 5 training patients, 1 or 2 to choose on, the rest to test on."""
+    folder = tmp_path_factory.mktemp("data") / "cardiac"
+    write_cardiac(folder, 8, seed=1)
+    return folder

@@ -1,0 +1,169 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from custom.data import DataError, case_id, cases_to_segment, class_names, held_out, load_sections, split_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENTS = {"train": ["patient003", "patient001", "patient002"], "val": ["patient004"], "test": ["patient005"]}
+
+
+@pytest.fixture
+def acdc(tmp_path):
+    """The layout of the official download; files are empty, since only names matter here."""
+    (tmp_path / "splits").mkdir()
+    for name, patients in PATIENTS.items():
+        (tmp_path / "splits" / f"{name}.txt").write_text("\n".join(patients) + "\n")
+        for patient in patients:
+            (tmp_path / patient).mkdir()
+            (tmp_path / patient / "Info.cfg").write_text("ED: 1\nES: 9\nGroup: RV\nNbFrame: 19\n")
+    (tmp_path / "patient001" / "patient001_4d.nii.gz").touch()
+    return tmp_path
+
+
+def load(folder: Path, labeled_cases=1) -> dict:
+    return load_sections(str(folder), str(folder / "splits"), labeled_cases)
+
+
+def test_sections_of_acdc(acdc):
+    sections = load(acdc, 2)
+    assert [c["case"] for c in sections["training"]] == [
+        "patient003_frame01",
+        "patient003_frame09",
+        "patient001_frame01",
+        "patient001_frame09",
+    ]
+    assert [c["phase"] for c in sections["training"]] == ["ED", "ES"] * 2
+    assert sections["training"][0]["label"].endswith("patient003/patient003_frame01_gt.nii.gz")
+    assert [c["patient"] for c in sections["validation"]] == ["patient004"] * 2
+    assert [c["patient"] for c in sections["test"]] == ["patient005"] * 2
+
+
+def test_pretraining_takes_every_training_image_and_the_cine_series_where_there_is_one(acdc):
+    cases = load(acdc)["pretraining"]
+    assert [c["case"] for c in cases] == [
+        "patient003_frame01",
+        "patient003_frame09",
+        "patient001_4d",
+        "patient002_frame01",
+        "patient002_frame09",
+    ]
+    assert all("label" not in c for c in cases)
+
+
+def test_labelled_patients_by_name_or_by_list(acdc):
+    assert {c["patient"] for c in load(acdc, ["patient002"])["training"]} == {"patient002"}
+    (acdc / "splits" / "labeled_1.txt").write_text("patient001\n")
+    assert {c["patient"] for c in load(acdc, 1)["training"]} == {"patient001"}
+    with pytest.raises(DataError, match=r"labeled_cases: \['patient004'\] are not in .*train.txt"):
+        load(acdc, ["patient004"])
+
+
+def test_patients_missing_from_the_folder(acdc):
+    (acdc / "patient002" / "Info.cfg").unlink()
+    (acdc / "patient002").rmdir()
+    with pytest.raises(DataError, match=r"dataset_dir: .* lacks 1 of the 3 training patients \(patient002\)"):
+        load(acdc)
+
+
+def test_folder_of_something_else(acdc, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (other / "readme").touch()
+    with pytest.raises(DataError, match=r"dataset_dir: .* holds none of the 3 patients .* patientNNN folders"):
+        load_sections(str(other), str(acdc / "splits"), 1)
+
+
+def test_more_labelled_cases_than_there_are(acdc):
+    with pytest.raises(DataError, match=r"labeled_cases.*4.*3"):
+        load(acdc, 4)
+
+
+def test_info_without_frames(acdc):
+    (acdc / "patient003" / "Info.cfg").write_text("Group: RV\n")
+    with pytest.raises(DataError, match=r"Info.cfg has no line 'ED: <frame number>'"):
+        load(acdc)
+
+
+def test_own_splits_of_a_data_set_come_first(acdc, tmp_path):
+    assert split_folder(str(acdc), "elsewhere") == str(acdc / "splits")
+    assert split_folder(str(acdc / "patient001"), "elsewhere") == "elsewhere"
+
+
+@pytest.fixture
+def datalist(tmp_path):
+    content = {
+        "labels": {"0": "background", "1": "tumour"},
+        "training": [{"image": "a.nii.gz", "label": "a_seg.nii.gz"}, {"image": "b.nii.gz", "label": "b_seg.nii.gz"}],
+        "unlabeled": ["c.nii.gz", {"image": "sub/d.nii"}],
+        "test": [{"image": "e.nii.gz"}],
+    }
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    return tmp_path / "mine.json"
+
+
+def test_data_list(datalist):
+    sections = load_sections("", "", 1, str(datalist))
+    assert sections["training"] == [
+        {
+            "image": str(datalist.parent / "a.nii.gz"),
+            "label": str(datalist.parent / "a_seg.nii.gz"),
+            "case": "a",
+            "patient": "a",
+        }
+    ]
+    assert [c["case"] for c in sections["pretraining"]] == ["a", "b", "c", "d"]
+    assert sections["validation"] == [] and [c["case"] for c in sections["test"]] == ["e"]
+    assert class_names(str(datalist), ["RV"]) == ["tumour"]
+    assert class_names(None, ["RV"]) == ["RV"]
+    assert [c["case"] for c in cases_to_segment("", "", str(datalist), None)] == ["e"]
+
+
+def test_data_list_faults(datalist):
+    with pytest.raises(DataError, match=r"datalist: .*none.json is missing"):
+        load_sections("", "", 1, str(datalist.parent / "none.json"))
+    datalist.write_text("{")
+    with pytest.raises(DataError, match="not valid JSON"):
+        load_sections("", "", 1, str(datalist))
+    datalist.write_text("{}")
+    with pytest.raises(DataError, match="none of 'training', 'unlabeled', 'test'"):
+        load_sections("", "", 1, str(datalist))
+    datalist.write_text(json.dumps({"training": [{"label": "a.nii.gz"}]}))
+    with pytest.raises(DataError, match=r"training\[0\] has no 'image'"):
+        load_sections("", "", 1, str(datalist))
+    with pytest.raises(DataError, match='"labels" of .* is None; write'):
+        class_names(str(datalist), [])
+
+
+def test_case_id():
+    assert case_id({"image": "x/img0031.nii.gz"}) == "img0031"
+    assert case_id({"image": "x/scan.v2.nii"}) == "scan.v2"
+    assert case_id({"image": "x/y.nii.gz", "case": "named"}) == "named"
+
+
+def test_held_out_says_which(capsys):
+    assert held_out({"test": [1], "validation": [2, 3]}) == "test"
+    assert held_out({"test": [], "validation": [2, 3]}) == "validation"
+    assert "2 volumes of the section 'validation'" in capsys.readouterr().out
+    with pytest.raises(DataError, match="no test and no validation"):
+        held_out({"test": [], "validation": []})
+
+
+def test_images_from_a_folder_a_pattern_or_a_file(tmp_path):
+    for name in ("b.nii.gz", "a.nii", "c.txt"):
+        (tmp_path / name).touch()
+    for pattern, found in ((tmp_path, ["a", "b"]), (tmp_path / "*.gz", ["b"]), (tmp_path / "a.nii", ["a"])):
+        assert [c["case"] for c in cases_to_segment("", "", None, str(pattern))] == found
+    with pytest.raises(DataError, match=r"images: nothing matches"):
+        cases_to_segment("", "", None, str(tmp_path / "*.mha"))
+
+
+def test_acdc_lists_of_the_field():
+    lists = {name: (ROOT / "splits" / "acdc" / f"{name}.txt").read_text().split() for name in ("train", "val", "test")}
+    assert [len(ids) for ids in lists.values()] == [70, 10, 20]
+    assert sorted(sum(lists.values(), [])) == [f"patient{i:03d}" for i in range(1, 101)]
+    assert lists["train"][:3] == ["patient099", "patient038", "patient050"]

@@ -1,0 +1,284 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every workflow of every config, run as users run it, on a small phantom."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from commands import CONFIGS, ROOT, SMALL, command, run
+
+PRETRAINING = {**SMALL, "max_epochs": 2, "warmup_epochs": 1, "batch_size": 16}
+TRAINING = {**SMALL, "max_epochs": 4, "val_interval": 2, "batch_size": 8, "labeled_cases": 2}
+SEGMENTING = {key: value for key, value in SMALL.items() if key != "mixed_precision"}
+
+
+def folders(path: Path) -> dict[str, str]:
+    return {"output_dir": str(path), "ckpt_dir": str(path / "models")}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def trained(phantom, tmp_path_factory) -> Path:
+    """Pre-trained and fine-tuned on the phantom."""
+    folder = tmp_path_factory.mktemp("trained")
+    run("pretraining", ["pretrain.json"], dataset_dir=phantom, **PRETRAINING, **folders(folder))
+    printed = run("training", ["train.json"], dataset_dir=phantom, **TRAINING, **folders(folder))
+    assert "tensors of the encoder loaded from" in printed
+    return folder
+
+
+def test_pretraining_leaves_encoder_curves_and_embedding_plot(trained):
+    weights = torch.load(trained / "models" / "encoder.pt", weights_only=True)
+    assert "axis" in weights and any(name.startswith("encoder.conv_0") for name in weights)
+    assert (trained / "embedding.png").stat().st_size > 10_000
+    assert {"case", "patient", "position", "projection"} <= set(rows(trained / "embedding.csv")[0])
+    assert list((trained / "tensorboard_pretraining").iterdir())
+
+
+def test_training_leaves_the_deployable_network_alone(trained):
+    weights = torch.load(trained / "models" / "model.pt", weights_only=True)
+    assert all(isinstance(tensor, torch.Tensor) for tensor in weights.values())
+    assert "final_conv.weight" in weights and "axis" not in weights
+    assert list((trained / "tensorboard_training").iterdir())
+
+
+def test_evaluating_scores_the_held_out_cases(trained, phantom):
+    run("evaluating", ["train.json", "evaluate.json"], dataset_dir=phantom, **SMALL, **folders(trained))
+    held_out = (phantom / "splits" / "test.txt").read_text().split()
+    cases = rows(trained / "cases.csv")
+    assert [c["patient"] for c in cases] == [p for p in held_out for _ in ("ED", "ES")]
+    assert {"dice_RV", "hd95_mm_LV", "asd_mm_MYO", "empty_prediction_RV", "ejection_fraction_percent_truth"} <= set(
+        cases[0]
+    )
+    assert {r["class"] for r in rows(trained / "summary.csv")} == {"RV", "MYO", "LV", "mean"}
+    assert (trained / "overview.png").stat().st_size > 10_000
+
+
+def test_inference_writes_labels_in_the_geometry_of_each_image(trained, phantom):
+    run("inference", ["inference.json"], dataset_dir=phantom, **SEGMENTING, **folders(trained))
+    images = sorted(
+        f
+        for patient in (phantom / "splits" / "test.txt").read_text().split()
+        for f in (phantom / patient).glob("*_frame??.nii.gz")
+    )
+    written = sorted((trained / "predictions").iterdir())
+    assert [f.name for f in written] == [f.name.replace(".nii.gz", "_seg.nii.gz") for f in images]
+    for image, prediction in zip(map(nib.load, images), map(nib.load, written), strict=True):
+        assert prediction.shape == image.shape and prediction.get_data_dtype() == np.uint8
+        np.testing.assert_allclose(prediction.affine, image.affine, atol=1e-5)
+        assert set(np.unique(np.asarray(prediction.dataobj))) <= {0, 1, 2, 3}
+
+
+def test_evaluating_scores_what_inference_writes(trained, phantom):
+    """The scores of evaluate.json are those of the files that inference.json writes: one geometry."""
+    run("evaluating", ["train.json", "evaluate.json"], dataset_dir=phantom, **SMALL, **folders(trained))
+    run("inference", ["inference.json"], dataset_dir=phantom, **SEGMENTING, **folders(trained))
+    for case in rows(trained / "cases.csv"):
+        truth = np.asarray(nib.load(phantom / case["patient"] / f"{case['case']}_gt.nii.gz").dataobj)
+        prediction = np.asarray(nib.load(trained / "predictions" / f"{case['case']}_seg.nii.gz").dataobj)
+        for value, name in enumerate(("RV", "MYO", "LV"), start=1):
+            a, b = truth == value, prediction == value
+            assert abs(2 * (a & b).sum() / (a.sum() + b.sum()) - float(case[f"dice_{name}"])) < 1e-5
+
+
+@pytest.mark.parametrize("variant", ["simclr", "gcl", "pcl", "ral_only", "oal_only"])
+def test_pretraining_variants(variant, phantom, tmp_path):
+    settings = {**PRETRAINING, "max_epochs": 1, "warmup_epochs": 0}
+    run(
+        "pretraining",
+        ["pretrain.json", f"variants/{variant}.json"],
+        dataset_dir=phantom,
+        **settings,
+        **folders(tmp_path),
+    )
+    weights = torch.load(tmp_path / "models" / "encoder.pt", weights_only=True)
+    assert ("axis" in weights) == (variant == "oal_only")
+
+
+def test_training_without_pretraining(trained, phantom, tmp_path):
+    settings = {**TRAINING, "max_epochs": 1, "val_interval": 1, **folders(tmp_path), "ckpt_dir": tmp_path}
+    (tmp_path / "encoder.pt").write_bytes((trained / "models" / "encoder.pt").read_bytes())
+    printed = run("training", ["train.json", "variants/no_pretraining.json"], dataset_dir=phantom, **settings)
+    assert "tensors of the encoder" not in printed
+
+
+@pytest.mark.parametrize("place", ["bundle", "root with bundle_root"])
+def test_commands_work_from_other_folders(place, trained, phantom):
+    where = {"bundle": ROOT / "bundles" / "coral_acdc", "root with bundle_root": Path("/")}[place]
+    extra = {"bundle_root": str(ROOT / "bundles" / "coral_acdc")} if "bundle_root" in place else {}
+    settings = {**SEGMENTING, "output_dir": str(trained / place), "ckpt_dir": str(trained / "models"), **extra}
+    run("inference", ["inference.json"], cwd=where, dataset_dir=phantom, **settings)
+    assert len(list((trained / place / "predictions").iterdir())) > 0
+
+
+def test_own_data(trained, phantom, tmp_path):
+    """A data list with other names and number of classes; no validation cases, so the last network is kept."""
+    train, test = ((phantom / "splits" / f"{s}.txt").read_text().split() for s in ("train", "test"))
+    pairs = {p: sorted((phantom / p).glob("*_frame??.nii.gz"))[0] for p in train + test}
+    entries = {}
+    for patient, image in pairs.items():
+        label = nib.load(str(image).replace(".nii.gz", "_gt.nii.gz"))
+        nib.save(nib.load(image), tmp_path / f"{patient}.nii.gz")
+        heart = (np.asarray(label.dataobj) > 0).astype(np.uint8)
+        nib.save(nib.Nifti1Image(heart, label.affine), tmp_path / f"{patient}_seg.nii.gz")
+        entries[patient] = {"image": f"{patient}.nii.gz", "label": f"{patient}_seg.nii.gz"}
+    content = {
+        "labels": {"0": "background", "1": "heart"},
+        "training": [entries[p] for p in train[:2]],
+        "unlabeled": [f"{p}.nii.gz" for p in train[2:]],
+        "test": [entries[p] for p in test],
+    }
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    mine = {"datalist": str(tmp_path / "mine.json"), **folders(tmp_path / "out")}
+    run("pretraining", ["pretrain.json"], **PRETRAINING, **mine)
+    run("training", ["train.json"], **TRAINING, **mine)
+    run("evaluating", ["train.json", "evaluate.json"], **SMALL, **mine)
+    run("inference", ["inference.json"], **SEGMENTING, **mine)
+    assert {r["class"] for r in rows(tmp_path / "out" / "summary.csv")} == {"heart", "mean"}
+    assert len(list((tmp_path / "out" / "predictions").iterdir())) == len(test)
+
+
+# Faults -----------------------------------------------------------------------------------------------------------
+
+
+def fails(run_id: str, files: list[str], **settings) -> str:
+    done = subprocess.run(command(run_id, files, **settings), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    return done.stdout + done.stderr
+
+
+def test_faults_in_the_data_stop_a_run_before_it_starts(phantom, tmp_path):
+    for source in phantom.rglob("*"):
+        target = tmp_path / "data" / source.relative_to(phantom)
+        if source.is_dir():
+            target.mkdir(parents=True)
+        else:
+            target.write_bytes(source.read_bytes())
+    first = (phantom / "splits" / "train.txt").read_text().split()[0]
+    image = sorted((tmp_path / "data" / first).glob("*_frame??.nii.gz"))[0]
+    image.write_bytes(image.read_bytes()[:2000])
+    printed = fails("training", ["train.json"], dataset_dir=tmp_path / "data", **TRAINING, **folders(tmp_path))
+    assert image.name in printed and "truncated" in printed
+    assert "Fine-tuning" not in printed
+
+
+def test_checkpoint_of_another_network(trained, phantom):
+    settings = {**SEGMENTING, "features": [4, 8, 8, 8, 32, 4], **folders(trained)}
+    printed = fails("inference", ["inference.json"], dataset_dir=phantom, **settings)
+    assert "belongs to another network" in printed and "features" in printed
+
+
+def test_inference_before_training(phantom, tmp_path):
+    printed = fails("inference", ["inference.json"], dataset_dir=phantom, **SEGMENTING, **folders(tmp_path))
+    assert "model.pt does not exist; train first" in printed
+
+
+# Killed and resumed -----------------------------------------------------------------------------------------------
+
+
+def killed_after(file: Path, changes: int, arguments: list[str]) -> None:
+    """Start a run and kill it once a file has been replaced a number of times."""
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        seen: set[int] = set()
+        while len(seen) < changes:
+            assert process.poll() is None, "the run ended before it was killed"
+            if file.is_file():
+                seen.add(file.stat().st_mtime_ns)
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("run_id", "files", "settings", "kept"),
+    [
+        ("pretraining", ["pretrain.json"], PRETRAINING | {"max_epochs": 6}, "encoder.pt"),
+        ("training", ["train.json"], TRAINING | {"max_epochs": 8, "val_interval": 1}, "model.pt"),
+    ],
+)
+def test_a_killed_run_ends_as_an_uninterrupted_one(run_id, files, settings, kept, phantom, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(run_id, files, dataset_dir=phantom, **settings, **folders(whole))
+    arguments = command(run_id, files, dataset_dir=phantom, resume="true", **settings, **folders(broken))
+    killed_after(broken / "models" / f"{run_id}_resume.pt", 2, arguments)
+    printed = run(run_id, files, dataset_dir=phantom, resume="true", **settings, **folders(broken))
+    assert "resume: going on after epoch" in printed
+    expected, found = (torch.load(f / "models" / kept, weights_only=True) for f in (whole, broken))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-5)
+    assert not [f for f in (broken / "models").iterdir() if f.suffix != ".pt"]
+
+
+def test_resuming_a_finished_run_changes_nothing(trained, phantom):
+    before = (trained / "models" / "model.pt").read_bytes()
+    printed = run("training", ["train.json"], dataset_dir=phantom, resume="true", **TRAINING, **folders(trained))
+    assert "All 4 epochs are done already" in printed
+    assert (trained / "models" / "model.pt").read_bytes() == before
+
+
+def test_resuming_another_run_is_refused(trained, phantom):
+    settings = TRAINING | {"max_epochs": 9}
+    printed = fails("training", ["train.json"], dataset_dir=phantom, resume="true", **settings, **folders(trained))
+    assert "of a run of 4 epochs, max_epochs is 9" in printed
+
+
+# Several processes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run_id", "files", "overlay", "settings", "kept"),
+    [
+        ("pretraining", ["pretrain.json"], "multi_gpu_pretrain.json", PRETRAINING, "encoder.pt"),
+        ("training", ["train.json"], "multi_gpu_train.json", TRAINING | {"max_epochs": 2}, "model.pt"),
+    ],
+)
+def test_two_processes_train_as_one(run_id, files, overlay, settings, kept, phantom, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(run_id, files, dataset_dir=phantom, **settings, **folders(one))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
+    run(run_id, [*files, overlay], launcher=launcher, dataset_dir=phantom, **settings, **folders(two))
+    expected, found = (torch.load(f / "models" / kept, weights_only=True) for f in (one, two))
+    assert set(expected) == set(found)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=2e-3)
+
+
+def test_a_multi_gpu_config_without_torchrun(phantom, tmp_path):
+    files = ["pretrain.json", "multi_gpu_pretrain.json"]
+    environment = {k: v for k, v in os.environ.items() if k != "LOCAL_RANK"}
+    done = subprocess.run(
+        command("pretraining", files, dataset_dir=phantom, **PRETRAINING, **folders(tmp_path)),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0 and "runs under torchrun" in done.stdout + done.stderr
+
+
+# Configs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["train.json", "inference.json"])
+def test_inference_repeats_the_network_and_the_preprocessing_of_training(name):
+    train, inference = (json.loads((CONFIGS / f"{n}.json").read_text()) for n in ("train", "inference"))
+    for key in ("network_def", "network", "spacing", "slice_size", "slice_direction", "features", "class_names"):
+        assert inference[key] == train[key], key
+    assert inference["inferer"] == train["validate"]["inferer"]
+    image_only = [{**t, "keys": "image"} for t in train["validate"]["preprocessing"]["transforms"]]
+    assert inference["preprocessing"]["transforms"] == image_only
