@@ -50,10 +50,11 @@ def write_cardiac(folder: str | Path, cases: int, seed: int) -> None:
         ids = [f"patient{number:03d}" for number in range(1, cases + 1)]
         train = _write_splits(build, np.random.default_rng([seed, 0]).permutation(ids).tolist())
         for number, name in enumerate(tqdm(ids, desc="cardiac phantom", delay=2), start=1):
-            _write_patient(build / name, Heart(seed, number), cine=name in train[::3])
+            _write_patient(build / name, seed, number, cine=name in train[::3])
 
 
-def _write_patient(folder: Path, patient: Heart, cine: bool) -> None:
+def _write_patient(folder: Path, seed: int, number: int, cine: bool) -> None:
+    patient = Heart(seed, number)
     folder.mkdir()
     affine = np.diag([-patient.spacing[0], -patient.spacing[1], patient.spacing[2], 1.0])
     order = slice(None)

@@ -80,7 +80,7 @@ class SliceTrainer(Trainer):
     def run(self) -> None:
         """Train up to ``max_epochs``; a run that was resumed after its last epoch is left as it is."""
         if self.state.epoch >= self.state.max_epochs:
-            self.logger.info(f"All {self.state.max_epochs} epochs are done already: nothing to train.")
+            print(f"resume: all {self.state.max_epochs} epochs are done already: nothing to train.", flush=True)
             return
         # a loader with workers draws its first batches before the first EPOCH_STARTED
         self.data_loader.batch_sampler.set_epoch(self.state.epoch + 1)

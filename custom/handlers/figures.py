@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ COLOURS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0
 LINES = ("solid", "dashed", "dotted")  # a class beyond the palette takes its colours again with the next line
 CARDIAC = {"base": 0.15, "middle": 0.5, "apex": 0.85}
 PANEL = 1.45  # inches
+MOST_SCORES = 5
 
 
 @dataclass
@@ -91,10 +93,16 @@ class OverviewFigure:
             maps = {name: volume.cpu() for name, volume in maps.items() if volume is not None}
             title = identity(entry, output)["case"]
             if "truth" in maps:
-                scores = [dice(*(m[0] == k for m in maps.values())) for k in range(1, len(self.class_names) + 1)]
-                named = ", ".join(f"{n} {s:.2f}" for n, s in zip(self.class_names, scores, strict=True))
-                title += f"     Dice: {named}"
+                title += f"     Dice: {self._scores(**maps)}"
             self.cases.append(self._case(title, output[CommonKeys.IMAGE][:1].cpu(), maps))
+
+    def _scores(self, truth: MetaTensor, prediction: MetaTensor) -> str:
+        """Dice of the classes that occur in the case; only the mean of more than fit above a row."""
+        scores = {n: dice(truth[0] == k, prediction[0] == k) for k, n in enumerate(self.class_names, start=1)}
+        scores = {n: score for n, score in scores.items() if not np.isnan(score)}
+        if len(scores) > MOST_SCORES:
+            return f"mean {np.mean(list(scores.values())):.2f}"
+        return ", ".join(f"{n} {score:.2f}" for n, score in scores.items()) or "no class in truth or prediction"
 
     def _case(self, title: str, image: MetaTensor, maps: dict[str, MetaTensor]) -> _Case:
         prediction = maps["prediction"]
@@ -116,10 +124,11 @@ class OverviewFigure:
             return
         panels = max((list(case.slices[0]) for case in self.cases), key=len)
         rows, columns = len(self.cases), len(self.slices) * len(panels)
-        figure = Figure(figsize=(columns * PANEL + 0.3, rows * (PANEL + 0.25) + 0.75))
+        below = 0.2 + 0.2 * ceil(len(self.class_names) / len(COLOURS))  # inches for the legend
+        figure = Figure(figsize=(columns * PANEL + 0.3, rows * (PANEL + 0.25) + 0.35 + below))
         FigureCanvasAgg(figure)
         width, height = figure.get_size_inches()
-        edges = {"left": 0.1 / width, "right": 1 - 0.1 / width, "bottom": 0.4 / height, "top": 1 - 0.5 / height}
+        edges = {"left": 0.1 / width, "right": 1 - 0.1 / width, "bottom": below / height, "top": 1 - 0.5 / height}
         grid = figure.add_gridspec(rows, len(self.slices), wspace=0.03, hspace=0.25 / PANEL, **edges)
         for r, case in enumerate(self.cases):
             window = np.percentile(np.concatenate([s["image"].ravel() for s in case.slices]), [1, 99])
@@ -132,10 +141,10 @@ class OverviewFigure:
                         axes.annotate(f"{name}: {panel}", (0.5, 1), (0, 18), **_ABOVE, ha="center", fontsize=9)
                     if c == p == 0:
                         axes.annotate(case.title, (0, 1), (0, 3), **_ABOVE, ha="left", fontsize=9, weight="bold")
-        figure.legend(handles=self._legend(), loc="lower center", ncols=7, frameon=False, fontsize=9)
+        figure.legend(handles=self._legend(), loc="lower center", ncols=len(COLOURS), frameon=False, fontsize=9)
         with replacing(self.path) as temporary:
             figure.savefig(temporary, dpi=130)
-        engine.logger.info(f"Image, truth and prediction of {rows} cases: {self.path}.")
+        engine.logger.info(f"Overview of {rows} cases: {self.path}.")
 
     def _draw(self, axes: Axes, content: dict[str, np.ndarray], panel: str, spacing: tuple, window: np.ndarray) -> None:
         axes.set(xticks=[], yticks=[], facecolor="black")

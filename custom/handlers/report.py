@@ -39,8 +39,8 @@ class SegmentationReport:
     the classes of a case. The means are stored in ``engine.state.metrics``, e.g. "dice_RV", "hd95_mm_RV",
     "mean_dice".
 
-    With ``ejection_fraction_class``, ``cases.csv`` has the ejection fraction in the rows of patients that have an ED
-    and an ES volume, and ``ejection_fraction.csv`` its error. With several processes each scores its own cases, and
+    With ``ejection_fraction_class``, ``cases.csv`` has the ejection fraction in the rows of patients that have one ED
+    and one ES volume, and ``ejection_fraction.csv`` its error. With several processes each scores its own cases, and
     the first writes those of all.
 
     Args:
@@ -126,18 +126,17 @@ class SegmentationReport:
 
     def _add_ejection_fractions(self, rows: list[Row]) -> Row:
         """Fill the columns of the ejection fraction, and return its errors over the patients."""
-        patients: dict[str, dict[str, Row]] = {}
-        for row in rows:
-            patients.setdefault(row["patient"], {})[row["phase"]] = row
         pairs = []
-        for phases in patients.values():
+        for patient in dict.fromkeys(row["patient"] for row in rows):
+            mine = [row for row in rows if row["patient"] == patient]
+            diastole, systole = ([row for row in mine if row["phase"] == phase] for phase in ("ED", "ES"))
             values = ("", "")
-            if {"ED", "ES"} <= set(phases):
+            if len(diastole) == len(systole) == 1:
                 volumes = [f"volume_ml_{self.ejection_fraction_class}_{side}" for side in SIDES]
-                values = tuple(ejection_fraction(phases["ED"][v], phases["ES"][v]) for v in volumes)
+                values = tuple(ejection_fraction(diastole[0][v], systole[0][v]) for v in volumes)
                 pairs.append(values)
-            for row in phases.values():
-                row.update(zip((f"ejection_fraction_percent_{side}" for side in SIDES), values, strict=True))
+            for row in mine:
+                row |= {f"ejection_fraction_percent_{side}": v for side, v in zip(SIDES, values, strict=True)}
         truth, prediction = np.array(pairs, dtype=float).reshape(-1, 2).T
         mean, std = _mean_std(prediction - truth)
         return {
@@ -170,11 +169,12 @@ class SegmentationReport:
             cells = "".join(f"{f'{mean:.{digits}f} ± {std:.{digits}f}':^15}" for mean, std, digits in scores)
             lines.append(f"{line['class']:{width}}{cells}{line['cases']:>7}{line['empty_predictions']:>7}")
         if errors is not None:
-            lines.append(
-                f"Ejection fraction from {errors['class']}, {errors['patients']} patients: mean absolute error "
-                f"{errors['mean_absolute_error_percentage_points']:.1f}, bias {errors['bias_percentage_points']:+.1f} "
-                f"percentage points; {errors['patients_without_prediction']} more without a prediction."
-            )
+            found, missed = errors["patients"], errors["patients_without_prediction"]
+            line = f"Ejection fraction from {errors['class']}: "
+            if found:
+                line += f"mean absolute error {errors['mean_absolute_error_percentage_points']:.1f}, "
+                line += f"bias {errors['bias_percentage_points']:+.1f} percentage points, "
+            lines.append(f"{line}{found} patients with ED and ES, {missed} more without a prediction.")
         return [*lines, f"Written to {self.folder / 'cases.csv'} and {self.folder / 'summary.csv'}."]
 
 

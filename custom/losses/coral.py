@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -84,7 +86,7 @@ def ordinal_anatomical_loss(embeddings: Tensor, positions: Tensor, axis: Tensor)
     z = z - z.mean(dim=0)
     height = z @ F.normalize(axis.double(), dim=0)  # (n,)
     rise = height.unsqueeze(0) - height.unsqueeze(1)  # (z_j - z_i) . v/|v|, (n, n)
-    gram = z @ z.T
+    gram = Gram.apply(z)
     squares = gram.diagonal().unsqueeze(0) + gram.diagonal().unsqueeze(1)
     squared_distance = squares - 2 * gram  # |z_j - z_i|^2, (n, n)
     # "<=" is false for NaN: broken embeddings give a NaN loss, not a quiet zero.
@@ -171,7 +173,21 @@ def cosine_similarity(embeddings: Tensor) -> Tensor:
     """Return the (n, n) cosines of (n, d) embeddings in float32 at least, under autocast too."""
     with torch.autocast(embeddings.device.type, enabled=False):
         unit = F.normalize(embeddings.to(at_least_float32(embeddings.dtype)), dim=1)
-        return unit @ unit.T
+        return Gram.apply(unit)
+
+
+class Gram(torch.autograd.Function):
+    """``z @ z.T`` with one matrix product in the backward pass, where autograd would take two."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        ctx.save_for_backward(z)
+        return z @ z.T
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (z,) = ctx.saved_tensors
+        return (grad + grad.T) @ z
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as distributed
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["GlobalBatchNorm2d", "distribute"]
@@ -39,7 +38,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        return F.batch_norm(values, mean, variance, self.weight, self.bias, False, 0.0, self.eps).to(x.dtype)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return ((values - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     @classmethod
     def convert(cls, module: nn.Module) -> nn.Module:

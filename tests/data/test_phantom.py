@@ -115,7 +115,7 @@ def test_base_is_at_low_z_however_the_slices_are_stored(phantom):
         codes.add("".join(nib.aff2axcodes(image.affine)))
         heights = nib.affines.apply_affine(image.affine, [[0, 0, k] for k in range(image.shape[2])])[:, 2]
         area = (voxels(image) == RV).sum((0, 1))[np.argsort(heights)]
-        assert heights.min() == pytest.approx(0)
+        assert heights.min() == pytest.approx(0, abs=1e-4)
         assert area[0] > 2 * area[-2]
     assert codes == {"LPS", "LPI"}
 
@@ -156,7 +156,7 @@ def test_abdominal_layout(abdominal):
         label = nib.load(abdominal / "label" / f"label{name}.nii.gz")
         np.testing.assert_array_equal(image.affine, label.affine)
         assert image.shape == label.shape
-        assert -1000 == voxels(image).min()
+        assert voxels(image).min() == -1000
         assert voxels(image).max() <= 1000
         assert np.unique(voxels(label)).tolist() == list(range(14))
 
@@ -165,21 +165,24 @@ def test_abdominal_layout(abdominal):
 def test_map_takes_the_organs_of_the_template_to_those_of_the_patient(abdominal, name):
     image = nib.load(abdominal / "label" / f"label{name}.nii.gz")
     label = voxels(image)
-    points = np.stack(np.meshgrid(*(np.arange(-end, end, 3.0) for end in (162, 116, 130))), -1).reshape(-1, 3)
+    points = np.stack(np.meshgrid(*(np.arange(-end, end, 4.0) for end in (162, 116, 130))), -1).reshape(-1, 3)
     expected = np.zeros(len(points), int)
     for number, _, parts in TEMPLATE:
         expected[np.min([part(points) for part in parts], axis=0) < 0] = number
+    points, expected = points[expected > 0], expected[expected > 0]
 
-    mapped = abdominal_map(name, seed=1)(points)
+    patient = abdominal_map(name, seed=1)
+    mapped = patient(points)
     index = np.rint(nib.affines.apply_affine(np.linalg.inv(image.affine), mapped)).astype(int)
     seen = ((index >= 0) & (index < label.shape)).all(1)
-    agree = label[tuple(index[seen].T)] == expected[seen]
-    assert agree.mean() > 0.97
+    assert (label[tuple(index[seen].T)] == expected[seen]).mean() > 0.9  # voxels at the borders may differ
+    volume = np.abs(np.linalg.det(np.stack([patient(points + step) - mapped for step in np.eye(3)], axis=-1)))
     moved = []
     for organ in range(1, 14):
         of_organ = seen & (expected == organ)
         truth = nib.affines.apply_affine(image.affine, np.argwhere(label == organ)).mean(0)
-        assert np.linalg.norm(mapped[of_organ].mean(0) - truth) < 3
+        centroid = np.average(mapped[of_organ], axis=0, weights=volume[of_organ])
+        assert np.linalg.norm(centroid - truth) < 3
         moved.append(np.linalg.norm(points[of_organ].mean(0) - truth))
     assert np.median(moved) > 6  # the identity would not do
 
@@ -270,29 +273,40 @@ def test_folder_is_rewritten_when_it_is_another(tmp_path, monkeypatch, no_voxels
     assert [f.name for f in tmp_path.iterdir()] == ["phantom_cardiac"]
 
 
-@pytest.mark.parametrize("instead_of_an_older_one", [False, True])
-def test_the_folder_of_a_faster_process_is_taken(tmp_path, monkeypatch, no_voxels, instead_of_an_older_one):
-    theirs = tmp_path / "theirs"
+@pytest.mark.parametrize("an_older_one_is_there", [False, True])
+@pytest.mark.parametrize("moment", ["while writing", "at the end"])
+def test_the_folder_of_a_faster_process_is_taken(tmp_path, monkeypatch, no_voxels, moment, an_older_one_is_there):
+    root, theirs = tmp_path / "root", tmp_path / "theirs"
     write_cardiac(theirs, 3, seed=0)
     (theirs / "mark").touch()
-    root = tmp_path / "root"
-    if instead_of_an_older_one:
+    if an_older_one_is_there:
         cardiac_folder(root, cases=3, seed=9)
 
-    def meanwhile(folder: Path, *_, **__) -> None:
-        folder.mkdir()
+    def finish_first() -> None:
         if not (root / "phantom_cardiac" / "mark").exists():
             shutil.rmtree(root / "phantom_cardiac", ignore_errors=True)
             shutil.copytree(theirs, root / "phantom_cardiac")
 
-    monkeypatch.setattr(module, "_write_patient", meanwhile)
+    def write_patient(folder: Path, *_, **__) -> None:
+        folder.mkdir()
+        if moment == "while writing":
+            finish_first()
+
+    def rename(path: Path, target: Path, rename=Path.rename) -> None:
+        if path.name == "new" and moment == "at the end":
+            finish_first()
+        rename(path, target)
+
+    monkeypatch.setattr(module, "_write_patient", write_patient)
+    monkeypatch.setattr(Path, "rename", rename)
     folder = Path(cardiac_folder(root, cases=3, seed=0))
     assert (folder / "mark").exists()
     assert [f.name for f in root.iterdir()] == ["phantom_cardiac"]
 
 
 def test_abdominal_folder(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(module.nib, "save", lambda image, path: path.touch())
+    empty = np.zeros((2, 2, 2), np.uint8)
+    monkeypatch.setattr(module.Abdomen, "scan", lambda self: (empty, empty, np.eye(4)))
     folder = Path(abdominal_folder(tmp_path, cases=3))
     assert folder == tmp_path / "phantom_abdominal"
     assert len(list((folder / "img").iterdir())) == 3

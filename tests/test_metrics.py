@@ -1,0 +1,141 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+
+from custom.metrics import (
+    axis_order,
+    class_scores,
+    dice,
+    ejection_fraction,
+    embedding_spread,
+    principal_components,
+    surface_distances,
+)
+
+SPACING = (2.0, 3.0, 5.0)
+
+
+def block(start, size, shape=(12, 12, 12)) -> torch.Tensor:
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = True
+    return mask
+
+
+def blob(centre, radius, shape) -> torch.Tensor:
+    grid = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
+    return sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) <= radius**2
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_plates_are_apart_by_voxels_times_spacing(axis):
+    size = [5, 5, 5]
+    size[axis] = 1
+    start = [3, 3, 3]
+    truth = block(start, size)
+    start[axis] += 2
+    assert surface_distances(truth, block(start, size), SPACING) == pytest.approx((2 * SPACING[axis],) * 2)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_shifted_cube_by_hand(axis):
+    start = [4, 4, 4]
+    truth = block(start, (3, 3, 3))
+    start[axis] += 1
+    scores = class_scores(truth, block(start, (3, 3, 3)), SPACING)
+    # of the 26 voxels of a surface, the 9 of the far face are one step away, and that in the middle of the near face
+    # lies at the other cube's centre, one voxel of the finest spacing away from its surface; all others coincide
+    assert scores["asd_mm"] == pytest.approx((9 * SPACING[axis] + min(SPACING)) / 26, rel=1e-6)
+    assert scores["hd95_mm"] == pytest.approx(SPACING[axis])
+    assert scores["dice"] == pytest.approx(2 * 18 / 54)
+    assert scores["volume_ml_truth"] == scores["volume_ml_prediction"] == pytest.approx(27 * 0.030)
+    assert scores["empty_prediction"] == 0
+
+
+@pytest.mark.parametrize("centres", [((9, 8, 4), (11, 9, 5)), ((0, 2, 0), (2, 0, 1)), ((4, 4, 2), (18, 17, 9))])
+def test_crop_changes_nothing(centres):
+    shape = (20, 19, 10)
+    truth, prediction = (blob(c, r, shape) for c, r in zip(centres, (4, 3), strict=True))
+    masks = {"y_pred": prediction[None, None], "y": truth[None, None], "include_background": True, "spacing": SPACING}
+    whole = (
+        compute_hausdorff_distance(percentile=95, **masks).item(),
+        compute_average_surface_distance(symmetric=True, **masks).item(),
+    )
+    assert surface_distances(truth, prediction, SPACING) == whole
+    assert whole[0] > 0
+
+
+def test_empty_masks():
+    full, empty = block((2, 2, 2), (3, 3, 3), (10, 20, 4)), torch.zeros(10, 20, 4, dtype=torch.bool)
+    diagonal = math.sqrt(20**2 + 60**2 + 20**2)  # mm
+    missed, invented, neither = (class_scores(t, p, SPACING) for t, p in ((full, empty), (empty, full), (empty, empty)))
+    for scores in (missed, invented):
+        assert scores["dice"] == 0
+        assert scores["hd95_mm"] == scores["asd_mm"] == pytest.approx(diagonal)
+    assert all(math.isnan(neither[key]) for key in ("dice", "hd95_mm", "asd_mm"))
+    assert [s["empty_prediction"] for s in (missed, invented, neither)] == [1, 0, 0]
+
+
+def test_dice_of_equal_and_disjoint_masks():
+    mask = block((1, 1, 1), (3, 2, 1))
+    assert dice(mask, mask) == 1
+    assert dice(mask, block((6, 6, 6), (1, 1, 1))) == 0
+
+
+def test_ejection_fraction():
+    assert ejection_fraction(120, 48) == pytest.approx(60)
+    assert ejection_fraction(50, 60) == pytest.approx(-20)
+    assert math.isnan(ejection_fraction(0, 10))
+
+
+def test_axis_order_per_patient():
+    positions = [0, 0.25, 0.5, 0.75, 1] * 3
+    rising, falling, swapped = [1, 2, 3, 40, 50], [5, 4, 3, 2, 1], [2, 1, 3, 4, 5]
+    patients = ["b"] * 5 + ["a"] * 5 + ["c"] * 5
+    order = axis_order(rising + falling + swapped, positions, patients)
+    assert list(order) == ["b", "a", "c"]
+    # by hand: 1 - 6 sum d^2 / (n (n^2 - 1)), with two ranks off by one
+    assert list(order.values()) == pytest.approx([1, -1, 1 - 6 * 2 / (5 * 24)])
+
+
+def test_axis_order_without_an_order():
+    constant = np.float32(0.3) + np.float32(1e-8) * np.arange(4)
+    order = axis_order([*constant, 1, 2], [0, 0.3, 0.6, 1, 0.5, 0.5], ["flat"] * 4 + ["one position"] * 2)
+    assert order == {"flat": 0.0}
+
+
+def test_principal_components_keep_variance():
+    x = np.random.default_rng(0).normal(size=(40, 5)) * [5, 3, 1, 0.5, 0.1] + 7
+    scores = principal_components(x)
+    expected = np.linalg.eigvalsh(np.cov(x.T))[::-1][:2]
+    np.testing.assert_allclose(np.cov(scores.T), np.diag(expected), atol=1e-10)
+
+
+def test_principal_components_of_collapsed_and_of_one_dimension():
+    noise = np.random.default_rng(0).normal(size=(9, 4)) * 1e-9
+    assert not principal_components(noise + 3).any()
+    line = principal_components(np.arange(4.0)[:, None])
+    assert line.shape == (4, 2)
+    np.testing.assert_allclose(abs(line[:, 0]), [1.5, 0.5, 0.5, 1.5])
+    assert not line[:, 1].any()
+
+
+def test_spread_is_one_minus_the_mean_cosine():
+    z = torch.randn(30, 7, generator=torch.Generator().manual_seed(0)) + 0.5
+    u = torch.nn.functional.normalize(z)
+    cosines = u @ u.T
+    naive = 1 - (cosines.sum() - cosines.trace()) / (30 * 29)
+    torch.testing.assert_close(embedding_spread(z), naive)
+    torch.testing.assert_close(embedding_spread(10 * z), naive)
+
+
+def test_spread_of_collapsed_and_null_embeddings():
+    same = torch.ones(8, 3) * torch.arange(1, 9)[:, None]
+    assert embedding_spread(same.half()) < 1e-6
+    assert embedding_spread(torch.zeros(4, 3)).isnan()
