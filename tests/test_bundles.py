@@ -253,7 +253,13 @@ def test_resuming_another_run_is_refused(trained, phantom):
 @pytest.mark.parametrize(
     ("run_id", "files", "overlay", "settings", "kept"),
     [
-        ("pretraining", ["pretrain.json"], "multi_gpu_pretrain.json", PRETRAINING | {"learning_rate": 0.01}, "encoder.pt"),
+        (
+            "pretraining",
+            ["pretrain.json"],
+            "multi_gpu_pretrain.json",
+            PRETRAINING | {"learning_rate": 0.01},
+            "encoder.pt",
+        ),
         ("training", ["train.json"], "multi_gpu_train.json", TRAINING | {"learning_rate": 1e-4}, "model.pt"),
     ],
 )

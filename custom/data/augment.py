@@ -78,7 +78,7 @@ class SpatialAugment:
         images = F.grid_sample(images, grid.to(images.dtype), padding_mode="zeros", align_corners=False)
         if labels is None:
             return images
-        warped = F.grid_sample(labels.to(grid.dtype), grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        warped = F.grid_sample(labels.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
         return images, warped.to(labels.dtype)
 
     def grid(self, n: int, height: int, width: int, generator: torch.Generator) -> Tensor:

@@ -39,7 +39,7 @@ class ContrastiveTrainer(SliceTrainer):
         engine.optimizer.zero_grad()
         with engine.autocast():
             embeddings = engine.network(views)
-        embeddings = gather_embeddings(embeddings.float())
+        embeddings = gather_embeddings(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
         positions, slices = gather_embeddings(positions), gather_embeddings(slices)
         terms = engine.loss_function.terms(embeddings, positions, slices, unwrapped(engine.network).axis)
         loss = sum(terms.values())

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import torch
 from monai.utils import CommonKeys
 
 from custom.engines.slices import SliceTrainer
@@ -31,7 +32,8 @@ class SegmentationTrainer(SliceTrainer):
         engine.optimizer.zero_grad()
         with engine.autocast():
             logits = engine.network(images)
-        loss = engine.loss_function(logits.float(), labels[:, 0].long())
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = engine.loss_function(logits, labels[:, 0].long())
         loss.backward()
         engine.optimizer.step()
         return {CommonKeys.LOSS: loss.detach()}

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as distributed
 from torch import Tensor, nn
 
 __all__ = ["GlobalBatchNorm2d", "distribute"]
@@ -29,10 +30,10 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
         world = dist.get_world_size()
-        values = x.float()
-        mean = distributed.all_reduce(values.mean((0, 2, 3))) / world
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = _Sum.apply(values.mean((0, 2, 3))) / world
         # the second pass keeps the variance exact where it is small against the mean
-        variance = distributed.all_reduce((values - mean[:, None, None]).square().mean((0, 2, 3))) / world
+        variance = _Sum.apply((values - mean[:, None, None]).square().mean((0, 2, 3))) / world
         with torch.no_grad():
             count = world * x.numel() / x.shape[1]
             self.num_batches_tracked += 1
@@ -48,6 +49,22 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             if type(child) is nn.BatchNorm2d:
                 child.__class__ = cls
         return module
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; each one's gradient reaches all."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
 
 
 def distribute(network: nn.Module, device: torch.device) -> nn.Module:

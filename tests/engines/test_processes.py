@@ -1,0 +1,107 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""One process and two compute the same loss on the same global batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from ignite.engine import Events
+from monai.data import DataLoader
+from monai.networks.nets import BasicUNet
+
+from custom.data.augment import SpatialAugment
+from custom.engines import ContrastiveTrainer, SegmentationTrainer, process_count, process_rank, start_processes
+from custom.losses import CoralLoss
+from custom.networks import GlobalBatchNorm2d, SliceEmbedder, UNetEncoder, distribute, unwrapped
+from custom.samplers import SpreadBatchSampler
+
+SETTINGS = {"spatial_dims": 2, "in_channels": 1, "features": (4, 8, 8, 8, 16, 4), "norm": "batch"}
+
+
+class Slices(torch.utils.data.Dataset):
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(48, 1, 32, 32, generator=generator, dtype=dtype)
+        self.positions = (torch.arange(48) % 8) / 7
+        self.patients = torch.arange(48) // 8
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: int) -> dict:
+        label = (self.images[item] > 0.5).to(torch.uint8)
+        return {"image": self.images[item], "label": label, "position": self.positions[item], "slice": item}
+
+
+def losses(kind: str) -> dict:
+    """Loss of each iteration of two epochs, and the weights after them."""
+    torch.manual_seed(0)
+    if kind == "contrastive":
+        network = SliceEmbedder(UNetEncoder(**SETTINGS), 16, hidden=8, dimensions=6)
+        trainer, loss = ContrastiveTrainer, CoralLoss()
+    else:
+        network = BasicUNet(out_channels=2, **SETTINGS)
+        trainer, loss = SegmentationTrainer, torch.nn.CrossEntropyLoss()
+    network.double()  # so that what is compared is the arithmetic, not how training amplifies rounding
+    if process_count() > 1:
+        network = distribute(network, torch.device("cpu"))
+    data = Slices(torch.float64)
+    sampler = SpreadBatchSampler(data.positions, data.patients, 16, rank=process_rank(), world=process_count())
+    engine = trainer(
+        device=torch.device("cpu"),
+        max_epochs=2,
+        train_data_loader=DataLoader(data, batch_sampler=sampler),
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), 0.01),
+        loss_function=loss,
+        augment=SpatialAugment(spacing=2.0),
+        seed=3,
+    )
+    seen = []
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(e.state.output["loss"].clone()))
+    engine.run()
+    values = torch.stack(seen)
+    if process_count() > 1:
+        dist.all_reduce(values)  # the supervised loss is a mean over this process's part; CORAL's is global already
+        values /= process_count()
+    return {"losses": values, "weights": unwrapped(network).state_dict()}
+
+
+def worker(rank: int, folder: Path, kind: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    result = losses(kind)
+    if rank == 0:
+        torch.save(result, folder / "two.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", ["contrastive", "supervised"])
+def test_two_processes_give_the_loss_and_the_weights_of_one(kind, tmp_path):
+    torch.multiprocessing.spawn(worker, (tmp_path, kind), nprocs=2)
+    one, two = losses(kind), torch.load(tmp_path / "two.pt", weights_only=True)
+    assert len(one["losses"]) == 6 and one["losses"].std() > 1e-4  # the batches differ
+    torch.testing.assert_close(two["losses"], one["losses"], atol=1e-7, rtol=1e-7)
+    for name, tensor in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], tensor, atol=1e-7, rtol=1e-5)
+
+
+def test_global_norm_is_batch_norm_in_one_process():
+    plain = torch.nn.BatchNorm2d(3)
+    ours = GlobalBatchNorm2d.convert(torch.nn.Sequential(torch.nn.BatchNorm2d(3)))[0]
+    assert type(ours) is GlobalBatchNorm2d and set(ours.state_dict()) == set(plain.state_dict())
+    x = torch.randn(4, 3, 5, 6)
+    torch.testing.assert_close(ours(x), plain(x))
+    torch.testing.assert_close(ours.running_var, plain.running_var)
+
+
+def test_processes_are_those_of_torchrun(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(RuntimeError, match="runs under torchrun.*leave the multi_gpu file out"):
+        start_processes()
+    assert process_count() == 1 and process_rank() == 0
