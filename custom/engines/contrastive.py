@@ -38,7 +38,7 @@ class ContrastiveTrainer(SliceTrainer):
         engine.network.train()
         engine.optimizer.zero_grad()
         with engine.autocast():
-            embeddings = engine.network(views)
+            embeddings = engine.inferer(views, engine.network)
         embeddings = gather_embeddings(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
         positions, slices = gather_embeddings(positions), gather_embeddings(slices)
         terms = engine.loss_function.terms(embeddings, positions, slices, unwrapped(engine.network).axis)

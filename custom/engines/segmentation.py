@@ -31,7 +31,7 @@ class SegmentationTrainer(SliceTrainer):
         engine.network.train()
         engine.optimizer.zero_grad()
         with engine.autocast():
-            logits = engine.network(images)
+            logits = engine.inferer(images, engine.network)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = engine.loss_function(logits, labels[:, 0].long())
         loss.backward()

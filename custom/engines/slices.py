@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.engines import Trainer
-from monai.inferers import SimpleInferer
+from monai.inferers import Inferer, SimpleInferer
 from torch import nn
 
 from custom.data.augment import SpatialAugment, iteration_generator
@@ -42,6 +42,7 @@ class SliceTrainer(Trainer):
         augment: spatial augmentation of a batch on the device.
         seed: of all random numbers.
         mixed_precision: bfloat16 autocast; parameters and loss stay in float32.
+        inferer: calls the network; None for MONAI's SimpleInferer.
         train_handlers: Ignite handlers.
         key_train_metric: MONAI's, None for none.
         postprocessing: MONAI's, of a decollated batch, None for none.
@@ -58,13 +59,14 @@ class SliceTrainer(Trainer):
         augment: SpatialAugment,
         seed: int = 0,
         mixed_precision: bool = False,
+        inferer: Inferer | None = None,
         train_handlers: list | None = None,
     ) -> None:
         # handlers such as a resume checkpoint read these when they attach
         self.network = network
         self.optimizer = optimizer
         self.loss_function = loss_function
-        self.inferer = SimpleInferer()
+        self.inferer = inferer or SimpleInferer()
         self.augment = augment
         self.seed = seed
         self.mixed_precision = mixed_precision
