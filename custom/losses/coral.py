@@ -46,9 +46,8 @@ def relational_anatomical_loss(
     if n < 2:
         return embeddings[:0].sum()  # zero, connected to the graph, whatever the embedding holds
     order, run_end, distance = rank_by_distance(positions)  # (n, n - 1) each
-    # exp(s_ij) only occurs in ratios: subtracting 1 from all cosines changes nothing but keeps every exponent <= 0.
-    similarity = ((cosine_similarity(embeddings) - 1) / temperature).gather(1, order)
-    log_denominator = log_cumulative_sum_exp(similarity, span=2 / temperature).gather(1, run_end)
+    similarity = (cosine_similarity(embeddings) / temperature).gather(1, order)
+    log_denominator = log_cumulative_sum_exp(similarity, largest=1 / temperature).gather(1, run_end)
     loss = log_denominator - similarity  # l_ij, (n, n - 1)
     if weight_scale is not None:
         loss = loss * (weight_scale * distance).sigmoid().to(loss.dtype)
@@ -212,13 +211,13 @@ def rank_by_distance(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return order[:, :-1], run_end, distance[:, :-1]
 
 
-def log_cumulative_sum_exp(exponents: Tensor, span: float) -> Tensor:
-    """Return ``logcumsumexp(exponents, dim=1)`` for exponents in [-span, 0], the quicker way where that is exact.
+def log_cumulative_sum_exp(exponents: Tensor, largest: float) -> Tensor:
+    """Return ``logcumsumexp(exponents, dim=1)`` for exponents of at most that size, the quick way where it is exact.
 
-    float32 holds exp(-60) with room for the reciprocals that the gradient sums up. A smaller temperature, or
-    deterministic algorithms (``cumsum`` refuses them on a GPU), takes the log domain: twice the time, any span.
+    float32 holds exp(-30) to exp(30) with room for the sums and reciprocals of the gradient. A smaller temperature,
+    or deterministic algorithms (``cumsum`` refuses them on a GPU), takes the log domain: twice the time, any size.
     """
-    if span <= 60 and not torch.are_deterministic_algorithms_enabled():
+    if largest <= 30 and not torch.are_deterministic_algorithms_enabled():
         return exponents.exp().cumsum(dim=1).log()
     return exponents.logcumsumexp(dim=1)
 

@@ -135,7 +135,7 @@ class TestRelational:
             z = embeddings.clone().requires_grad_()
             torch.use_deterministic_algorithms(deterministic)
             try:
-                loss = relational_anatomical_loss(z, positions, temperature=2 / 60)  # the widest span for the sum
+                loss = relational_anatomical_loss(z, positions, temperature=1 / 30)  # the largest exponents for the sum
             finally:
                 torch.use_deterministic_algorithms(False)
             loss.backward()
@@ -159,7 +159,7 @@ class TestRelational:
         assert loss.item() == 0
         assert torch.equal(embeddings.grad, torch.zeros(n, 4))
 
-    @pytest.mark.parametrize("temperature", [1e-6, 1e-3, 0.01, 0.03, 100.0])
+    @pytest.mark.parametrize("temperature", [1e-5, 1e-3, 0.01, 0.03, 100.0])
     def test_float32_is_stable_at_any_temperature(self, temperature):
         fractions = slice_positions(10, 9, 8, views=2)
         embeddings, _, _ = batch(len(fractions))

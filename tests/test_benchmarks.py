@@ -1,0 +1,57 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks run; their figures are for a quiet machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from commands import ROOT
+
+
+def table_rows(script: str, *options: str) -> list[list[str]]:
+    """Run a benchmark and return the cells of its tables' rows, headers included."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / script), "--quick", *options],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    return [cells for cells in lines if not set("".join(cells)) <= set("-:| ")]
+
+
+def number(cell: str) -> float:
+    return float(re.match(r"[\d.]+", cell).group())
+
+
+def test_coral_loss_compares_all_forms_at_the_small_sizes():
+    rows = table_rows("coral_loss.py")
+    sizes = [row[0] for row in rows if row[0].isdigit()]
+    assert sizes == ["64", "128"] * 2
+    assert all(number(cell) > 0 for row in rows if row[0].isdigit() for cell in row[1:4])
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("batchgenerators") is None,
+    reason="batchgenerators is not installed: pip install '.[benchmark]'",
+)
+def test_pretrain_throughput_measures_both_pipelines_and_every_part(phantom):
+    rows = table_rows("pretrain_throughput.py", "--dataset_dir", str(phantom))
+    rates = {(row[0], row[1]): row for row in rows if row[0] in ("bundle", "plain loop")}
+    assert {("bundle", "float32"), ("plain loop", "float32")} <= set(rates)
+    assert all(number(row[2]) > 0 and number(row[3]) > 0 for row in rates.values())
+    assert number(rates["plain loop", "float32"][3]) == 1
+    parts = {row[0]: number(row[-1]) for row in rows if row[0] not in ("bundle", "plain loop") and row[1] != "bfloat16"}
+    parts = {name: ms for name, ms in parts.items() if name != "pipeline"}
+    assert {"slices", "augmentation", "network, forward", "network, backward", "loss, forward"} < set(parts)
+    total = parts.pop("sum")
+    assert total == pytest.approx(sum(parts.values()), abs=0.05 * (len(parts) + 1))
