@@ -73,16 +73,19 @@ class SpatialAugment:
         Returns:
             The augmented images, and the labels when there are any: (images, labels).
         """
-        n, _, height, width = images.shape
-        grid = self.grid(n * world, height, width, generator)[rank * n : (rank + 1) * n].to(images.device)
+        n = len(images)
+        mine = slice(rank * n, (rank + 1) * n)
+        drawn = self.draw(n * world, *images.shape[2:], generator)
+        drawn = {name: value[mine].to(images.device, non_blocking=True) for name, value in drawn.items()}
+        grid = self.grid(*images.shape[2:], **drawn)
         images = F.grid_sample(images, grid.to(images.dtype), padding_mode="zeros", align_corners=False)
         if labels is None:
             return images
         warped = F.grid_sample(labels.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
         return images, warped.to(labels.dtype)
 
-    def grid(self, n: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """Draw sampling grids.
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw the random numbers of n augmentations; they are few, so they are drawn on the CPU.
 
         Args:
             n: how many.
@@ -91,7 +94,8 @@ class SpatialAugment:
             generator: of random numbers, on the CPU.
 
         Returns:
-            (n, height, width, 2) positions (x, y) in [-1, 1], as ``torch.nn.functional.grid_sample`` takes them.
+            "matrix" (n, 2, 2), from output to input pixels about the centre; and for elastic deformation "sigma" (n,)
+            in pixels and "noise" (n, 2, k, l) in pixels, see :func:`smooth_field`.
         """
 
         def uniform(low: float, high: float) -> Tensor:
@@ -104,36 +108,70 @@ class SpatialAugment:
         zoom = 1 / sometimes(uniform(*self.scale), 1.0)
         flip = 1 - 2 * (torch.rand(n, 2, generator=generator) < self.mirror).float()
         cos, sin = angle.cos() * zoom, angle.sin() * zoom
-        # in pixels from the centre, so that non-square slices rotate without shear
-        y = torch.arange(height) - (height - 1) / 2
-        x = torch.arange(width) - (width - 1) / 2
-        matrix = torch.stack([cos, -sin, sin, cos], -1).view(n, 2, 2) * flip[:, None]
-        points = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(1, -1, 2) @ matrix.mT
-        points = points.view(n, height, width, 2)
+        drawn = {"matrix": torch.stack([cos, -sin, sin, cos], -1).view(n, 2, 2) * flip[:, None]}
         if self.elastic[1] > 0:
             size = sometimes(uniform(*self.elastic), 0.0) / self.spacing
-            sigma = uniform(*self.elastic_sigma) / self.spacing
-            points = points + size.view(n, 1, 1, 1) * self._smooth_noise(sigma, height, width, generator)
-        return points * torch.tensor([2 / width, 2 / height])
+            drawn["sigma"] = uniform(*self.elastic_sigma) / self.spacing
+            # as many knots as the smallest sigma needs, whatever was drawn, so that every process draws alike
+            knots = [_knots(length, self.elastic_sigma[0] / self.spacing) for length in (height, width)]
+            drawn["noise"] = size.view(n, 1, 1, 1) * torch.randn(n, 2, *knots, generator=generator)
+        return drawn
 
     @staticmethod
-    def _smooth_noise(sigma: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """(n, height, width, 2) Gaussian random fields of unit variance.
+    def grid(
+        height: int, width: int, matrix: Tensor, sigma: Tensor | None = None, noise: Tensor | None = None
+    ) -> Tensor:
+        """Sampling grids from what :meth:`draw` returns, on its device.
 
-        White noise on the knots of a cubic B-spline, whose kernel is a Gaussian of standard deviation
-        (knot distance) / sqrt(3) to within a few per cent: exact smoothing at full resolution costs far more.
+        Args:
+            height: of the slices in pixels.
+            width: of the slices in pixels.
+            matrix: (n, 2, 2).
+            sigma: (n,) in pixels, or None without elastic deformation.
+            noise: (n, 2, k, l) in pixels, or None.
+
+        Returns:
+            (n, height, width, 2) positions (x, y) in [-1, 1], as ``torch.nn.functional.grid_sample`` takes them.
         """
-        n = len(sigma)
-        knot = sigma * math.sqrt(3)
-        rows, columns = (_spline_basis(size, knot) for size in (height, width))
-        noise = torch.randn(n, 2, rows.shape[-1], columns.shape[-1], generator=generator)
-        return torch.einsum("nhk,nckl,nwl->nhwc", rows, noise, columns)
+        # in pixels from the centre, so that non-square slices rotate without shear
+        y = torch.arange(height, device=matrix.device) - (height - 1) / 2
+        x = torch.arange(width, device=matrix.device) - (width - 1) / 2
+        points = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(1, -1, 2) @ matrix.mT
+        points = points.view(-1, height, width, 2)
+        if noise is not None:
+            points = points + smooth_field(sigma, noise, height, width)
+        return points * points.new_tensor([2 / width, 2 / height])
 
 
-def _spline_basis(size: int, knot: Tensor) -> Tensor:
-    """(n, size, k) cubic B-splines at the pixels, of unit energy at each; one knot distance in pixels a sample."""
-    count = int(size / float(knot.min())) + 4
-    distance = (torch.arange(size) / knot[:, None])[..., None] - torch.arange(-1, count - 1)
+def smooth_field(sigma: Tensor, noise: Tensor, height: int, width: int) -> Tensor:
+    """Smooth white noise on coarse knots into random fields of the same standard deviation.
+
+    The cubic B-spline of the knots is a Gaussian of standard deviation (knot distance) / sqrt(3) to within a few per
+    cent: exact smoothing at full resolution costs far more.
+
+    Args:
+        sigma: (n,) standard deviation of the Gaussian in pixels.
+        noise: (n, c, k, l) on the knots, enough of them for the smallest sigma.
+        height: of the field in pixels.
+        width: of the field in pixels.
+
+    Returns:
+        (n, height, width, c).
+    """
+    rows, columns = (
+        _spline_basis(length, sigma, count) for length, count in zip((height, width), noise.shape[2:], strict=True)
+    )
+    return torch.einsum("nhk,nckl,nwl->nhwc", rows, noise, columns)
+
+
+def _knots(length: int, sigma: float) -> int:
+    return int(length / (sigma * math.sqrt(3))) + 4
+
+
+def _spline_basis(length: int, sigma: Tensor, count: int) -> Tensor:
+    """(n, length, count) cubic B-splines at the pixels, of unit energy at each pixel."""
+    pixels = torch.arange(length, device=sigma.device) / (sigma * math.sqrt(3))[:, None]
+    distance = pixels[..., None] - torch.arange(-1, count - 1, device=sigma.device)
     t = distance.abs()
     basis = torch.where(t < 1, (4 - 6 * t**2 + 3 * t**3) / 6, (2 - t).clamp_min(0) ** 3 / 6)
     return basis / basis.square().sum(-1, keepdim=True).sqrt()
