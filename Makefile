@@ -28,7 +28,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(RUN) benchmarks/coral_loss.py
-	$(RUN) -m pip install -q '.[benchmark]'
+	$(RUN) -m pip install -q -e '.[benchmark]'
 	$(RUN) benchmarks/pretrain_throughput.py
 
 $(READY):

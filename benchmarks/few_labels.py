@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--slice_size", type=int, default=96, help="pixels a side")
     arguments = parser.parse_args()
     output = Path(arguments.output_dir)
+    check_same_settings(arguments, output)
     # seeds outermost: a stop leaves whole columns of methods that can be compared
     for method in arguments.methods:
         pretrain(method, arguments, output)
@@ -48,6 +51,17 @@ def main() -> None:
             for method in arguments.methods:
                 finetune(method, cases, seed, arguments, output)
             table(arguments, output)
+
+
+def check_same_settings(arguments: argparse.Namespace, output: Path) -> None:
+    """Rows that are there already must have been made with the settings of this call."""
+    names = ("pretraining_epochs", "iterations", "learning_rate", "spacing", "slice_size")
+    settings = {name: getattr(arguments, name) for name in names}
+    file = output / "settings.json"
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != settings:
+        raise SystemExit(f"{file} has other settings than {settings}; give another --output_dir.")
+    output.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings), encoding="utf-8")
 
 
 def pretrain(method: str, arguments: argparse.Namespace, output: Path) -> None:
@@ -88,8 +102,8 @@ def bundle(run_id: str, files: list[str], dataset_dir: str, ckpt_dir: Path, outp
     output_dir.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     print(f"{run_id} {output_dir}", end=" ", flush=True)
-    with (output_dir / f"{run_id}.log").open("w", encoding="utf-8") as log:
-        log.write(" ".join(["python", *command[1:]]) + "\n")
+    with (output_dir / f"{run_id}.log").open("a", encoding="utf-8") as log:
+        log.write(shlex.join(["python", *command[1:]]) + "\n")
         log.flush()
         subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True)
     print(f"{time.monotonic() - began:.0f} s", flush=True)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pre-training throughput: the bundle's pipeline against a plain loop with batchgenerators in DataLoader workers.
 
-    pip install '.[benchmark]'
+    pip install -e '.[benchmark]'
     python benchmarks/pretrain_throughput.py [--quick] [--dataset_dir <official ACDC training folder>]
 
 The bundle's side is the trainer of ``bundles/coral_acdc/configs/pretrain.json`` with the handlers that act in every
@@ -44,7 +44,9 @@ try:
     from batchgenerators.transforms.abstract_transforms import Compose, RndTransform
     from batchgenerators.transforms.spatial_transforms import MirrorTransform, SpatialTransform
 except ModuleNotFoundError as error:
-    raise SystemExit(f"{error.name} is missing: pip install '.[benchmark]' installs what is compared with.") from error
+    raise SystemExit(
+        f"{error.name} is missing: pip install -e '.[benchmark]' installs what is compared with."
+    ) from error
 
 PRETRAIN = Path(__file__).resolve().parents[1] / "bundles" / "coral_acdc" / "configs" / "pretrain.json"
 WARM_UP = 3

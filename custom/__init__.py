@@ -15,9 +15,9 @@ __version__ = "0.1.0"
 def bundle_root(name: str) -> str:
     """Find the folder of a bundle, wherever the command runs from.
 
-    A config cannot name its own place without an absolute path, so the folder is looked for where a bundle can be:
-    around this package (a checkout, or an unpacked archive that holds a copy), on ``sys.path`` (``monai.bundle run``
-    puts the bundle there) and in the working folder.
+    A config cannot name its own place without an absolute path, so the folder is looked for where it can be: on
+    ``sys.path``, where ``monai.bundle run`` puts the bundle that it runs; then around this package (a checkout, or an
+    unpacked archive that holds a copy) and the working folder.
 
     Args:
         name: the ``name`` in the bundle's ``configs/metadata.json``.
@@ -29,8 +29,12 @@ def bundle_root(name: str) -> str:
         FileNotFoundError: when no folder with that bundle is found; pass ``--bundle_root`` then.
     """
     package = Path(__file__).parent  # not resolved: through the bundle's own link, its parent is the bundle
-    places = [package.parent, *(Path(p or ".") for p in sys.path), Path.cwd()]
-    candidates = [folder for place in places for folder in (place, *sorted(place.glob("bundles/*")))]
+    around = (package.parent, Path.cwd())
+    candidates = [
+        *(Path(p or ".") for p in sys.path),
+        *around,
+        *(f for a in around for f in sorted(a.glob("bundles/*"))),
+    ]
     for folder in candidates:
         metadata = folder / "configs" / "metadata.json"
         if metadata.is_file() and json.loads(metadata.read_text(encoding="utf-8")).get("name") == name:

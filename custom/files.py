@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    # the host's name: several machines may share the folder
+    temporary = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)

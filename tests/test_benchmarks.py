@@ -42,7 +42,7 @@ def test_coral_loss_compares_all_forms_at_the_small_sizes():
 
 @pytest.mark.skipif(
     importlib.util.find_spec("batchgenerators") is None,
-    reason="batchgenerators is not installed: pip install '.[benchmark]'",
+    reason="batchgenerators is not installed: pip install -e '.[benchmark]'",
 )
 def test_pretrain_throughput_measures_both_pipelines_and_every_part(phantom):
     rows = table_rows("pretrain_throughput.py", "--dataset_dir", str(phantom))

@@ -22,12 +22,31 @@ import pytest
 import torch
 from commands import CONFIGS, ROOT, SMALL, command, run, start
 from monai.bundle import ConfigParser, ConfigWorkflow
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import custom
 
 PRETRAINING = {**SMALL, "max_epochs": 2, "warmup_epochs": 1, "batch_size": 16}
 TRAINING = {**SMALL, "max_epochs": 4, "val_interval": 2, "batch_size": 8, "labeled_cases": 2}
 SEGMENTING = {key: value for key, value in SMALL.items() if key != "mixed_precision"}
+
+
+WORKFLOWS = {
+    "pretraining": ["pretrain.json"],
+    "training": ["train.json"],
+    "evaluating": ["train.json", "evaluate.json"],
+    "inference": ["inference.json"],
+}
+OVERLAYS = {
+    "multi_gpu_pretrain.json": "pretraining",
+    "multi_gpu_train.json": "training",
+    **{f"variants/{v}.json": "pretraining" for v in ("simclr", "gcl", "pcl", "ral_only", "oal_only", "paper_pretrain")},
+    **{f"variants/{v}.json": "training" for v in ("no_pretraining", "paper_train")},
+    "variants/paper_inference.json": "inference",
+}
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
 
 
 def folders(path: Path) -> dict[str, str]:
@@ -124,10 +143,10 @@ def test_training_without_pretraining(trained, phantom, tmp_path):
     assert "tensors of the encoder" not in printed
 
 
-@pytest.mark.parametrize("place", ["repository", "bundle", "root with bundle_root"])
+@pytest.mark.parametrize("place", ["repository", "bundle", "root", "root with bundle_root"])
 def test_commands_work_from_any_folder(place, trained, phantom):
     bundle = ROOT / "bundles" / "coral_acdc"
-    where = {"repository": ROOT, "bundle": bundle, "root with bundle_root": Path("/")}[place]
+    where = {"repository": ROOT, "bundle": bundle}.get(place, Path("/"))
     extra = {"bundle_root": bundle} if "bundle_root" in place else {}
     settings = {**SEGMENTING, "output_dir": trained / place, "ckpt_dir": trained / "models", **extra}
     done = start("inference", ["inference.json"], cwd=where, dataset_dir=phantom, **settings)
@@ -194,6 +213,33 @@ def test_faults_in_the_data_stop_a_run_before_it_starts(phantom, tmp_path):
     assert "Fine-tuning" not in done.stdout
 
 
+def test_patients_in_two_splits_stop_every_workflow(trained, phantom, tmp_path):
+    lists = tmp_path / "splits"
+    lists.mkdir()
+    for file in (phantom / "splits").iterdir():
+        (lists / file.name).write_text(file.read_text())
+    shared = (lists / "train.txt").read_text().split()[-1]
+    (lists / "test.txt").write_text((lists / "test.txt").read_text() + f"{shared}\n")
+    for run_id, files in WORKFLOWS.items():
+        settings = SEGMENTING if run_id == "inference" else SMALL
+        with failing("pretraining and test share", shared):
+            run(run_id, files, dataset_dir=phantom, split_dir=lists, **settings, **folders(tmp_path))
+
+
+def test_other_preprocessing_than_the_network_was_trained_with(trained, phantom):
+    with failing("was trained with spacing 5.0, this run has 4.0", "--spacing"):
+        run("inference", ["inference.json"], dataset_dir=phantom, **(SEGMENTING | {"spacing": 4.0}), **folders(trained))
+
+
+def test_the_last_epoch_is_validated_whatever_the_interval(phantom, tmp_path):
+    settings = TRAINING | {"max_epochs": 3, "val_interval": 2}
+    run("training", ["train.json"], dataset_dir=phantom, **settings, **folders(tmp_path))
+    resume = torch.load(tmp_path / "models" / "training_resume.pt", weights_only=True)
+    assert resume["epoch"] == 3 and (tmp_path / "models" / "model.pt").is_file()
+    curves = EventAccumulator(str(tmp_path / "tensorboard_training")).Reload().Scalars("val_mean_dice")
+    assert [point.step for point in curves] == [2, 3]
+
+
 def test_checkpoint_of_another_network(trained, phantom):
     settings = {**SEGMENTING, "features": [4, 8, 8, 8, 32, 4], **folders(trained)}
     with failing("belongs to another network", "features"):
@@ -237,7 +283,6 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(run_id, files, settings, kept
     expected, found = (torch.load(f / "models" / kept, weights_only=True) for f in (whole, broken))
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-5)
-    assert not [f for f in (broken / "models").iterdir() if f.suffix != ".pt"]
 
 
 def test_resuming_a_finished_run_changes_nothing(trained, phantom):
@@ -249,36 +294,39 @@ def test_resuming_a_finished_run_changes_nothing(trained, phantom):
 
 def test_resuming_another_run_is_refused(trained, phantom):
     settings = TRAINING | {"max_epochs": 9}
-    with failing("of a run of 4 epochs, max_epochs is 9"):
+    with failing("is of a run with max_epochs 4, now it is 9"):
         run("training", ["train.json"], dataset_dir=phantom, resume="true", **settings, **folders(trained))
 
 
 # Several processes ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("run_id", "files", "overlay", "settings", "kept"),
-    [
-        (
-            "pretraining",
-            ["pretrain.json"],
-            "multi_gpu_pretrain.json",
-            PRETRAINING | {"learning_rate": 0.01},
-            "encoder.pt",
-        ),
-        ("training", ["train.json"], "multi_gpu_train.json", TRAINING | {"learning_rate": 1e-4}, "model.pt"),
-    ],
-)
-def test_two_processes_train_as_one(run_id, files, overlay, settings, kept, phantom, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    run(run_id, files, dataset_dir=phantom, **settings, **folders(one))
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
-    done = start(run_id, [*files, overlay], launcher=launcher, dataset_dir=phantom, **settings, **folders(two))
+def losses(folder: Path) -> list[float]:
+    return [point.value for point in EventAccumulator(str(folder)).Reload().Scalars("loss")]
+
+
+def test_torchrun_pretrains_with_the_loss_of_one_process(phantom, tmp_path):
+    """That the gradients agree, too, is tested in float64 in tests/engines; here rounding must not be amplified."""
+    settings = PRETRAINING | {"learning_rate": 1e-7}
+    run("pretraining", ["pretrain.json"], dataset_dir=phantom, **settings, **folders(tmp_path / "one"))
+    files = ["pretrain.json", "multi_gpu_pretrain.json"]
+    done = start("pretraining", files, launcher=TORCHRUN, dataset_dir=phantom, **settings, **folders(tmp_path / "two"))
     assert done.returncode == 0, done.stdout[-4000:]
-    expected, found = (torch.load(f / "models" / kept, weights_only=True) for f in (one, two))
-    assert set(expected) == set(found)
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=2e-3)
+    one, two = (losses(tmp_path / k / "tensorboard_pretraining") for k in ("one", "two"))
+    assert len(one) >= 2 and one == pytest.approx(two, abs=1e-5)
+    assert (tmp_path / "two" / "embedding.csv").is_file()
+
+
+def test_torchrun_trains_as_one_process(phantom, tmp_path):
+    settings = TRAINING | {"learning_rate": 1e-4}
+    run("training", ["train.json"], dataset_dir=phantom, **settings, **folders(tmp_path / "one"))
+    files = ["train.json", "multi_gpu_train.json"]
+    done = start("training", files, launcher=TORCHRUN, dataset_dir=phantom, **settings, **folders(tmp_path / "two"))
+    assert done.returncode == 0, done.stdout[-4000:]
+    one, two = (torch.load(tmp_path / k / "models" / "model.pt", weights_only=True) for k in ("one", "two"))
+    assert set(one) == set(two)
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-3, rtol=2e-3)
 
 
 def test_a_multi_gpu_config_without_torchrun(phantom, tmp_path, monkeypatch):
@@ -291,19 +339,6 @@ def test_a_multi_gpu_config_without_torchrun(phantom, tmp_path, monkeypatch):
 # Configs ----------------------------------------------------------------------------------------------------------
 
 
-WORKFLOWS = {
-    "pretraining": ["pretrain.json"],
-    "training": ["train.json"],
-    "evaluating": ["train.json", "evaluate.json"],
-    "inference": ["inference.json"],
-}
-OVERLAYS = {
-    "multi_gpu_pretrain.json": "pretraining",
-    "multi_gpu_train.json": "training",
-    **{f"variants/{v}.json": "pretraining" for v in ("simclr", "gcl", "pcl", "ral_only", "oal_only", "paper_pretrain")},
-    **{f"variants/{v}.json": "training" for v in ("no_pretraining", "paper_train")},
-    "variants/paper_inference.json": "inference",
-}
 ENTRY_POINTS = {"imports", "run", *WORKFLOWS}
 # read by programs around the bundle, by name: see monai.bundle.properties
 PROPERTIES = {"dataset_dir", "output_dir"}

@@ -3,9 +3,8 @@
 """Cases in, slices out."""
 
 from custom.data.augment import SpatialAugment, iteration_generator
-from custom.data.checks import DataError, check_datalist
+from custom.data.checks import DataError, case_id, check_datalist
 from custom.data.datalist import (
-    case_id,
     cases_to_segment,
     class_names,
     held_out,
@@ -15,9 +14,10 @@ from custom.data.datalist import (
 )
 from custom.data.geometry import OrientSlices, OrientSlicesd, slice_axis, slice_positions
 from custom.data.phantom import abdominal_folder, cardiac_folder
-from custom.data.slices import SliceDataset, StackSlicesd
+from custom.data.slices import CentreSlicesd, SliceDataset, StackSlicesd
 
 __all__ = [
+    "CentreSlicesd",
     "DataError",
     "OrientSlices",
     "OrientSlicesd",

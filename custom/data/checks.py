@@ -46,6 +46,11 @@ class DataError(ValueError):
 # Whole data set --------------------------------------------------------------------------------------------------
 
 
+def case_id(entry: dict[str, Any]) -> str:
+    """Name of a case: its "case", or the image's file name without .nii or .nii.gz."""
+    return str(entry.get("case") or Path(str(entry["image"])).name.removesuffix(".gz").removesuffix(".nii"))
+
+
 def check_folder(path: str | os.PathLike, key: str = "dataset_dir") -> None:
     """Check that a folder is there and holds something.
 
@@ -172,9 +177,7 @@ def _repeated(names: Iterable[str]) -> list[str]:
 
 
 def _name(entry: dict[str, Any]) -> str:
-    from custom.data.datalist import case_id  # it imports this module
-
-    return str(case_id(entry)) if entry.get("image") else str(entry.get("case", "a case without a name"))
+    return case_id(entry) if entry.get("image") else str(entry.get("case", "a case without a name"))
 
 
 # One case --------------------------------------------------------------------------------------------------------

@@ -14,21 +14,16 @@ is "ED" or "ES" in cardiac data. Sections are lists of cases:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from custom.data.checks import DataError, check_folder, check_labelled_count
+from custom.data.checks import DataError, case_id, check_folder, check_labelled_count, check_unique
 
-__all__ = ["case_id", "cases_to_segment", "class_names", "held_out", "images_in", "load_sections", "split_folder"]
+__all__ = ["cases_to_segment", "class_names", "held_out", "images_in", "load_sections", "split_folder"]
 
 Case = dict[str, Any]
-SECTIONS = ("training", "pretraining", "validation", "test")
-
-
-def case_id(entry: Case) -> str:
-    """Name of a case: its "case", or the image's file name without .nii or .nii.gz."""
-    return entry.get("case") or Path(str(entry["image"])).name.removesuffix(".gz").removesuffix(".nii")
 
 
 def split_folder(dataset_dir: str, default: str) -> str:
@@ -38,7 +33,7 @@ def split_folder(dataset_dir: str, default: str) -> str:
 
 
 def load_sections(
-    dataset_dir: str, split_dir: str, labeled_cases: int | Sequence[str], datalist: str | None = None
+    dataset_dir: str, split_dir: str, labeled_cases: int | Sequence[str] | None, datalist: str | None = None
 ) -> dict[str, list[Case]]:
     """List the cases of every section.
 
@@ -46,53 +41,75 @@ def load_sections(
         dataset_dir: the official ACDC training folder, with one folder a patient.
         split_dir: folder with ``train.txt``, ``val.txt``, ``test.txt``, a patient a line; the labelled patients are
             those of ``labeled_<n>.txt`` where that file is there, else the first n of ``train.txt``.
-        labeled_cases: how many patients of the training list have labels, or their names.
+        labeled_cases: how many patients of the training list have labels, or their names; None for all.
         datalist: a JSON data list instead of an ACDC folder: "training" (image and label), "unlabeled" (images),
             "validation", "test"; relative paths are relative to the file.
 
     Returns:
-        Section name to cases, in the order of the lists. A patient of a list whose folder is absent is left out of
-        validation and test, never of training.
+        Section name to cases, in the order of the lists. Validation or test is empty, and a line says so, where the
+        folder holds none of its patients.
 
     Raises:
-        DataError: a folder or file is missing, or there are fewer labelled cases than asked for.
+        DataError: a folder or file is missing, there are fewer labelled cases than asked for, a case is listed twice
+            or on both sides of a split.
     """
     if datalist:
-        return _from_json(Path(datalist), labeled_cases)
-    check_folder(dataset_dir, key="dataset_dir")
-    root, splits = Path(dataset_dir), Path(split_dir)
+        training, held_out_cases, images = _from_json(Path(datalist))
+    else:
+        training, held_out_cases, images = _from_acdc(Path(dataset_dir), Path(split_dir), labeled_cases)
+    patients = list(dict.fromkeys(case["patient"] for case in training))
+    if labeled_cases is None:
+        labelled = set(patients)
+    elif isinstance(labeled_cases, int):
+        check_labelled_count(len(patients), labeled_cases)
+        labelled = set(patients[:labeled_cases])
+    else:
+        labelled = {str(p) for p in labeled_cases}
+        if unknown := sorted(labelled - set(patients)):
+            raise DataError(f"labeled_cases: {unknown} are not in the training list of {datalist or split_dir}.")
+    sections = {
+        "training": [case for case in training if case["patient"] in labelled],
+        "pretraining": images,
+        **held_out_cases,
+    }
+    if problems := check_unique(sections):
+        raise DataError("\n  - ".join(["The lists of cases have problems:", *problems]))
+    return sections
+
+
+def _from_acdc(root: Path, splits: Path, labeled_cases: int | Sequence[str] | None) -> tuple:
+    """Training cases, the labelled patients first; validation and test; images of pre-training."""
+    check_folder(root, key="dataset_dir")
     train = _read_ids(splits / "train.txt")
-    present = [p for p in train if (root / p).is_dir()]
-    if not present:
+    missing = [p for p in train if not (root / p).is_dir()]
+    if len(missing) == len(train):
         raise DataError(
             f"dataset_dir: {root} holds none of the {len(train)} patients of {splits / 'train.txt'} ({train[0]}, ...); "
             "give the folder that holds the patientNNN folders, or --split_dir with lists of your own."
         )
-    if len(present) < len(train):
-        missing = [p for p in train if p not in present]
-        names = ", ".join(missing[:5])
+    _check_complete(root, splits / "train.txt", missing, len(train))
+    own = splits / f"labeled_{labeled_cases}.txt"
+    first = _read_ids(own) if own.is_file() else []
+    held_out_cases = {}
+    for section, file in _HELD_OUT.items():
+        ids = _read_ids(splits / file, optional=True)
+        missing = [p for p in ids if not (root / p).is_dir()]
+        if ids and len(missing) == len(ids):
+            print(f"{section}: none of the {len(ids)} patients of {splits / file} is in {root}: left out.", flush=True)
+            ids = []
+        else:
+            _check_complete(root, splits / file, missing, len(ids))
+        held_out_cases[section] = [case for p in ids for case in _acdc_frames(root / p)]
+    training = [case for p in dict.fromkeys([*first, *train]) for case in _acdc_frames(root / p)]
+    return training, held_out_cases, [case for p in train for case in _acdc_images(root / p)]
+
+
+def _check_complete(root: Path, file: Path, missing: list[str], count: int) -> None:
+    if missing:
         raise DataError(
-            f"dataset_dir: {root} lacks {len(missing)} of the {len(train)} training patients ({names}); "
+            f"dataset_dir: {root} lacks {len(missing)} of the {count} patients of {file} ({', '.join(missing[:5])}); "
             "complete the folder, or give --split_dir with lists of the patients that are there."
         )
-    if isinstance(labeled_cases, int):
-        own = splits / f"labeled_{labeled_cases}.txt"
-        check_labelled_count(len(train), labeled_cases)
-        labelled = _read_ids(own) if own.is_file() else train[:labeled_cases]
-    else:
-        labelled = [str(p) for p in labeled_cases]
-        unknown = sorted(set(labelled) - set(train))
-        if unknown:
-            raise DataError(f"labeled_cases: {unknown} are not in {splits / 'train.txt'}; name training patients.")
-    optional = {name: _read_ids(splits / file, optional=True) for name, file in _HELD_OUT.items()}
-    return {
-        "training": [case for p in labelled for case in _acdc_frames(root / p, label=True)],
-        "pretraining": [case for p in train for case in _acdc_cine(root / p)],
-        **{
-            name: [case for p in ids if (root / p).is_dir() for case in _acdc_frames(root / p, label=True)]
-            for name, ids in optional.items()
-        },
-    }
 
 
 _HELD_OUT = {"validation": "val.txt", "test": "test.txt"}
@@ -106,7 +123,7 @@ def _read_ids(file: Path, optional: bool = False) -> list[str]:
     return file.read_text(encoding="utf-8").split()
 
 
-def _acdc_frames(folder: Path, label: bool) -> list[Case]:
+def _acdc_frames(folder: Path) -> list[Case]:
     """End-diastole and end-systole of one patient."""
     info = folder / "Info.cfg"
     if not info.is_file():
@@ -118,49 +135,44 @@ def _acdc_frames(folder: Path, label: bool) -> list[Case]:
         if not phases.get(phase, "").isdigit():
             raise DataError(f"{info} has no line '{phase}: <frame number>'; download the patient again.")
         name = f"{folder.name}_frame{int(phases[phase]):02d}"
-        case = {"image": str(folder / f"{name}.nii.gz"), "case": name, "patient": folder.name, "phase": phase}
-        cases.append({**case, "label": str(folder / f"{name}_gt.nii.gz")} if label else case)
+        image, label = folder / f"{name}.nii.gz", folder / f"{name}_gt.nii.gz"
+        cases.append({"image": str(image), "label": str(label), "case": name, "patient": folder.name, "phase": phase})
     return cases
 
 
-def _acdc_cine(folder: Path) -> list[Case]:
+def _acdc_images(folder: Path) -> list[Case]:
     """Every frame of one patient: the 4-D cine file, which holds ED and ES too, or else those two."""
     cine = folder / f"{folder.name}_4d.nii.gz"
     if cine.is_file():
         return [{"image": str(cine), "case": f"{folder.name}_4d", "patient": folder.name}]
-    return _acdc_frames(folder, label=False)
+    return _unlabelled(_acdc_frames(folder))
 
 
-def _from_json(file: Path, labeled_cases: int | Sequence[str]) -> dict[str, list[Case]]:
+def _unlabelled(cases: list[Case]) -> list[Case]:
+    return [{k: v for k, v in case.items() if k != "label"} for case in cases]
+
+
+def _from_json(file: Path) -> tuple:
+    """Training cases; validation and test; images of pre-training."""
     content = _read_json(file)
     sections: dict[str, list[Case]] = {}
     for section in ("training", "unlabeled", "validation", "test"):
-        entries = [{"image": e} if isinstance(e, str) else dict(e) for e in content.get(section, [])]
+        entries = [{"image": e} if isinstance(e, str) else e for e in content.get(section, [])]
         for number, entry in enumerate(entries):
+            if not isinstance(entry, dict) or not all(isinstance(entry.get(k, ""), str) for k in ("image", "label")):
+                raise DataError(f"{file}: {section}[{number}] is {entry}; image and label are one file name each.")
             if "image" not in entry:
                 raise DataError(f'{file}: {section}[{number}] has no \'image\'; write {{"image": ..., "label": ...}}.')
-            for key in {"image", "label"} & set(entry):
-                entry[key] = str((file.parent / entry[key]).resolve())
-            entry.setdefault("case", case_id(entry))
-            entry.setdefault("patient", entry["case"])
-        sections[section] = entries
-    training, unlabelled = sections["training"], sections.pop("unlabeled")
-    if isinstance(labeled_cases, int):
-        patients = list(dict.fromkeys(entry["patient"] for entry in training))
-        check_labelled_count(len(patients), labeled_cases)
-        chosen = set(patients[:labeled_cases])
-    else:
-        chosen = {str(p) for p in labeled_cases}
-        unknown = sorted(chosen - {entry["patient"] for entry in training})
-        if unknown:
-            raise DataError(f"labeled_cases: {unknown} are not in 'training' of {file}; name cases that are.")
-    images = [{k: v for k, v in entry.items() if k != "label"} for entry in training + unlabelled]
-    return {
-        "training": [entry for entry in training if entry["patient"] in chosen],
-        "pretraining": images,
-        "validation": sections["validation"],
-        "test": sections["test"],
-    }
+        entries = [
+            {**entry, **{k: os.path.abspath(file.parent / entry[k]) for k in ("image", "label") if k in entry}}
+            for entry in entries
+        ]
+        sections[section] = [
+            {**entry, "case": case_id(entry), "patient": str(entry.get("patient") or case_id(entry))}
+            for entry in entries
+        ]
+    images = _unlabelled(sections["training"] + sections["unlabeled"])
+    return sections["training"], {name: sections[name] for name in _HELD_OUT}, images
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -216,11 +228,22 @@ def cases_to_segment(dataset_dir: str, split_dir: str, datalist: str | None, ima
     """Images for inference: ``images`` where given (see :func:`images_in`), else the held-out cases of the data.
 
     Labels are left away.
+
+    Raises:
+        DataError: when there are none, or two would be written to one file.
     """
     if images:
-        return images_in(images)
-    sections = load_sections(dataset_dir, split_dir, 1, datalist)
-    return [{k: v for k, v in case.items() if k != "label"} for case in sections[held_out(sections)]]
+        cases = images_in(images)
+    else:
+        sections = load_sections(dataset_dir, split_dir, None, datalist)
+        cases = _unlabelled(sections[held_out(sections)])
+    names = [Path(case["image"]).name for case in cases]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(
+            f"images: {len(twice)} file names occur in several folders ({', '.join(twice[:3])}), and their "
+            "segmentations would overwrite each other; segment one folder at a time, each with its own --output_dir."
+        )
+    return cases
 
 
 def images_in(pattern: str) -> list[Case]:

@@ -12,6 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Orientation
+from monai.transforms.spatial.functional import orientation
 
 __all__ = ["OrientSlices", "OrientSlicesd", "slice_axis", "slice_positions"]
 
@@ -55,6 +56,10 @@ class OrientSlices(Orientation):
     def __init__(self, direction: Sequence[float] = HEAD) -> None:
         super().__init__(axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S")))
         self.direction = tuple(float(d) for d in direction)
+        if len(self.direction) != 3 or not np.linalg.norm(self.direction) > 0:
+            raise ValueError(
+                f"slice_direction: {direction} is no direction; give three numbers in RAS, such as [0, 0, 1]."
+            )
 
     def codes(self, affine: np.ndarray, shape: Sequence[int]) -> str:
         """Axis codes of the oriented volume.
@@ -81,9 +86,16 @@ class OrientSlices(Orientation):
         return "".join(c for c in "RAS" if c not in (last, opposite[last])) + last
 
     def __call__(self, data_array: torch.Tensor, lazy: bool | None = None) -> torch.Tensor:
-        affine = data_array.affine if isinstance(data_array, MetaTensor) else torch.eye(4)
-        self.axcodes = self.codes(affine.numpy(), data_array.shape[1:])
-        return super().__call__(data_array, lazy=lazy)
+        affine = (data_array.affine if isinstance(data_array, MetaTensor) else torch.eye(4)).numpy()
+        try:
+            codes = self.codes(affine, data_array.shape[1:])
+        except ValueError as error:
+            raise ValueError(
+                f"{getattr(data_array, 'meta', {}).get('filename_or_obj', 'a volume')}: {error}"
+            ) from error
+        # nothing is kept on self: volumes are read in several threads
+        change = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(codes))
+        return orientation(data_array, affine, change, lazy=False, transform_info=self.get_transform_info())
 
 
 class OrientSlicesd(MapTransform, InvertibleTransform):

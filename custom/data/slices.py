@@ -6,21 +6,57 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+import numpy as np
 import torch
+from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Randomizable, Transform
+from monai.transforms import ResizeWithPadOrCropd, Transform
 from torch import Tensor
 from tqdm import tqdm
 
-from custom.data.datalist import Case, case_id
+from custom.data.checks import DataError, case_id
+from custom.data.datalist import Case
 from custom.data.geometry import slice_positions
 from custom.files import save_atomically
 
-__all__ = ["SliceDataset", "StackSlicesd"]
+__all__ = ["CentreSlicesd", "SliceDataset", "StackSlicesd"]
+
+
+class CentreSlicesd(ResizeWithPadOrCropd):
+    """MONAI's ``ResizeWithPadOrCropd`` in the plane of the slices, which does not lose foreground unnoticed.
+
+    Args:
+        keys: "image", and "label" where there is one, (C, H, W, S).
+        slice_size: (height, width) in pixels.
+
+    Raises:
+        DataError: on a volume all of whose foreground lies outside; a part of it gets a line.
+    """
+
+    def __init__(self, keys: KeysCollection, slice_size: Sequence[int]) -> None:
+        super().__init__(keys, spatial_size=[*slice_size, -1])
+        self.slice_size = list(slice_size)
+
+    def __call__(self, data: Mapping[Hashable, Tensor], lazy: bool | None = None) -> dict[Hashable, Tensor]:
+        cut = super().__call__(data, lazy)
+        if "label" in self.keys:
+            before, after = (int((d["label"] > 0).sum()) for d in (data, cut))
+            lost = 1 - after / max(before, 1)
+            message = (
+                f"slice_size: {case_id(data)} has {lost:.0%} of its foreground outside the central "
+                f"{self.slice_size} pixels; raise slice_size or spacing."
+            )
+            if before and not after:
+                raise DataError(message)
+            if lost > 0.01:
+                print(message, flush=True)
+        return cut
 
 
 class StackSlicesd(Transform):
@@ -116,7 +152,7 @@ class SliceDataset(torch.utils.data.Dataset):
         file = self.cache_dir / f"{_cache_key(case, self.transform)}.pt"
         if not file.is_file():
             save_atomically(self.transform(dict(case)), file)
-        return torch.load(file, weights_only=True)
+        return torch.load(file, weights_only=True, mmap=True)  # a slice is read, not the volume
 
     def __len__(self) -> int:
         return len(self.index)
@@ -149,14 +185,19 @@ def _cache_key(case: Case, transform: Callable) -> str:
 
 
 def _describe(value: Any) -> Any:
+    """What decides a transform's result, in a form that is the same in every process."""
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, (list, tuple)):
         return [_describe(v) for v in value]
     if isinstance(value, dict):
         return {str(k): _describe(v) for k, v in value.items()}
-    if isinstance(value, Randomizable):
-        state = {k: v for k, v in vars(value).items() if k != "R"}
-    else:
-        state = getattr(value, "__dict__", None) or str(value)
-    return [type(value).__qualname__, _describe(state)]
+    if isinstance(value, (type, FunctionType, BuiltinFunctionType)):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, (torch.dtype, torch.device, np.dtype, Enum, Path)):
+        return str(value)
+    if isinstance(value, np.random.RandomState):
+        return None  # preprocessing does not draw
+    if not hasattr(value, "__dict__"):
+        raise TypeError(f"cache_dir: no key can be made of {value!r} in the preprocessing; leave cache_dir out.")
+    return [f"{type(value).__module__}.{type(value).__qualname__}", _describe(vars(value))]

@@ -3,7 +3,7 @@
 """One trainer per method."""
 
 from custom.engines.contrastive import ContrastiveTrainer
-from custom.engines.processes import process_count, process_device, process_rank, start_processes
+from custom.engines.processes import process_count, process_device, process_rank, process_share, start_processes
 from custom.engines.segmentation import SegmentationTrainer
 from custom.engines.slices import SliceTrainer, fast_bfloat16
 
@@ -15,5 +15,6 @@ __all__ = [
     "process_count",
     "process_device",
     "process_rank",
+    "process_share",
     "start_processes",
 ]

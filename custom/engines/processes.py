@@ -9,7 +9,7 @@ import os
 import torch
 import torch.distributed as dist
 
-__all__ = ["process_count", "process_device", "process_rank", "start_processes"]
+__all__ = ["process_count", "process_device", "process_rank", "process_share", "start_processes"]
 
 
 def start_processes() -> None:
@@ -41,3 +41,20 @@ def process_rank() -> int:
 def process_count() -> int:
     """How many processes ``torchrun`` started, 1 without it."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def process_share(cases: list, key: str) -> list:
+    """This process's part of a list of cases.
+
+    Args:
+        cases: those of all processes; may be empty.
+        key: of the section, for messages.
+
+    Raises:
+        ValueError: when there are cases, but fewer than processes.
+    """
+    if cases and len(cases) < process_count():
+        raise ValueError(
+            f"{key}: {len(cases)} cases cannot be shared by {process_count()} processes; start fewer, or add cases."
+        )
+    return cases[process_rank() :: process_count()]

@@ -19,8 +19,9 @@ from custom.engines.processes import process_count, process_rank
 __all__ = ["SliceTrainer", "fast_bfloat16"]
 
 
-def fast_bfloat16(device: torch.device) -> bool:
+def fast_bfloat16(device: torch.device | str) -> bool:
     """Whether bfloat16 is faster than float32 on a device: recent GPUs, and CPUs with instructions for it."""
+    device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
@@ -44,8 +45,6 @@ class SliceTrainer(Trainer):
         mixed_precision: bfloat16 autocast; parameters and loss stay in float32.
         inferer: calls the network; None for MONAI's SimpleInferer.
         train_handlers: Ignite handlers.
-        key_train_metric: MONAI's, None for none.
-        postprocessing: MONAI's, of a decollated batch, None for none.
     """
 
     def __init__(
@@ -83,6 +82,7 @@ class SliceTrainer(Trainer):
         """Train up to ``max_epochs``; a run that was resumed after its last epoch is left as it is."""
         if self.state.epoch >= self.state.max_epochs:
             print(f"resume: all {self.state.max_epochs} epochs are done already: nothing to train.", flush=True)
+            self.fire_event(Events.COMPLETED)  # a kill may have come before what is written at the end
             return
         # a loader with workers draws its first batches before the first EPOCH_STARTED
         self.data_loader.batch_sampler.set_epoch(self.state.epoch + 1)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from monai.engines import Evaluator
 from torch import nn
 
 from custom.engines.processes import process_rank
-from custom.files import save_atomically
+from custom.files import replacing, save_atomically
 from custom.networks.weights import WeightsError, load_weights, read_weights, unwrapped
 
 __all__ = ["LoadWeights", "ResumeCheckpoint", "SaveWeights"]
@@ -31,6 +32,7 @@ class ResumeCheckpoint:
     Args:
         path: of the checkpoint.
         objects: what has ``state_dict`` and ``load_state_dict``, by name: network, optimiser, scheduler, guards.
+        settings: what must be the same for the run to go on, by name; plain values.
         resume: whether to load.
         evaluator: whose best metric is kept, or None.
         interval: epochs between two saves; the last epoch is always saved.
@@ -43,12 +45,14 @@ class ResumeCheckpoint:
         self,
         path: str,
         objects: Mapping[str, Any],
+        settings: Mapping[str, Any],
         resume: bool = False,
         evaluator: Engine | None = None,
         interval: int = 1,
     ) -> None:
         self.path = Path(path)
         self.objects = dict(objects)
+        self.settings = dict(settings)
         self.resume = resume
         self.evaluator = evaluator
         self.interval = interval
@@ -71,7 +75,7 @@ class ResumeCheckpoint:
         state = engine.state
         if process_rank() != 0 or (state.epoch % self.interval and state.epoch != state.max_epochs):
             return
-        content = {"epoch": state.epoch, "iteration": state.iteration, "max_epochs": state.max_epochs}
+        content = {"epoch": state.epoch, "iteration": state.iteration, "settings": self._all_settings(engine)}
         if self.evaluator is not None:
             best = self.evaluator.state
             content["best"] = {"metric": float(best.best_metric), "epoch": int(best.best_metric_epoch)}
@@ -81,16 +85,18 @@ class ResumeCheckpoint:
     def load(self, engine: Engine) -> None:
         """Put the run back to where the checkpoint was written."""
         content = read_weights(self.path, key="resume")
-        missing = [name for name in ("epoch", "iteration", "max_epochs", *self.objects) if name not in content]
+        missing = [name for name in ("epoch", "iteration", "settings", *self.objects) if name not in content]
         if missing:
             raise WeightsError(
                 f"resume: {self.path} lacks {missing}: it is of another kind of run; start without resume."
             )
-        if content["max_epochs"] != engine.state.max_epochs:
-            raise WeightsError(
-                f"resume: {self.path} is of a run of {content['max_epochs']} epochs, max_epochs is "
-                f"{engine.state.max_epochs}; the learning rate follows from it: keep it, or start without resume."
-            )
+        before, now = content["settings"], self._all_settings(engine)
+        for name in sorted(set(before) | set(now)):
+            if before.get(name) != now.get(name):
+                raise WeightsError(
+                    f"resume: {self.path} is of a run with {name} {_short(before.get(name))}, now it is "
+                    f"{_short(now.get(name))}; keep {name}, or start without resume."
+                )
         for name, item in self.objects.items():
             try:
                 _plain(item).load_state_dict(content[name])
@@ -104,8 +110,16 @@ class ResumeCheckpoint:
             self.evaluator.state.best_metric = content["best"]["metric"]
             self.evaluator.state.best_metric_epoch = content["best"]["epoch"]
         print(
-            f"resume: going on after epoch {content['epoch']} of {content['max_epochs']} from {self.path}.", flush=True
+            f"resume: going on after epoch {content['epoch']} of {engine.state.max_epochs} from {self.path}.",
+            flush=True,
         )
+
+    def _all_settings(self, engine: Engine) -> dict[str, Any]:
+        return {
+            "max_epochs": engine.state.max_epochs,
+            "iterations an epoch": engine.state.epoch_length,
+            **self.settings,
+        }
 
 
 class SaveWeights:
@@ -117,11 +131,13 @@ class SaveWeights:
     Args:
         path: of the state dict.
         network: to save.
+        settings: of the preprocessing that the network needs, by name; written beside it as JSON.
     """
 
-    def __init__(self, path: str, network: nn.Module) -> None:
-        self.path = path
+    def __init__(self, path: str, network: nn.Module, settings: Mapping[str, Any] | None = None) -> None:
+        self.path = Path(path)
         self.network = network
+        self.settings = settings
 
     def attach(self, engine: Engine) -> None:
         """
@@ -134,6 +150,9 @@ class SaveWeights:
         passed_over = isinstance(engine, Evaluator) and engine.state.best_metric_epoch != engine.state.epoch
         if process_rank() == 0 and not passed_over:
             save_atomically(unwrapped(self.network).state_dict(), self.path)
+            if self.settings is not None:
+                with replacing(self.path.with_suffix(".json")) as temporary:
+                    temporary.write_text(json.dumps(self.settings, indent=4) + "\n", encoding="utf-8")
 
 
 class LoadWeights:
@@ -142,11 +161,18 @@ class LoadWeights:
     Args:
         path: of the state dict.
         network: changed in place.
+        settings: of this run's preprocessing; they must be those that :class:`SaveWeights` wrote beside the weights,
+            where that file is there.
+
+    Raises:
+        WeightsError: at the start of the run, when the weights cannot be read, belong to another network, or were
+            trained with other settings.
     """
 
-    def __init__(self, path: str, network: nn.Module) -> None:
-        self.path = path
+    def __init__(self, path: str, network: nn.Module, settings: Mapping[str, Any]) -> None:
+        self.path = Path(path)
         self.network = network
+        self.settings = dict(settings)
 
     def attach(self, engine: Engine) -> None:
         """
@@ -157,6 +183,20 @@ class LoadWeights:
 
     def __call__(self, engine: Engine) -> None:
         load_weights(self.network, self.path, key="checkpoint")
+        trained = self.path.with_suffix(".json")
+        if not trained.is_file():
+            return
+        for name, value in json.loads(trained.read_text(encoding="utf-8")).items():
+            if name in self.settings and self.settings[name] != value:
+                raise WeightsError(
+                    f"checkpoint: {self.path} was trained with {name} {value}, this run has {self.settings[name]}; "
+                    f'give --{name} "{value}".'
+                )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 120 else text[:117] + "..."
 
 
 def _plain(item: Any) -> Any:

@@ -16,7 +16,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
-from custom.data.datalist import case_id
+from custom.data.checks import case_id
 from custom.engines.processes import process_count, process_rank
 from custom.files import replacing
 from custom.metrics import class_scores, ejection_fraction

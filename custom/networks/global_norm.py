@@ -67,7 +67,7 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-def distribute(network: nn.Module, device: torch.device) -> nn.Module:
+def distribute(network: nn.Module, device: torch.device | str) -> nn.Module:
     """Wrap a network for several processes: batch statistics and gradients over all of them.
 
     Args:
@@ -77,7 +77,9 @@ def distribute(network: nn.Module, device: torch.device) -> nn.Module:
     Returns:
         The network in DistributedDataParallel.
     """
+    device = torch.device(device)
+    # the statistics are global already; broadcasting them would tie together validation, which differs by process
     if device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        return nn.parallel.DistributedDataParallel(network, device_ids=[device])
-    return nn.parallel.DistributedDataParallel(GlobalBatchNorm2d.convert(network))
+        return nn.parallel.DistributedDataParallel(network, device_ids=[device], broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(GlobalBatchNorm2d.convert(network), broadcast_buffers=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,14 +61,28 @@ def test_labelled_patients_by_name_or_by_list(acdc):
     assert {c["patient"] for c in load(acdc, ["patient002"])["training"]} == {"patient002"}
     (acdc / "splits" / "labeled_1.txt").write_text("patient001\n")
     assert {c["patient"] for c in load(acdc, 1)["training"]} == {"patient001"}
-    with pytest.raises(DataError, match=r"labeled_cases: \['patient004'\] are not in .*train.txt"):
+    with pytest.raises(DataError, match=r"labeled_cases: \['patient004'\] are not in the training list"):
         load(acdc, ["patient004"])
 
 
 def test_patients_missing_from_the_folder(acdc):
-    (acdc / "patient002" / "Info.cfg").unlink()
-    (acdc / "patient002").rmdir()
-    with pytest.raises(DataError, match=r"dataset_dir: .* lacks 1 of the 3 training patients \(patient002\)"):
+    shutil.rmtree(acdc / "patient002")
+    with pytest.raises(DataError, match=r"dataset_dir: .* lacks 1 of the 3 patients of .*train.txt \(patient002\)"):
+        load(acdc)
+
+
+def test_held_out_patients_missing_from_the_folder(acdc, capsys):
+    shutil.rmtree(acdc / "patient005")
+    assert load(acdc)["test"] == []
+    assert "test: none of the 1 patients of" in capsys.readouterr().out
+    (acdc / "splits" / "test.txt").write_text("patient005\npatient004\n")
+    with pytest.raises(DataError, match=r"lacks 1 of the 2 patients of .*test.txt \(patient005\)"):
+        load(acdc)
+
+
+def test_a_patient_in_two_splits(acdc):
+    (acdc / "splits" / "test.txt").write_text("patient005\npatient002\n")
+    with pytest.raises(DataError, match="pretraining and test share patient002"):
         load(acdc)
 
 
@@ -121,6 +136,20 @@ def test_data_list(datalist):
     assert class_names(str(datalist), ["RV"]) == ["tumour"]
     assert class_names(None, ["RV"]) == ["RV"]
     assert [c["case"] for c in cases_to_segment("", "", str(datalist), None)] == ["e"]
+    assert [c["case"] for c in load_sections("", "", None, str(datalist))["training"]] == ["a", "b"]
+
+
+def test_data_list_of_one_section(datalist):
+    datalist.write_text(json.dumps({"unlabeled": ["c.nii.gz"]}))
+    assert [c["case"] for c in load_sections("", "", None, str(datalist))["pretraining"]] == ["c"]
+    datalist.write_text(json.dumps({"test": ["c.nii.gz"]}))
+    assert [c["case"] for c in cases_to_segment("", "", str(datalist), None)] == ["c"]
+
+
+def test_images_whose_segmentations_would_overwrite_each_other(datalist):
+    datalist.write_text(json.dumps({"test": [{"image": f"{p}/scan.nii.gz", "case": p} for p in "ab"]}))
+    with pytest.raises(DataError, match=r"1 file names occur in several folders \(scan.nii.gz\)"):
+        cases_to_segment("", "", str(datalist), None)
 
 
 def test_data_list_faults(datalist):
@@ -131,6 +160,9 @@ def test_data_list_faults(datalist):
         load_sections("", "", 1, str(datalist))
     datalist.write_text("{}")
     with pytest.raises(DataError, match="none of 'training', 'unlabeled', 'test'"):
+        load_sections("", "", 1, str(datalist))
+    datalist.write_text(json.dumps({"training": [{"image": ["a.nii.gz"]}]}))
+    with pytest.raises(DataError, match=r"training\[0\] is .* one file name each"):
         load_sections("", "", 1, str(datalist))
     datalist.write_text(json.dumps({"training": [{"label": "a.nii.gz"}]}))
     with pytest.raises(DataError, match=r"training\[0\] has no 'image'"):

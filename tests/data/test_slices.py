@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +13,8 @@ import pytest
 import torch
 from monai.transforms import Compose, LoadImaged, ScaleIntensityd
 
-from custom.data import OrientSlicesd, SliceDataset, StackSlicesd
+from custom.data import CentreSlicesd, DataError, OrientSlicesd, SliceDataset, StackSlicesd
+from custom.data.slices import _cache_key
 
 
 def transform(keys=("image", "label"), reference: bool = False, **scale) -> Compose:
@@ -106,3 +110,26 @@ def test_persistent_cache_is_read_and_follows_file_and_preprocessing(cases, tmp_
     os.utime(cases[0]["image"], ns=(1, 1))
     SliceDataset(cases[:1], transform(), cache_dir=str(cache))
     assert len(list(cache.iterdir())) == 3
+
+
+def test_cache_key_is_the_same_in_another_process(cases):
+    script = (
+        "import sys; sys.path[:0] = ['.', 'tests/data']; from test_slices import _cache_key, transform; "
+        f"print(_cache_key({cases[0]!r}, transform()))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    other = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == _cache_key(cases[0], transform())
+    assert _cache_key(cases[0], transform(factor=1.0)) != _cache_key(cases[0], transform())
+
+
+def test_foreground_outside_the_slices_is_noticed(capsys):
+    label = torch.zeros(1, 20, 20, 3)
+    label[:, 6:16, 8:12] = 1
+    image = torch.rand(1, 20, 20, 3)
+    same = CentreSlicesd(["image", "label"], [20, 24])({"image": image, "label": label, "case": "a"})
+    assert same["label"].shape == (1, 20, 24, 3) and capsys.readouterr().out == ""
+    CentreSlicesd(["image", "label"], [8, 8])({"image": image, "label": label, "case": "a"})
+    assert "slice_size: a has 20% of its foreground outside the central [8, 8] pixels" in capsys.readouterr().out
+    with pytest.raises(DataError, match="slice_size: a has 100% of its foreground outside"):
+        CentreSlicesd(["image", "label"], [8, 8])({"image": image, "label": label.roll(9, 1).roll(9, 2), "case": "a"})
