@@ -26,6 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = Path("bundles/coral_acdc/configs")
 METHODS = {"no pre-training": None, "SimCLR": "simclr", "GCL": "gcl", "PCL": "pcl", "CORAL": ""}
+ABLATIONS = {"RAL only": "ral_only", "OAL only": "oal_only", "CORAL, OAL x 0.1": "weak_ordinal"}
+VARIANTS = METHODS | ABLATIONS
 
 
 def main() -> None:
@@ -34,7 +36,7 @@ def main() -> None:
     parser.add_argument("--output_dir", default="runs/few_labels")
     parser.add_argument("--labeled_cases", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(VARIANTS))
     parser.add_argument("--pretraining_epochs", type=int, default=15)
     parser.add_argument("--iterations", type=int, default=300, help="of fine-tuning; epochs follow from the slices")
     parser.add_argument("--learning_rate", type=float, default=2e-3, help="of fine-tuning")
@@ -65,7 +67,7 @@ def check_same_settings(arguments: argparse.Namespace, output: Path) -> None:
 
 
 def pretrain(method: str, arguments: argparse.Namespace, output: Path) -> None:
-    variant = METHODS[method]
+    variant = VARIANTS[method]
     folder = output / slug(method)
     if variant is None or (folder / "encoder.pt").is_file():
         return
@@ -79,9 +81,9 @@ def finetune(method: str, cases: int, seed: int, arguments: argparse.Namespace, 
     if (folder / "summary.csv").is_file():
         return
     encoder = output / slug(method) / "encoder.pt"
-    files = ["train.json"] + (["variants/no_pretraining.json"] if METHODS[method] is None else [])
+    files = ["train.json"] + (["variants/no_pretraining.json"] if VARIANTS[method] is None else [])
     settings = {"labeled_cases": cases, "seed": seed, **resolution(arguments)}
-    start = {} if METHODS[method] is None else {"encoder_checkpoint": str(encoder)}
+    start = {} if VARIANTS[method] is None else {"encoder_checkpoint": str(encoder)}
     train = {
         "max_epochs": f"$-(-{arguments.iterations} // len(@train#dataloader))",
         "learning_rate": arguments.learning_rate,
@@ -114,7 +116,7 @@ def resolution(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def slug(method: str) -> str:
-    return method.lower().replace("-", "").replace(" ", "_")
+    return "".join(c for c in method.lower().replace(" ", "_") if c.isalnum() or c == "_")
 
 
 def scores(folder: Path) -> dict[str, float]:
@@ -123,7 +125,7 @@ def scores(folder: Path) -> dict[str, float]:
 
 
 def table(arguments: argparse.Namespace, output: Path) -> None:
-    """Print and write the table of what is there so far."""
+    """Print the table of what is there so far."""
     lines = [
         "| method | labelled | seeds | RV | MYO | LV | mean Dice (sd over seeds) |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -140,7 +142,6 @@ def table(arguments: argparse.Namespace, output: Path) -> None:
             cells = " | ".join(f"{m:.3f}" for m in means)
             lines.append(f"| {method} | {cases} | {len(rows)} | {cells} | {statistics.mean(overall):.3f} ({spread}) |")
     text = "\n".join(lines) + "\n"
-    (output / "table.md").write_text(text, encoding="utf-8")
     print(text, flush=True)
 
 

@@ -40,7 +40,10 @@ WORKFLOWS = {
 OVERLAYS = {
     "multi_gpu_pretrain.json": "pretraining",
     "multi_gpu_train.json": "training",
-    **{f"variants/{v}.json": "pretraining" for v in ("simclr", "gcl", "pcl", "ral_only", "oal_only", "paper_pretrain")},
+    **{
+        f"variants/{v}.json": "pretraining"
+        for v in ("simclr", "gcl", "pcl", "ral_only", "oal_only", "weak_ordinal", "paper_pretrain")
+    },
     **{f"variants/{v}.json": "training" for v in ("no_pretraining", "paper_train")},
     "variants/paper_inference.json": "inference",
 }
