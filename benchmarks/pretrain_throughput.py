@@ -12,8 +12,8 @@ rotation and scale at batchgenerators' cubic interpolation. It gets the slices f
 code reads a volume's file for each), and the same network, loss, optimiser and schedule, so that what differs is how
 slices are drawn and augmented, the precision and the memory format (the bundle's is channels-last).
 
-A block is a number of iterations after a warm-up. The blocks of all rows take turns in one process, and ratios are
-taken within a turn, so that other load on the machine spoils them less.
+Each side lives in a process of its own, where blocks of iterations, each with a new network and a warm-up, run in
+turn with those of the other side. Ratios are taken within a turn, so that other load on the machine spoils them less.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from itertools import chain, repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -85,106 +87,151 @@ class AugmentedSlices(Dataset):
         return {"first": first, "second": second, "position": entry["position"], "slice": entry["slice"]}
 
 
-def bundle_config(arguments: argparse.Namespace, output: str) -> ConfigParser:
-    """The bundle's config at this benchmark's size; volumes are read when its data set is asked for."""
-    config = ConfigParser()
-    config.read_config(PRETRAIN)
-    given = {"dataset_dir": arguments.dataset_dir, "features": arguments.features}
-    size = {"spacing": arguments.spacing, "slice_size": [arguments.size] * 2, "batch_size": arguments.batch_size}
-    folders = {"output_dir": output, "ckpt_dir": output}
-    config.update({key: value for key, value in {**given, **size, **folders}.items() if value is not None})
-    handlers = config["train#handlers"]
-    config["train#handlers"] = [h for h in handlers if h == "@guard" or not h["_target_"].endswith(BETWEEN_EPOCHS)]
-    return config
+class Bundle:
+    """The bundle's own trainer.
+
+    Args:
+        arguments: of the command line.
+        output: folder for TensorBoard's files.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, output: str) -> None:
+        self.config = ConfigParser()
+        self.config.read_config(PRETRAIN)
+        given = {"dataset_dir": arguments.dataset_dir, "features": arguments.features}
+        size = {"spacing": arguments.spacing, "slice_size": [arguments.size] * 2, "batch_size": arguments.batch_size}
+        folders = {"output_dir": output, "ckpt_dir": output}
+        settings = {**given, **size, **folders}
+        self.config.update({key: value for key, value in settings.items() if value is not None})
+        handlers = self.config["train#handlers"]
+        lasting = [h for h in handlers if h == "@guard" or not h["_target_"].endswith(BETWEEN_EPOCHS)]
+        self.config["train#handlers"] = lasting
+        self.slices = self.config.get_parsed_content("train#dataset")
+        self.device = self.config.get_parsed_content("device")
+        self.config["train#dataset"] = self.slices  # read once for all blocks
+        self.arguments = arguments
+
+    def about(self) -> dict:
+        facts = {"device": self.device.type, "threads": torch.get_num_threads(), "slices": len(self.slices)}
+        return {**facts, "features": self.config["features"], "bfloat16": fast_bfloat16(self.device)}
+
+    def trainer(self, bfloat16: bool) -> ContrastiveTrainer:
+        self.config["mixed_precision"] = bfloat16
+        self.config.parse(reset=True)
+        return self.config.get_parsed_content("train#trainer")
+
+    def slices_a_second(self, bfloat16: bool) -> float:
+        times = self.block(bfloat16, WARM_UP + self.arguments.iterations)
+        return self.arguments.batch_size * self.arguments.iterations / (times[-1] - times[WARM_UP - 1])
+
+    def block(self, bfloat16: bool, iterations: int) -> list[float]:
+        """Return the times at which iterations were done."""
+        trainer = self.trainer(bfloat16)
+        times: list[float] = []
+
+        @trainer.on(Events.ITERATION_COMPLETED)
+        def stamp(engine: ContrastiveTrainer) -> None:
+            times.append(now(self.device))
+            if len(times) == iterations:
+                engine.terminate()
+
+        trainer.run()
+        return times
+
+    def split(self, bfloat16: bool) -> dict[str, float]:
+        """Milliseconds of each part of an iteration, medians."""
+        trainer = self.trainer(bfloat16)
+        network = trainer.network.train()
+        batches = chain.from_iterable(repeat(trainer.data_loader))
+        milliseconds: dict[str, list[float]] = {}
+
+        def clocked(part: str, run: Callable, *arguments):
+            start = now(self.device)
+            result = run(*arguments)
+            milliseconds.setdefault(part, []).append(1e3 * (now(self.device) - start))
+            return result
+
+        def two_views(images: Tensor) -> Tensor:
+            return torch.cat([trainer.augmented(images, view=view) for view in (0, 1)])
+
+        def embed(views: Tensor) -> Tensor:
+            with trainer.autocast():
+                return network(views)
+
+        for _ in range(1 + self.arguments.iterations):  # the first one warms up
+            batch = clocked("slices", next, batches)
+            positions, numbers = (batch[key].to(self.device).repeat(2) for key in ("position", "slice"))
+            views = clocked("augmentation", two_views, batch["image"].to(self.device))
+            embeddings = clocked("network, forward", embed, views)
+            leaf = embeddings.detach().float().requires_grad_()
+            loss = clocked("loss, forward", trainer.loss_function, leaf, positions, numbers, network.axis)
+            clocked("loss, backward", loss.backward)
+            clocked("network, backward", embeddings.backward, leaf.grad.to(embeddings.dtype))
+            clocked("optimiser", trainer.optimizer.step)
+            trainer.optimizer.zero_grad()
+        return {part: statistics.median(values[1:]) for part, values in milliseconds.items()}
 
 
-def trainer_of(config: ConfigParser, bfloat16: bool) -> ContrastiveTrainer:
-    config["mixed_precision"] = bfloat16
-    config.parse(reset=True)
-    return config.get_parsed_content("train#trainer")
+class PlainLoop(Bundle):
+    """The plain loop with the bundle's slices, network, loss and optimiser."""
 
+    def __init__(self, arguments: argparse.Namespace, output: str) -> None:
+        super().__init__(arguments, output)
+        self.config["network"] = "$@network_def.to(@device)"
+        self.augmented = AugmentedSlices(self.slices, arguments.size)
 
-def bundle_block(config: ConfigParser, bfloat16: bool, iterations: int) -> list[float]:
-    """Run the bundle's trainer; return the times at which iterations were done."""
-    trainer = trainer_of(config, bfloat16)
-    times: list[float] = []
-
-    @trainer.on(Events.ITERATION_COMPLETED)
-    def stamp(engine: ContrastiveTrainer) -> None:
-        times.append(now(engine.state.device))
-        if len(times) == iterations:
-            engine.terminate()
-
-    trainer.run()
-    return times
-
-
-def plain_block(
-    config: ConfigParser, slices: Dataset, bfloat16: bool, iterations: int, batch_size: int, workers: int
-) -> list[float]:
-    """Run the plain loop; return the times at which iterations were done."""
-    config.parse(reset=True)
-    parts = ("device", "network", "loss", "optimizer", "lr_scheduler")
-    device, network, loss_function, optimizer, scheduler = map(config.get_parsed_content, parts)
-    # more batches than are used: until the last of them is done the workers go on as in the middle of an epoch
-    sampler = RandomSampler(slices, num_samples=batch_size * (iterations + 2 * workers + 1))
-    loader = DataLoader(slices, batch_size, sampler=sampler, num_workers=workers)
-    network.train()
-    times: list[float] = []
-    for batch in loader:
-        views = torch.cat([batch["first"], batch["second"]]).to(device)
-        positions, numbers = (batch[key].to(device).repeat(2) for key in ("position", "slice"))
-        optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            embeddings = network(views)
-        loss = loss_function(embeddings.float(), positions, numbers, network.axis)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        times.append(now(device))
-        if len(times) == iterations:
-            break
-    return times
-
-
-def split(config: ConfigParser, bfloat16: bool, repeats: int) -> dict[str, float]:
-    """Milliseconds of each part of the bundle's iteration, medians."""
-    trainer = trainer_of(config, bfloat16)
-    device, network = trainer.state.device, trainer.network.train()
-    batches = chain.from_iterable(repeat(trainer.data_loader))
-    milliseconds: dict[str, list[float]] = {}
-
-    def clocked(part: str, run: Callable, *arguments):
-        start = now(device)
-        result = run(*arguments)
-        milliseconds.setdefault(part, []).append(1e3 * (now(device) - start))
-        return result
-
-    def two_views(images: Tensor) -> Tensor:
-        return torch.cat([trainer.augmented(images, view=view) for view in (0, 1)])
-
-    def embed(views: Tensor) -> Tensor:
-        with trainer.autocast():
-            return network(views)
-
-    for _ in range(1 + repeats):  # the first one warms up
-        batch = clocked("slices", next, batches)
-        positions, numbers = (batch[key].to(device).repeat(2) for key in ("position", "slice"))
-        views = clocked("augmentation", two_views, batch["image"].to(device))
-        embeddings = clocked("network, forward", embed, views)
-        leaf = embeddings.detach().float().requires_grad_()
-        loss = clocked("loss, forward", trainer.loss_function, leaf, positions, numbers, network.axis)
-        clocked("loss, backward", loss.backward)
-        clocked("network, backward", embeddings.backward, leaf.grad.to(embeddings.dtype))
-        clocked("optimiser", trainer.optimizer.step)
-        trainer.optimizer.zero_grad()
-    return {part: statistics.median(values[1:]) for part, values in milliseconds.items()}
+    def block(self, bfloat16: bool, iterations: int) -> list[float]:
+        self.config.parse(reset=True)
+        parts = ("network", "loss", "optimizer", "lr_scheduler")
+        network, loss_function, optimizer, scheduler = map(self.config.get_parsed_content, parts)
+        # more batches than are used: to the last of them the workers go on as in the middle of an epoch
+        batch_size, workers = self.arguments.batch_size, self.arguments.workers
+        sampler = RandomSampler(self.augmented, num_samples=batch_size * (iterations + 2 * workers + 1))
+        loader = DataLoader(self.augmented, batch_size, sampler=sampler, num_workers=workers)
+        network.train()
+        times: list[float] = []
+        for batch in loader:
+            views = torch.cat([batch["first"], batch["second"]]).to(self.device)
+            positions, numbers = (batch[key].to(self.device).repeat(2) for key in ("position", "slice"))
+            optimizer.zero_grad()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+                embeddings = network(views)
+            loss = loss_function(embeddings.float(), positions, numbers, network.axis)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            times.append(now(self.device))
+            if len(times) == iterations:
+                break
+        return times
 
 
 def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+class Side:
+    """One of the two in a process of its own, made when it is first called."""
+
+    def __init__(self, kind: type[Bundle], arguments: argparse.Namespace, output: str) -> None:
+        context = get_context("spawn")
+        self.process = ProcessPoolExecutor(
+            1, mp_context=context, initializer=_start, initargs=(kind, arguments, output)
+        )
+
+    def __call__(self, method: str, *arguments):
+        return self.process.submit(_call, method, *arguments).result()
+
+
+def _start(kind: type[Bundle], arguments: argparse.Namespace, output: str) -> None:
+    global _side
+    _side = kind(arguments, output)
+
+
+def _call(method: str, *arguments):
+    return getattr(_side, method)(*arguments)
 
 
 def main() -> None:
@@ -208,40 +255,29 @@ def main() -> None:
 
 def compare(arguments: argparse.Namespace, output: str) -> None:
     """Measure and print both tables."""
-    config, plain = (bundle_config(arguments, output) for _ in range(2))
-    slices = config.get_parsed_content("train#dataset")
-    device = config.get_parsed_content("device")
-    for settings in (config, plain):
-        settings["train#dataset"] = slices
-    plain["network"] = "$@network_def.to(@device)"
-    augmented = AugmentedSlices(slices, arguments.size)
-    iterations, batch_size, workers = WARM_UP + arguments.iterations, arguments.batch_size, arguments.workers
-
-    precisions = {"bfloat16": True, "float32": False} if fast_bfloat16(device) else {"float32": False}
-    blocks: dict[tuple[str, str], Callable[[], list[float]]] = {}
-    for name, bfloat16 in precisions.items():
-        blocks["bundle", name] = lambda b=bfloat16: bundle_block(config, b, iterations)
-        blocks["plain loop", name] = lambda b=bfloat16: plain_block(
-            plain, augmented, b, iterations, batch_size, workers
-        )
-    rates: dict[tuple[str, str], list[float]] = {row: [] for row in blocks}
+    sides = {"bundle": Side(Bundle, arguments, output), "plain loop": Side(PlainLoop, arguments, output)}
+    about = sides["bundle"]("about")
+    precisions = {"bfloat16": True, "float32": False} if about["bfloat16"] else {"float32": False}
+    rates: dict[tuple[str, str], list[float]] = {}
     for _ in range(arguments.turns):
-        for row, block in blocks.items():
-            times = block()
-            rates[row].append(batch_size * arguments.iterations / (times[-1] - times[WARM_UP - 1]))
+        for precision, bfloat16 in precisions.items():
+            for name, side in sides.items():
+                rate = side("slices_a_second", bfloat16)
+                rates.setdefault((name, precision), []).append(rate)
+                print(f"{name}, {precision}: {rate:.1f} slices/s", file=sys.stderr, flush=True)
 
     print(
-        f"\nBatches of {batch_size} slices, two views each, {arguments.size} x {arguments.size} pixels of "
-        f"{arguments.spacing} mm, features {config['features']}; {device.type}, {torch.get_num_threads()} threads, "
-        f"{workers} workers for the plain loop, torch {torch.__version__}. Medians of {arguments.turns} turns of "
-        f"{arguments.iterations} iterations (lowest-highest); {len(slices)} slices in all.\n"
+        f"\nBatches of {arguments.batch_size} slices, two views each, {arguments.size} x {arguments.size} pixels of "
+        f"{arguments.spacing} mm, features {about['features']}; {about['device']}, {about['threads']} threads, "
+        f"{arguments.workers} workers for the plain loop, torch {torch.__version__}. Medians of {arguments.turns} turns "
+        f"of {arguments.iterations} iterations (lowest-highest); {about['slices']} slices in all.\n"
     )
     print("| pipeline | precision | slices/s | times the plain loop in float32 |\n| --- | --- | ---: | ---: |")
     for row, values in rates.items():
         ratios = [mine / base for mine, base in zip(values, rates["plain loop", "float32"], strict=True)]
         print(f"| {row[0]} | {row[1]} | {spread(values, 1)} | {spread(ratios, 2)} |")
 
-    parts = {name: split(config, bfloat16, arguments.iterations) for name, bfloat16 in precisions.items()}
+    parts = {precision: sides["bundle"]("split", bfloat16) for precision, bfloat16 in precisions.items()}
     print("\n| bundle, ms an iteration | " + " | ".join(parts) + " |\n| --- |" + " ---: |" * len(parts))
     for part in parts["float32"]:
         print(f"| {part} | " + " | ".join(f"{times[part]:.1f}" for times in parts.values()) + " |")

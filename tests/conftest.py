@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from custom.data.phantom import write_cardiac
+
+torch.set_num_threads(1)  # the networks of the tests are too small for more
 
 
 @pytest.fixture(scope="session")
