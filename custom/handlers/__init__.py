@@ -8,11 +8,13 @@ from custom.handlers.embedding import EmbeddingReport
 from custom.handlers.figures import OverviewFigure
 from custom.handlers.progress import Progress
 from custom.handlers.report import SegmentationReport
+from custom.handlers.validation import LastValidation
 
 __all__ = [
     "CollapseError",
     "CollapseGuard",
     "EmbeddingReport",
+    "LastValidation",
     "LoadWeights",
     "OverviewFigure",
     "Progress",
