@@ -269,8 +269,8 @@ def compare(arguments: argparse.Namespace, output: str) -> None:
     print(
         f"\nBatches of {arguments.batch_size} slices, two views each, {arguments.size} x {arguments.size} pixels of "
         f"{arguments.spacing} mm, features {about['features']}; {about['device']}, {about['threads']} threads, "
-        f"{arguments.workers} workers for the plain loop, torch {torch.__version__}. Medians of {arguments.turns} turns "
-        f"of {arguments.iterations} iterations (lowest-highest); {about['slices']} slices in all.\n"
+        f"{arguments.workers} workers for the plain loop, torch {torch.__version__}. Medians of {arguments.turns} "
+        f"turns of {arguments.iterations} iterations (lowest-highest); {about['slices']} slices in all.\n"
     )
     print("| pipeline | precision | slices/s | times the plain loop in float32 |\n| --- | --- | ---: | ---: |")
     for row, values in rates.items():
