@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 ACTIVE := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX))
 ENV := $(if $(ACTIVE),$(ACTIVE),$(CURDIR)/.venv)
 RUN := $(ENV)/bin/python
-READY := $(ENV)/.few-label-bundles-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
+READY := $(ENV)/.few-label-bundles-$(shell (cat requirements.txt pyproject.toml; pwd) | cksum | cut -d' ' -f1)
 
 .PHONY: demo test test-slow lint bench clean
 

@@ -182,6 +182,8 @@ def _read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DataError(f"datalist: {file} is not valid JSON ({error}); mend it.") from error
+    if isinstance(content, dict) and "unlabelled" in content:
+        raise DataError(f"datalist: {file} has a section 'unlabelled'; its name is 'unlabeled'.")
     if not isinstance(content, dict) or not (
         content.get("training") or content.get("unlabeled") or content.get("test")
     ):

@@ -182,16 +182,16 @@ class LoadWeights:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        load_weights(self.network, self.path, key="checkpoint")
         trained = self.path.with_suffix(".json")
-        if not trained.is_file():
-            return
-        for name, value in json.loads(trained.read_text(encoding="utf-8")).items():
+        settings = json.loads(trained.read_text(encoding="utf-8")) if trained.is_file() else {}
+        for name, value in settings.items():
             if name in self.settings and self.settings[name] != value:
+                remedy = "--datalist of the training data" if name == "class_names" else f'--{name} "{value}"'
                 raise WeightsError(
                     f"checkpoint: {self.path} was trained with {name} {value}, this run has {self.settings[name]}; "
-                    f'give --{name} "{value}".'
+                    f"give {remedy}."
                 )
+        load_weights(self.network, self.path, key="checkpoint")
 
 
 def _short(value: Any) -> str:

@@ -161,6 +161,9 @@ def test_data_list_faults(datalist):
     datalist.write_text("{}")
     with pytest.raises(DataError, match="none of 'training', 'unlabeled', 'test'"):
         load_sections("", "", 1, str(datalist))
+    datalist.write_text(json.dumps({"training": [{"image": "a.nii.gz"}], "unlabelled": ["b.nii.gz"]}))
+    with pytest.raises(DataError, match="section 'unlabelled'; its name is 'unlabeled'"):
+        load_sections("", "", None, str(datalist))
     datalist.write_text(json.dumps({"training": [{"image": ["a.nii.gz"]}]}))
     with pytest.raises(DataError, match=r"training\[0\] is .* one file name each"):
         load_sections("", "", 1, str(datalist))
