@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ import torch
 
 from custom.data.phantom import write_cardiac
 
-torch.set_num_threads(1)  # the networks of the tests are too small for more
+# the networks of the tests are too small for more; and as many in the processes that tests start, since rounding, and so
+# whether two runs are equal, depends on it
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
