@@ -179,6 +179,8 @@ class PlainLoop(Bundle):
         super().__init__(arguments, output)
         self.config["network"] = "$@network_def.to(@device)"
         self.augmented = AugmentedSlices(self.slices, arguments.size)
+        # the default passes file descriptors through a thread of the worker, which waits for its augmentations
+        torch.multiprocessing.set_sharing_strategy("file_system")
 
     def block(self, bfloat16: bool, iterations: int) -> list[float]:
         self.config.parse(reset=True)
@@ -268,9 +270,10 @@ def compare(arguments: argparse.Namespace, output: str) -> None:
 
     print(
         f"\nBatches of {arguments.batch_size} slices, two views each, {arguments.size} x {arguments.size} pixels of "
-        f"{arguments.spacing} mm, features {about['features']}; {about['device']}, {about['threads']} threads, "
+        f"{arguments.spacing} mm, features {about['features']}, {about['slices']} slices in all; "
+        f"{about['device']}, {about['threads']} threads, "
         f"{arguments.workers} workers for the plain loop, torch {torch.__version__}. Medians of {arguments.turns} "
-        f"turns of {arguments.iterations} iterations (lowest-highest); {about['slices']} slices in all.\n"
+        f"turns of {arguments.iterations} iterations (lowest-highest).\n"
     )
     print("| pipeline | precision | slices/s | times the plain loop in float32 |\n| --- | --- | ---: | ---: |")
     for row, values in rates.items():

@@ -10,8 +10,8 @@ import torch
 
 from custom.data.phantom import write_cardiac
 
-# the networks of the tests are too small for more; and as many in the processes that tests start, since rounding, and so
-# whether two runs are equal, depends on it
+# The networks of the tests are too small for more threads. Processes that tests start get as many: rounding, and so
+# whether two runs are equal, depends on it.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
