@@ -3,7 +3,14 @@
 """One trainer per method."""
 
 from custom.engines.contrastive import ContrastiveTrainer
-from custom.engines.processes import process_count, process_device, process_rank, process_share, start_processes
+from custom.engines.processes import (
+    process_count,
+    process_device,
+    process_rank,
+    process_share,
+    start_processes,
+    stop_processes,
+)
 from custom.engines.segmentation import SegmentationTrainer
 from custom.engines.slices import SliceTrainer, fast_bfloat16
 
@@ -17,4 +24,5 @@ __all__ = [
     "process_rank",
     "process_share",
     "start_processes",
+    "stop_processes",
 ]

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["process_count", "process_device", "process_rank", "process_share", "start_processes"]
+__all__ = ["process_count", "process_device", "process_rank", "process_share", "start_processes", "stop_processes"]
 
 
 def start_processes() -> None:
@@ -26,6 +28,21 @@ def start_processes() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(process_device())
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def stop_processes() -> None:
+    """Wait for the other processes; leave them when this one ends.
+
+    Not at once: a ``DistributedDataParallel`` that outlives its group ends Gloo's threads with Python's lock held, for
+    which they may be waiting. By the end of the process the workflow has let go of its network.
+    """
+    dist.barrier()
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    gc.collect()  # engines and handlers refer to each other
+    dist.destroy_process_group()
 
 
 def process_device() -> torch.device:

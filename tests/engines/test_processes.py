@@ -12,6 +12,7 @@ import torch.distributed as dist
 from ignite.engine import Events
 from monai.data import DataLoader
 from monai.networks.nets import BasicUNet
+from processes import in_processes
 
 from custom.data.augment import SpatialAugment
 from custom.engines import ContrastiveTrainer, SegmentationTrainer, process_count, process_rank, start_processes
@@ -71,19 +72,15 @@ def losses(kind: str) -> dict:
     return {"losses": values, "weights": unwrapped(network).state_dict()}
 
 
-def worker(rank: int, folder: Path, kind: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2)
-    torch.set_num_threads(1)
+def work(rank: int, folder: Path, kind: str) -> None:
     result = losses(kind)
     if rank == 0:
         torch.save(result, folder / "two.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("kind", ["contrastive", "supervised"])
 def test_two_processes_give_the_loss_and_the_weights_of_one(kind, tmp_path):
-    torch.multiprocessing.spawn(worker, (tmp_path, kind), nprocs=2)
+    in_processes(work, tmp_path, kind)
     one, two = losses(kind), torch.load(tmp_path / "two.pt", weights_only=True)
     assert len(one["losses"]) == 6 and one["losses"].std() > 1e-4  # the batches differ
     torch.testing.assert_close(two["losses"], one["losses"], atol=1e-7, rtol=1e-7)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 import math
+from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
+from processes import in_processes
 from torch.utils.data.distributed import DistributedSampler
 
 from custom.handlers import SegmentationReport
@@ -170,21 +171,19 @@ def test_faults_are_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def score_a_share(rank: int, folder: str, port_file: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{port_file}", rank=rank, world_size=2)
+def score_a_share(rank: int, folder: Path) -> None:
     entries = [
         case([(1, *CUBE)], [(1, *(CUBE if number else ABOVE))], case=f"c{number}", patient="p", phase=phase)
         for number, phase in enumerate(("ED", "ES", ""))
     ]
-    report = SegmentationReport(f"{folder}/{rank}", ["LV"], ejection_fraction_class="LV")
+    report = SegmentationReport(folder / str(rank), ["LV"], ejection_fraction_class="LV")
     evaluator = evaluate(entries, report, sampler=DistributedSampler(entries, shuffle=False))
     assert len(report.rows) == 2  # 3 cases: one is repeated to give both equally many
     assert evaluator.state.metrics["dice_LV"] == pytest.approx((2 / 3 + 1 + 1) / 3)
-    dist.destroy_process_group()
 
 
 def test_two_processes_write_one_report(tmp_path):
-    torch.multiprocessing.spawn(score_a_share, (str(tmp_path), str(tmp_path / "store")), nprocs=2)
+    in_processes(score_a_share, tmp_path)
     rows = read(tmp_path / "0" / "cases.csv")
     assert [row["case"] for row in rows] == ["c0", "c1", "c2"]
     assert rows[0]["ejection_fraction_percent_truth"] == "0"  # ED and ES were scored by different processes

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import in_processes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -50,23 +49,20 @@ def run(network, x, positions, slices, loss):
     }
 
 
-def worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES)
+def work(rank: int, folder: Path) -> None:
     results = {"order": gather_embeddings(torch.tensor([rank, 10 + rank]))}
     for dtype in (torch.float32, torch.float64):
         for name, loss in LOSSES.items():
             network = DistributedDataParallel(Network(dtype), find_unused_parameters=name != "coral")
             mine = slice(rank * PER_PROCESS, (rank + 1) * PER_PROCESS)
             results[name, dtype] = run(network, *(part[mine] for part in global_batch(dtype)), loss)
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    torch.save(results, folder / f"{rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def gathered(tmp_path_factory) -> list[dict]:
     folder: Path = tmp_path_factory.mktemp("processes")
-    mp.spawn(worker, (str(folder),), nprocs=PROCESSES)
+    in_processes(work, folder, processes=PROCESSES)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
 
 
