@@ -8,8 +8,12 @@ import json
 import sys
 from pathlib import Path
 
+from custom.errors import SettingError, print_message_last
+
 __all__ = ["bundle_root", "flag"]
 __version__ = "0.1.0"
+
+print_message_last()
 
 
 def bundle_root(name: str) -> str:
@@ -26,7 +30,7 @@ def bundle_root(name: str) -> str:
         The absolute path of the bundle's folder.
 
     Raises:
-        FileNotFoundError: when no folder with that bundle is found; pass ``--bundle_root`` then.
+        SettingError: when no folder with that bundle is found; pass ``--bundle_root`` then.
     """
     package = Path(__file__).parent  # not resolved: through the bundle's own link, its parent is the bundle
     around = (package.parent, Path.cwd())
@@ -39,7 +43,7 @@ def bundle_root(name: str) -> str:
         metadata = folder / "configs" / "metadata.json"
         if metadata.is_file() and json.loads(metadata.read_text(encoding="utf-8")).get("name") == name:
             return str(folder.absolute())
-    raise FileNotFoundError(
+    raise SettingError(
         f"bundle_root: no folder with the bundle '{name}' around {package}, on sys.path or in {Path.cwd()}; "
         "pass --bundle_root with the folder that holds its configs/."
     )
@@ -53,8 +57,8 @@ def flag(value: bool | str, key: str) -> bool:
         key: of the config, for messages.
 
     Raises:
-        ValueError: when the value is none of these.
+        SettingError: when the value is none of these.
     """
     if str(value).lower() not in ("true", "false"):
-        raise ValueError(f"{key}: {value!r} is neither true nor false.")
+        raise SettingError(f"{key}: {value!r} is neither true nor false.")
     return str(value).lower() == "true"

@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from custom.data.geometry import slice_axis
+from custom.errors import UserError
 
 __all__ = [
     "DataError",
@@ -39,7 +40,7 @@ MOST_LINES = 20
 CORNER_TOLERANCE = 1e-3  # mm
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """The data cannot be used; the message names each file, what was found and what to do."""
 
 

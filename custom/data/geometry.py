@@ -14,6 +14,8 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Orientation
 from monai.transforms.spatial.functional import orientation
 
+from custom.errors import SettingError
+
 __all__ = ["OrientSlices", "OrientSlicesd", "slice_axis", "slice_positions"]
 
 HEAD = (0.0, 0.0, 1.0)
@@ -57,7 +59,7 @@ class OrientSlices(Orientation):
         super().__init__(axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S")))
         self.direction = tuple(float(d) for d in direction)
         if len(self.direction) != 3 or not np.linalg.norm(self.direction) > 0:
-            raise ValueError(
+            raise SettingError(
                 f"slice_direction: {direction} is no direction; give three numbers in RAS, such as [0, 0, 1]."
             )
 
@@ -69,14 +71,14 @@ class OrientSlices(Orientation):
             shape: the three spatial sizes in voxels.
 
         Raises:
-            ValueError: when the slice normal is perpendicular to ``direction``, so that no order follows from it.
+            SettingError: when the slice normal is perpendicular to ``direction``, so that no order follows from it.
         """
         affine = np.asarray(affine, dtype=float)
         axis = slice_axis(affine, shape, self.direction)
         normal = affine[:3, axis] / np.linalg.norm(affine[:3, axis])
         along = float(normal @ np.asarray(self.direction)) / float(np.linalg.norm(self.direction))
         if abs(along) < 0.05:
-            raise ValueError(
+            raise SettingError(
                 f"slice_direction {self.direction} is perpendicular to the slice normal {normal.round(3).tolist()}: "
                 "it cannot tell which end comes first; give another slice_direction (a vector in RAS)."
             )
@@ -89,8 +91,8 @@ class OrientSlices(Orientation):
         affine = (data_array.affine if isinstance(data_array, MetaTensor) else torch.eye(4)).numpy()
         try:
             codes = self.codes(affine, data_array.shape[1:])
-        except ValueError as error:
-            raise ValueError(
+        except SettingError as error:
+            raise SettingError(
                 f"{getattr(data_array, 'meta', {}).get('filename_or_obj', 'a volume')}: {error}"
             ) from error
         # nothing is kept on self: volumes are read in several threads

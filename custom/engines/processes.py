@@ -11,6 +11,8 @@ import os
 import torch
 import torch.distributed as dist
 
+from custom.errors import SettingError
+
 __all__ = ["process_count", "process_device", "process_rank", "process_share", "start_processes", "stop_processes"]
 
 
@@ -18,10 +20,10 @@ def start_processes() -> None:
     """Join the processes that `torchrun` started: NCCL where there are GPUs, Gloo elsewhere.
 
     Raises:
-        RuntimeError: when this process was not started by `torchrun`.
+        SettingError: when this process was not started by `torchrun`.
     """
     if "LOCAL_RANK" not in os.environ:
-        raise RuntimeError(
+        raise SettingError(
             "A multi_gpu config runs under torchrun: torchrun --nproc_per_node=<GPUs> -m monai.bundle run ...; "
             "leave the multi_gpu file out to use one process."
         )
@@ -68,10 +70,10 @@ def process_share(cases: list, key: str) -> list:
         key: of the section, for messages.
 
     Raises:
-        ValueError: when there are cases, but fewer than processes.
+        SettingError: when there are cases, but fewer than processes.
     """
     if cases and len(cases) < process_count():
-        raise ValueError(
+        raise SettingError(
             f"{key}: {len(cases)} cases cannot be shared by {process_count()} processes; start fewer, or add cases."
         )
     return cases[process_rank() :: process_count()]

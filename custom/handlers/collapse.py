@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from ignite.engine import Engine, Events
 
+from custom.errors import UserError
 from custom.metrics import embedding_spread
 
 __all__ = ["CollapseError", "CollapseGuard"]
 
 
-class CollapseError(RuntimeError):
+class CollapseError(UserError, RuntimeError):
     """All embeddings are the same, and the loss cannot change any more."""
 
 

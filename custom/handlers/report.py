@@ -16,8 +16,9 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
-from custom.data.checks import case_id
+from custom.data.checks import DataError, case_id
 from custom.engines.processes import process_count, process_rank
+from custom.errors import SettingError
 from custom.files import replacing
 from custom.metrics import class_scores, ejection_fraction
 
@@ -50,8 +51,9 @@ class SegmentationReport:
         ejection_fraction_class: class whose volumes at ED and ES give the ejection fraction, or None.
 
     Raises:
-        ValueError: when ``ejection_fraction_class`` is none of the classes; during the run, when a case has no
-            label, a prediction in another geometry, or the id of a case before it.
+        SettingError: when ``ejection_fraction_class`` is none of the classes.
+        DataError: during the run, when a case has no label, or the id of a case before it.
+        ValueError: during the run, when a prediction has another geometry than its label.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class SegmentationReport:
         ejection_fraction_class: str | None = None,
     ) -> None:
         if ejection_fraction_class is not None and ejection_fraction_class not in class_names:
-            raise ValueError(
+            raise SettingError(
                 f"ejection_fraction_class: {ejection_fraction_class!r} is none of the classes {list(class_names)}; "
                 "name one of them, or give null."
             )
@@ -85,7 +87,7 @@ class SegmentationReport:
         for entry, output in zip(engine.state.batch, engine.state.output, strict=True):
             row: Row = identity(entry, output)
             if row["case"] in self.rows:
-                raise ValueError(f"{row['case']}: two cases have this id; give each case of the data its own 'case'.")
+                raise DataError(f"{row['case']}: two cases have this id; give each case of the data its own 'case'.")
             truth, prediction = output.get(CommonKeys.LABEL), output[CommonKeys.PRED]
             _check_geometry(row["case"], truth, prediction)
             # on the CPU the distances do not depend on where the network runs
@@ -215,7 +217,7 @@ def _column(measure: str, name: str) -> str:
 
 def _check_geometry(case: str, truth: MetaTensor | None, prediction: MetaTensor) -> None:
     if truth is None:
-        raise ValueError(f"{case}: has no label, so it cannot be scored; add one, or take the case out of the section.")
+        raise DataError(f"{case}: has no label, so it cannot be scored; add one, or take the case out of the section.")
     if truth.shape != prediction.shape or not torch.allclose(truth.affine, prediction.affine, atol=1e-3):
         raise ValueError(
             f"{case}: the prediction {tuple(prediction.shape)} with affine {prediction.affine.tolist()} is not in the "

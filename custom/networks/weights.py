@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from custom.errors import UserError
+
 __all__ = ["WeightsError", "default_encoder", "load_encoder", "load_weights", "read_weights", "unwrapped"]
 
 
@@ -16,7 +18,7 @@ __all__ = ["WeightsError", "default_encoder", "load_encoder", "load_weights", "r
 DECODER = ("upcat_", "final_conv")
 
 
-class WeightsError(RuntimeError):
+class WeightsError(UserError, RuntimeError):
     """A checkpoint is missing or belongs to another network."""
 
 

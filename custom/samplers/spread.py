@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from custom.errors import SettingError
+
 __all__ = ["SpreadBatchSampler"]
 
 
@@ -34,7 +36,7 @@ class SpreadBatchSampler(Sampler[list[int]]):
         world: number of processes.
 
     Raises:
-        ValueError: when there are fewer slices than the batch holds, or the batch does not divide by the processes.
+        SettingError: when there are fewer slices than the batch holds, or the batch does not divide by the processes.
     """
 
     def __init__(
@@ -48,12 +50,12 @@ class SpreadBatchSampler(Sampler[list[int]]):
         world: int = 1,
     ) -> None:
         if len(positions) < batch_size:
-            raise ValueError(
+            raise SettingError(
                 f"batch_size: {batch_size} slices a batch are asked for, but there are {len(positions)} in all; "
                 "lower batch_size or add cases."
             )
         if batch_size % world:
-            raise ValueError(f"batch_size: {batch_size} does not divide by {world} processes; choose a multiple.")
+            raise SettingError(f"batch_size: {batch_size} does not divide by {world} processes; choose a multiple.")
         self.patients = patients.tolist()
         self.batch_size = batch_size
         self.seed = seed

@@ -16,6 +16,7 @@ from processes import in_processes
 
 from custom.data.augment import SpatialAugment
 from custom.engines import ContrastiveTrainer, SegmentationTrainer, process_count, process_rank, start_processes
+from custom.errors import SettingError
 from custom.losses import CoralLoss
 from custom.networks import GlobalBatchNorm2d, SliceEmbedder, UNetEncoder, distribute, unwrapped
 from custom.samplers import SpreadBatchSampler
@@ -99,6 +100,6 @@ def test_global_norm_is_batch_norm_in_one_process():
 
 def test_processes_are_those_of_torchrun(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    with pytest.raises(RuntimeError, match="runs under torchrun.*leave the multi_gpu file out"):
+    with pytest.raises(SettingError, match="runs under torchrun.*leave the multi_gpu file out"):
         start_processes()
     assert process_count() == 1 and process_rank() == 0

@@ -1,0 +1,46 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Errors that whoever started the run can mend, and their message as the last thing that the run prints."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from types import TracebackType
+
+__all__ = ["SettingError", "UserError", "print_message_last"]
+
+
+class UserError(Exception):
+    """What all errors have in common whose message alone says what was found and what to do."""
+
+
+class SettingError(UserError, ValueError):
+    """A setting cannot be used; the message names its key."""
+
+
+def print_message_last() -> None:
+    """Let ``python -m monai.bundle`` repeat a user error's message below the traceback; in other programs do nothing.
+
+    MONAI raises errors of its own from ours, and its traceback leaves the message that counts far above the last line.
+    """
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None or spec.name != "monai.bundle.__main__":
+        return
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        before(kind, error, traceback)
+        if (found := user_error(error)) is not None:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()  # both may go to the same place
+            print(f"\n{found}", file=sys.stderr, flush=True)
+
+    sys.excepthook = hook
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The first user error among an error and those that led to it, as a traceback shows them; None without one."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return error

@@ -1,0 +1,56 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""The message that counts is the last thing that a failed command prints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from commands import ROOT, start
+
+import custom
+from custom.data import DataError
+from custom.errors import SettingError, UserError, user_error
+from custom.handlers import CollapseError
+from custom.networks import WeightsError
+
+MESSAGE = "dataset_dir: the folder /nowhere does not exist (from {}); give --dataset_dir an existing one."
+
+
+def test_the_last_line_of_a_failed_run_is_our_message():
+    done = start("training", ["train.json"], dataset_dir="/nowhere")
+    assert done.returncode == 1
+    *before, empty, last = done.stdout.splitlines()
+    assert (empty, last) == ("", MESSAGE.format(ROOT))
+    assert f"custom.data.checks.DataError: {last}" in before  # nothing of the traceback is hidden
+    assert "RuntimeError: Failed to evaluate ConfigExpression: " in before
+
+
+def test_other_errors_and_other_programs_keep_their_tracebacks():
+    done = start("no_such_workflow", ["train.json"])
+    assert done.returncode == 1
+    assert done.stdout.rstrip().endswith("ValueError: run ID 'no_such_workflow' doesn't exist in the config file.")
+    script = "import custom.errors; raise custom.errors.SettingError('seed: x')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.endswith("\ncustom.errors.SettingError: seed: x\n") and done.stderr.count("seed: x") == 1
+
+
+def test_the_user_error_of_a_chain():
+    ours = DataError("a.json is not valid JSON")
+    ours.__cause__ = ValueError("what JSON says")
+    theirs = RuntimeError("Failed to evaluate")
+    theirs.__context__ = ours
+    assert user_error(theirs) is ours
+    theirs.__suppress_context__ = True  # raise ... from None
+    assert user_error(theirs) is None
+    assert user_error(KeyError("x")) is None
+
+
+def test_user_errors_are_what_they_were():
+    for kind, base in ((DataError, ValueError), (SettingError, ValueError), (WeightsError, RuntimeError)):
+        assert issubclass(kind, UserError) and issubclass(kind, base)
+    assert issubclass(CollapseError, UserError) and issubclass(CollapseError, RuntimeError)
+    with pytest.raises(SettingError, match="resume: 'maybe' is neither true nor false"):
+        custom.flag("maybe", "resume")
