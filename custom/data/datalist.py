@@ -251,14 +251,32 @@ def cases_to_segment(dataset_dir: str, split_dir: str, datalist: str | None, ima
 def images_in(pattern: str) -> list[Case]:
     """Cases without labels from a folder (its .nii and .nii.gz files), a glob pattern, or one file.
 
+    In a folder, segmentations beside their images (X_seg or X_gt beside X) are left out, and a line says so.
+
     Raises:
         DataError: when nothing matches.
     """
     path = Path(pattern)
     if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.name.endswith((".nii", ".nii.gz")))
+        files = _without_segmentations(sorted(f for f in path.iterdir() if f.name.endswith((".nii", ".nii.gz"))))
     else:
         files = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
     if not files:
         raise DataError(f"images: nothing matches {pattern}; give a folder with .nii.gz files, a pattern, or a file.")
     return [{"image": str(f), "case": case_id({"image": f}), "patient": case_id({"image": f})} for f in files]
+
+
+def _without_segmentations(files: list[Path]) -> list[Path]:
+    names = {case_id({"image": f}) for f in files}
+    images = [f for f in files if not _is_segmentation(case_id({"image": f}), names)]
+    if left_out := [f.name for f in files if f not in images]:
+        print(
+            f"images: {len(left_out)} files left out, which look like segmentations of images beside them "
+            f"({', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''}).",
+            flush=True,
+        )
+    return images
+
+
+def _is_segmentation(name: str, names: set[str]) -> bool:
+    return any(name.endswith(ending) and name.removesuffix(ending) in names for ending in ("_seg", "_gt"))

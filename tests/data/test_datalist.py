@@ -197,6 +197,17 @@ def test_images_from_a_folder_a_pattern_or_a_file(tmp_path):
         cases_to_segment("", "", None, str(tmp_path / "*.mha"))
 
 
+def test_segmentations_beside_their_images_are_left_out(tmp_path, capsys):
+    for name in ("a.nii.gz", "a_seg.nii.gz", "b.nii", "b_gt.nii.gz", "alone_seg.nii.gz"):
+        (tmp_path / name).touch()
+    assert [c["case"] for c in cases_to_segment("", "", None, str(tmp_path))] == ["a", "alone_seg", "b"]
+    assert "images: 2 files left out, which look like segmentations of" in capsys.readouterr().out
+    (tmp_path / "a_seg.nii.gz").unlink()
+    (tmp_path / "b_gt.nii.gz").unlink()
+    assert len(cases_to_segment("", "", None, str(tmp_path))) == 3
+    assert "left out" not in capsys.readouterr().out
+
+
 def test_acdc_lists_of_the_field():
     lists = {name: (ROOT / "splits" / "acdc" / f"{name}.txt").read_text().split() for name in ("train", "val", "test")}
     assert [len(ids) for ids in lists.values()] == [70, 10, 20]
