@@ -125,30 +125,51 @@ class ResumeCheckpoint:
 class SaveWeights:
     """Save a network's weights alone: the file that is deployed.
 
-    Attached to a trainer, it saves when training ends; attached to an evaluator with a key metric, whenever the
-    metric is the best so far.
+    With an evaluator that runs, those with the best key metric so far; else those at the end of training. A line at
+    the end says which and where.
 
     Args:
         path: of the state dict.
         network: to save.
         settings: of the preprocessing that the network needs, by name; written beside it as JSON.
+        evaluator: with a key metric, or None.
     """
 
-    def __init__(self, path: str, network: nn.Module, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        network: nn.Module,
+        settings: Mapping[str, Any] | None = None,
+        evaluator: Evaluator | None = None,
+    ) -> None:
         self.path = Path(path)
         self.network = network
         self.settings = settings
+        self.evaluator = evaluator
 
     def attach(self, engine: Engine) -> None:
         """
         Args:
-            engine: the trainer or the evaluator.
+            engine: the trainer.
         """
-        engine.add_event_handler(Events.COMPLETED, self)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.COMPLETED, self._validated)
+        engine.add_event_handler(Events.COMPLETED, self._trained)
 
-    def __call__(self, engine: Engine) -> None:
-        passed_over = isinstance(engine, Evaluator) and engine.state.best_metric_epoch != engine.state.epoch
-        if process_rank() == 0 and not passed_over:
+    def _validated(self, engine: Engine) -> None:
+        if engine.state.best_metric_epoch == engine.state.epoch:
+            self._save()
+
+    def _trained(self, engine: Engine) -> None:
+        best = self.evaluator.state.best_metric_epoch if self.evaluator is not None else -1
+        if best < 0:  # there was no validation
+            self._save()
+        if process_rank() == 0:
+            which = f"epoch {best}, the best in validation" if best > 0 else f"the last epoch, {engine.state.epoch}"
+            print(f"Weights of {which}: {self.path}.", flush=True)
+
+    def _save(self) -> None:
+        if process_rank() == 0:
             save_atomically(unwrapped(self.network).state_dict(), self.path)
             if self.settings is not None:
                 with replacing(self.path.with_suffix(".json")) as temporary:
