@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,13 +57,10 @@ class EmbeddingReport:
 
     def _completed(self, engine: Engine) -> None:
         if process_rank() == 0:
-            engine.state.metrics["axis_spearman_median"] = self(engine.logger)
+            engine.state.metrics["axis_spearman_median"] = self()
 
-    def __call__(self, logger: logging.Logger | None = None) -> float:
+    def __call__(self) -> float:
         """Make the report.
-
-        Args:
-            logger: for the result; this module's by default.
 
         Returns:
             The median of rho (\\|rho\\| without an axis) over the patients; NaN when no patient has two positions.
@@ -89,13 +85,13 @@ class EmbeddingReport:
         write_csv(self.folder / "embedding.csv", rows)
         result = f"Spearman's {measure} with the slice position: median {median:.3f} of {len(order)} patients"
         self._draw(rows, result)
-        logger = logger or logging.getLogger(__name__)
-        logger.info(f"{result}. Written to {self.folder / 'embedding.csv'} and {self.folder / 'embedding.png'}.")
+        print(f"{result}. Written to {self.folder / 'embedding.csv'} and {self.folder / 'embedding.png'}.", flush=True)
         collapsed = [patient for patient in order if is_constant(projections[patients == patient])]
         if collapsed:
-            logger.warning(
+            print(
                 f"Collapsed: the slices of {len(collapsed)} of {len(order)} patients ({', '.join(collapsed[:5])}) all "
-                "have the same projection, which counts as rho 0."
+                "have the same projection, which counts as rho 0.",
+                flush=True,
             )
         return median
 

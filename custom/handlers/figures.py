@@ -144,7 +144,7 @@ class OverviewFigure:
         figure.legend(handles=self._legend(), loc="lower center", ncols=len(COLOURS), frameon=False, fontsize=9)
         with replacing(self.path) as temporary:
             figure.savefig(temporary, dpi=130)
-        engine.logger.info(f"Overview of {rows} cases: {self.path}.")
+        print(f"Overview of {rows} cases: {self.path}.", flush=True)
 
     def _draw(self, axes: Axes, content: dict[str, np.ndarray], panel: str, spacing: tuple, window: np.ndarray) -> None:
         axes.set(xticks=[], yticks=[], facecolor="black")

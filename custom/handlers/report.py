@@ -115,7 +115,8 @@ class SegmentationReport:
         write_csv(self.folder / "summary.csv", summary)
         if errors is not None:
             write_csv(self.folder / "ejection_fraction.csv", [errors])
-        engine.logger.info("\n".join(self._table(rows, summary, errors)))
+        # not to the engine's logger: it is one of Ignite's, which logging.conf silences
+        print("\n".join(self._table(rows, summary, errors)), flush=True)
 
     def _gathered(self) -> list[Row]:
         """The rows of all processes, each case once: samplers repeat cases to give every process equally many."""

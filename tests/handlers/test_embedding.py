@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import logging
 
 import pytest
 import torch
@@ -70,10 +69,9 @@ def read(folder) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("gain", [1.0, -3.0])
-def test_order_on_the_axis(gain, tmp_path, caplog):
+def test_order_on_the_axis(gain, tmp_path, capsys):
     network = Embedder(gain, [2.0, 0.0, 0.0]).train()
-    with caplog.at_level(logging.INFO):
-        engine = train(EmbeddingReport(tmp_path, loader(), network))
+    engine = train(EmbeddingReport(tmp_path, loader(), network))
     assert engine.state.metrics["axis_spearman_median"] == pytest.approx(1 if gain > 0 else -1)
     rows = read(tmp_path)
     assert list(rows[0]) == ["case", "patient", "position", "projection", "pc1", "pc2"]
@@ -84,7 +82,8 @@ def test_order_on_the_axis(gain, tmp_path, caplog):
         # the first component is the position up to its mean, with its direction; the second tells the patients apart
         assert float(row["pc1"]) == pytest.approx(abs(gain) * (float(row["position"]) - 0.5), abs=1e-5)
     assert {round(abs(float(row["pc2"])), 5) for row in rows} == {0.1, 0.0}
-    assert "rho of the projection on the axis" in caplog.text and "of 3 patients" in caplog.text
+    printed = capsys.readouterr().out
+    assert "rho of the projection on the axis" in printed and "of 3 patients" in printed
     assert sorted(p.name for p in tmp_path.iterdir()) == ["embedding.csv", "embedding.png"]
 
 
@@ -102,19 +101,18 @@ def test_names_of_patients_and_call_without_an_engine(tmp_path):
     assert {row["patient"] for row in read(tmp_path)} == {"anna", "bert", "carl"}
 
 
-def test_without_an_axis_the_first_component_counts(tmp_path, caplog):
-    with caplog.at_level(logging.INFO):
-        rho = EmbeddingReport(tmp_path, loader(), Embedder(-2.0, None))()
+def test_without_an_axis_the_first_component_counts(tmp_path, capsys):
+    rho = EmbeddingReport(tmp_path, loader(), Embedder(-2.0, None))()
     assert rho == pytest.approx(1)
-    assert "|rho| of the first principal component" in caplog.text
+    assert "|rho| of the first principal component" in capsys.readouterr().out
     assert all(row["projection"] == row["pc1"] for row in read(tmp_path))
 
 
 @pytest.mark.parametrize("axis", [None, [1.0, 1.0, 1.0]])
-def test_collapse_is_said(axis, tmp_path, caplog):
+def test_collapse_is_said(axis, tmp_path, capsys):
     network = Embedder(0.0, axis, patient=0.0)
     assert EmbeddingReport(tmp_path, loader(), network)() == 0
-    assert "Collapsed: the slices of 3 of 3 patients (anna, bert, carl)" in caplog.text
+    assert "Collapsed: the slices of 3 of 3 patients (anna, bert, carl)" in capsys.readouterr().out
 
 
 def test_no_slices(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import logging
 import math
 from pathlib import Path
 
@@ -64,10 +63,9 @@ def cases() -> list[dict]:
     ]
 
 
-def test_files_and_metrics(cases, tmp_path, caplog):
+def test_files_and_metrics(cases, tmp_path, capsys):
     report = SegmentationReport(tmp_path, ["RV", "LV"], "test", ejection_fraction_class="LV")
-    with caplog.at_level(logging.INFO):
-        evaluator = evaluate(cases, report)
+    evaluator = evaluate(cases, report)
     none, ed, es = read(tmp_path / "cases.csv")
     assert list(ed) == [
         *("case", "patient", "phase"),
@@ -115,7 +113,9 @@ def test_files_and_metrics(cases, tmp_path, caplog):
     assert float(errors["mean_absolute_error_percentage_points"]) == float(errors["bias_percentage_points"]) == 50
     assert [metrics["ejection_fraction_mae"], metrics["ejection_fraction_bias"]] == [50, 50]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cases.csv", "ejection_fraction.csv", "summary.csv"]
-    assert "section 'test'" in caplog.text and "0.333 ± 0.333" in caplog.text and "bias +50.0" in caplog.text
+    printed = capsys.readouterr().out
+    assert "section 'test'" in printed and "0.333 ± 0.333" in printed and "bias +50.0" in printed
+    assert printed.endswith(f"Written to {tmp_path / 'cases.csv'} and {tmp_path / 'summary.csv'}.\n")
 
 
 def test_ejection_fraction_is_optional(cases, tmp_path):
@@ -125,8 +125,7 @@ def test_ejection_fraction_is_optional(cases, tmp_path):
     assert not (tmp_path / "ejection_fraction.csv").exists()
 
 
-def test_ejection_fraction_without_a_prediction(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
+def test_ejection_fraction_without_a_prediction(tmp_path, capsys):
     entries = [
         case([(1, *CUBE)], p, case=phase, patient="p", phase=phase) for phase, p in (("ED", []), ("ES", [(1, *CUBE)]))
     ]
@@ -134,7 +133,8 @@ def test_ejection_fraction_without_a_prediction(tmp_path, caplog):
     (errors,) = read(tmp_path / "ejection_fraction.csv")
     assert (errors["patients"], errors["patients_without_prediction"]) == ("0", "1")
     assert read(tmp_path / "cases.csv")[0]["ejection_fraction_percent_prediction"] == "nan"
-    assert "Ejection fraction from LV: 0 patients with ED and ES, 1 more without a prediction." in caplog.text
+    printed = capsys.readouterr().out
+    assert "Ejection fraction from LV: 0 patients with ED and ES, 1 more without a prediction." in printed
 
 
 def test_ejection_fraction_of_patients_without_phases_is_left_open(tmp_path):
