@@ -23,6 +23,7 @@ from tqdm import tqdm
 from custom.data.checks import DataError, case_id
 from custom.data.datalist import Case
 from custom.data.geometry import slice_positions
+from custom.errors import SettingError
 from custom.files import save_atomically
 
 __all__ = ["CentreSlicesd", "SliceDataset", "StackSlicesd"]
@@ -36,10 +37,13 @@ class CentreSlicesd(ResizeWithPadOrCropd):
         slice_size: (height, width) in pixels.
 
     Raises:
+        SettingError: when ``slice_size`` is no pair.
         DataError: on a volume all of whose foreground lies outside; a part of it gets a line.
     """
 
     def __init__(self, keys: KeysCollection, slice_size: Sequence[int]) -> None:
+        if not isinstance(slice_size, Sequence) or len(slice_size) != 2:
+            raise SettingError(f'slice_size: {slice_size} is not a height and a width; write e.g. "[192,192]".')
         super().__init__(keys, spatial_size=[*slice_size, -1])
         self.slice_size = list(slice_size)
 

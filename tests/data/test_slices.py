@@ -15,6 +15,7 @@ from monai.transforms import Compose, LoadImaged, ScaleIntensityd
 
 from custom.data import CentreSlicesd, DataError, OrientSlicesd, SliceDataset, StackSlicesd
 from custom.data.slices import _cache_key
+from custom.errors import SettingError
 
 
 def transform(keys=("image", "label"), reference: bool = False, **scale) -> Compose:
@@ -133,3 +134,11 @@ def test_foreground_outside_the_slices_is_noticed(capsys):
     assert "slice_size: a has 20% of its foreground outside the central [8, 8] pixels" in capsys.readouterr().out
     with pytest.raises(DataError, match="slice_size: a has 100% of its foreground outside"):
         CentreSlicesd(["image", "label"], [8, 8])({"image": image, "label": label.roll(9, 1).roll(9, 2), "case": "a"})
+
+
+@pytest.mark.parametrize("slice_size", [192, [192]])
+def test_slice_size_is_a_pair(slice_size):
+    with pytest.raises(
+        SettingError, match=r'slice_size: .*192.* is not a height and a width; write e.g. "\[192,192\]"'
+    ):
+        CentreSlicesd("image", slice_size)
