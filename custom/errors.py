@@ -8,7 +8,7 @@ import contextlib
 import sys
 from types import TracebackType
 
-__all__ = ["SettingError", "UserError", "print_message_last"]
+__all__ = ["SettingError", "UserError", "in_monai_bundle", "print_message_last"]
 
 
 class UserError(Exception):
@@ -19,13 +19,18 @@ class SettingError(UserError, ValueError):
     """A setting cannot be used; the message names its key."""
 
 
+def in_monai_bundle() -> bool:
+    """Whether the program is ``python -m monai.bundle``."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name == "monai.bundle.__main__"
+
+
 def print_message_last() -> None:
     """Let ``python -m monai.bundle`` repeat a user error's message below the traceback; in other programs do nothing.
 
     MONAI raises errors of its own from ours, and its traceback leaves the message that counts far above the last line.
     """
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is None or spec.name != "monai.bundle.__main__":
+    if not in_monai_bundle():
         return
     before = sys.excepthook
 

@@ -1,0 +1,56 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the command line that no config file knows."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import monai.bundle
+from monai.utils import ensure_tuple
+
+from custom.errors import SettingError, in_monai_bundle
+
+__all__ = ["check_options"]
+
+OPTION = re.compile(r"--?([A-Za-z][^=]+)=?(.*)", re.DOTALL)  # as Fire has it; a single letter is short for MONAI's own
+
+
+def check_options() -> None:
+    """Refuse a misspelt option of ``python -m monai.bundle``, which MONAI takes as a new key of the config.
+
+    Options of several parts (``optimizer#nesterov``) may add something, and MONAI refuses them where they cannot.
+    Nothing is checked in other programs, without ``--config_file``, or with ``--tracking``, which brings more keys.
+
+    Raises:
+        SettingError: naming the option, and the key that is spelt most alike.
+    """
+    if not in_monai_bundle():
+        return
+    from fire.parser import DefaultParseValue  # there, since `monai.bundle` runs; other programs may lack it
+
+    given = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]  # what follows "--" is for Fire
+    options = {}
+    for text, following in zip(given, [*given[1:], ""], strict=True):
+        if found := OPTION.fullmatch(text):
+            options[found[1].replace("-", "_")] = found[2] or following
+    if "config_file" not in options or "tracking" in options:
+        return
+    files = [Path(f) for f in ensure_tuple(DefaultParseValue(options["config_file"]))]
+    # an option of the bundle's other workflows does no harm: one may give the same options to all of them
+    folders = {f.parent for f in files if f.with_name("metadata.json").is_file()}
+    files += [f for folder in folders for f in folder.glob("*.json") if f.name != "metadata.json"]
+    callables = (monai.bundle.run, monai.bundle.create_workflow, monai.bundle.ConfigWorkflow)
+    known = {name for f in callables for name in inspect.signature(f).parameters}
+    known |= {key for f in files for key in monai.bundle.ConfigParser.load_config_file(f)}
+    for option in options:
+        if option not in known and not re.search("#|::", option):
+            alike = difflib.get_close_matches(option, sorted(known), n=1)
+            remedy = (
+                f"did you mean --{alike[0]}?" if alike else "see the README, or the config file, for those there are."
+            )
+            raise SettingError(f"--{option}: no config file has this key; {remedy}")
