@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ import torch
 
 __all__ = ["replacing", "save_atomically"]
 
+ABANDONED = 3600  # seconds without a write
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Write a file under a temporary name beside it and rename it when the block ends without an error.
+
+    Then temporary files of the same name that killed processes have left are removed.
 
     Args:
         path: the final name; its folder is made.
@@ -33,8 +38,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+        _remove_abandoned(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove old temporary files of a file just written; by age, since their processes may be on other machines."""
+    temporary = re.compile(rf"\..+-\d+-{re.escape(path.name)}")
+    with suppress(OSError):  # another process was first, or it is another user's; the next save comes by again
+        for file in path.parent.iterdir():
+            # both times are the file server's: its clock may differ from this machine's
+            if temporary.fullmatch(file.name) and path.stat().st_mtime - file.stat().st_mtime > ABANDONED:
+                file.unlink()
 
 
 def save_atomically(content: Any, path: str | Path) -> None:

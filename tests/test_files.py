@@ -1,0 +1,42 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+import torch
+
+from custom.files import ABANDONED, replacing, save_atomically
+
+
+def test_a_file_is_whole_or_as_before(tmp_path):
+    file = tmp_path / "new" / "weights.pt"
+    save_atomically({"a": torch.ones(2)}, file)
+    with pytest.raises(KeyboardInterrupt), replacing(file) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert torch.load(file)["a"].tolist() == [1, 1]
+    assert [f.name for f in file.parent.iterdir()] == ["weights.pt"]
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    old = time.time() - ABANDONED - 60
+    left = (".host-1-model.pt", ".other-host-22-model.pt")
+    others = (".host-1-encoder.pt", ".model.pt", ".notes-model.pt", "best-1-model.pt")
+    for name in (*left, *others):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (old, old))
+    (tmp_path / ".host-3-model.pt").touch()  # another process is writing it
+    with replacing(tmp_path / "model.pt") as temporary:
+        temporary.write_text("whole")
+    assert {f.name for f in tmp_path.iterdir()} == {*others, ".host-3-model.pt", "model.pt"}
+
+
+def test_nothing_is_removed_when_a_save_fails(tmp_path):
+    (tmp_path / ".host-1-model.pt").touch()
+    os.utime(tmp_path / ".host-1-model.pt", (0, 0))
+    with pytest.raises(OSError), replacing(tmp_path / "model.pt"):
+        raise OSError("disk full")
+    assert [f.name for f in tmp_path.iterdir()] == [".host-1-model.pt"]
