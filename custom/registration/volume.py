@@ -1,0 +1,192 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes with geometry: reading them, sampling them at points, and the grids that they lie on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+__all__ = ["Grid", "RegistrationError", "Volume", "read_volume", "same_grid"]
+
+DIRECTION_TOLERANCE = 1e-3
+CORNER_TOLERANCE = 1e-2  # mm
+
+
+class RegistrationError(ValueError):
+    """Two volumes cannot be registered; the message names them, what was found and what to do."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxels in space.
+
+    Args:
+        shape: voxels along each of the three axes.
+        affine: (4, 4) float64, voxel to RAS in mm.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """(3,), voxel size along each axis in mm."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def directions(self) -> np.ndarray:
+        """(3, 3), unit vectors of the axes as columns, in RAS."""
+        return self.affine[:3, :3] / self.spacing
+
+    @property
+    def extent(self) -> np.ndarray:
+        """(3,), size along each axis in mm, voxel edges included."""
+        return self.spacing * self.shape
+
+    @property
+    def centre(self) -> np.ndarray:
+        """(3,), RAS mm."""
+        return self.to_mm((np.asarray(self.shape) - 1) / 2)
+
+    def to_mm(self, voxels: np.ndarray) -> np.ndarray:
+        """Voxel coordinates (..., 3) to RAS mm."""
+        return np.asarray(voxels) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def to_voxels(self, points: np.ndarray) -> np.ndarray:
+        """RAS mm (..., 3) to voxel coordinates."""
+        return (np.asarray(points) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
+
+    def points(self) -> Tensor:
+        """RAS mm of all voxel centres, (X, Y, Z, 3) float64."""
+        axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in self.shape), indexing="ij")
+        matrix, origin = torch.from_numpy(self.affine[:3, :3].copy()), torch.from_numpy(self.affine[:3, 3].copy())
+        return torch.stack(axes, dim=-1) @ matrix.T + origin
+
+    def part(self, low: np.ndarray, high: np.ndarray, spacing: np.ndarray) -> Grid:
+        """The box of voxels from ``low`` to before ``high``, cut into voxels of about ``spacing`` (3,) mm."""
+        low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
+        size = (high - low) * self.spacing
+        shape = np.maximum(1, np.round(size / spacing)).astype(int)
+        ratio = (high - low) / shape  # voxels of this grid in one of the new
+        affine = self.affine.copy()
+        affine[:3, :3] = self.affine[:3, :3] * ratio
+        affine[:3, 3] = self.to_mm(low - 0.5 + 0.5 * ratio)
+        return Grid(tuple(int(n) for n in shape), affine)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image or a label map.
+
+    Args:
+        name: for messages.
+        values: (X, Y, Z); float32 for images.
+        grid: where they lie.
+    """
+
+    name: str
+    values: Tensor
+    grid: Grid
+
+    def at(self, points: Tensor, outside: float | None = None) -> Tensor:
+        """Interpolate linearly.
+
+        Args:
+            points: (..., 3) RAS mm.
+            outside: value there; None repeats the border.
+
+        Returns:
+            (...,) float32.
+        """
+        return interpolate(self.values[None].float(), self.grid, points, outside)[0]
+
+    def smoothed(self, spacing: np.ndarray) -> Volume:
+        """Filtered for sampling at a coarser ``spacing`` (3,) mm, along the axes where it is coarser."""
+        ratio = np.asarray(spacing) / self.grid.spacing
+        sigma = np.where(ratio > 1.2, ratio / 2, 0)
+        if not sigma.any():
+            return self
+        return Volume(
+            self.name, torch.from_numpy(gaussian_filter(self.values.numpy(), sigma, mode="nearest")), self.grid
+        )
+
+
+def interpolate(values: Tensor, grid: Grid, points: Tensor, outside: float | None = None) -> Tensor:
+    """Interpolate channels linearly.
+
+    Args:
+        values: (C, X, Y, Z) float32.
+        grid: of the values.
+        points: (..., 3) RAS mm.
+        outside: value beyond the grid's outermost voxel centres by more than half a voxel; None repeats the border.
+
+    Returns:
+        (C, ...) float32.
+    """
+    inverse = torch.from_numpy(np.linalg.inv(grid.affine)).to(points)
+    voxels = points @ inverse[:3, :3].T + inverse[:3, 3]
+    size = torch.tensor(grid.shape).to(voxels)
+    unit = ((2 * voxels + 1) / size - 1).flip(-1)  # grid_sample takes (z, y, x) in [-1, 1] from edge to edge
+    sampled = torch.nn.functional.grid_sample(
+        values[None], unit.reshape(1, 1, 1, -1, 3).to(values.dtype), padding_mode="border", align_corners=False
+    ).reshape(len(values), *points.shape[:-1])
+    if outside is not None:
+        inside = ((voxels >= -0.5) & (voxels <= size - 0.5)).all(dim=-1)
+        sampled = torch.where(inside, sampled, outside)
+    return sampled
+
+
+def read_volume(image: Any, label: bool = False) -> Volume:
+    """Read an image or a label map with its geometry.
+
+    Args:
+        image: path of a NIfTI file, or a MetaTensor of shape (X, Y, Z) or (1, X, Y, Z).
+        label: whether it holds classes; they stay integers then.
+
+    Raises:
+        FileNotFoundError: the path is none.
+        TypeError: a bare array, which has no geometry.
+        RegistrationError: not 3-D, sheared, NaN or infinite voxels.
+    """
+    if isinstance(image, MetaTensor):
+        name = str(image.meta.get("filename_or_obj", "MetaTensor"))
+        values, affine = image.as_tensor().detach().cpu(), np.asarray(image.affine.cpu(), dtype=np.float64)
+        values = values[0] if values.ndim == 4 and len(values) == 1 else values
+    elif isinstance(image, (str, os.PathLike)):
+        name = str(image)
+        if not Path(image).is_file():
+            raise FileNotFoundError(f"{name} is missing.")
+        file = nib.load(image)
+        affine = np.asarray(file.affine, dtype=np.float64)
+        values = torch.from_numpy(np.array(file.dataobj, dtype=np.float32))
+    else:
+        raise TypeError(f"found {type(image).__name__}; give a path or a MetaTensor, which hold the geometry.")
+    if values.ndim != 3:
+        raise RegistrationError(f"{name} is of shape {tuple(values.shape)}; registration takes one 3-D volume.")
+    grid = Grid(tuple(values.shape), affine)
+    if np.abs(grid.directions.T @ grid.directions - np.eye(3)).max() > DIRECTION_TOLERANCE:
+        raise RegistrationError(f"{name} has axes that are not perpendicular; resample it to a straight grid first.")
+    if label:
+        return Volume(name, values.round().to(torch.int16), grid)
+    values = values.float()
+    if broken := int((~values.isfinite()).sum()):
+        raise RegistrationError(f"{name} has {broken} voxels that are NaN or infinite; replace them.")
+    return Volume(name, values, grid)
+
+
+def same_grid(a: Grid, b: Grid) -> bool:
+    """Whether two grids have the same voxels in the same places, to a hundredth of a millimetre."""
+    if a.shape != b.shape:
+        return False
+    corners = np.array([[0, 0, 0], *np.diag(a.shape)]) - 0.5
+    return bool(np.abs(a.to_mm(corners) - b.to_mm(corners)).max() < CORNER_TOLERANCE)

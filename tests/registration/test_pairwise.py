@@ -1,0 +1,199 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from scipy.ndimage import gaussian_filter
+
+from custom.registration import Grid, RegistrationError, map_points, register, similarity, use_threads, warp_label
+from custom.registration.pairwise import _match
+
+SHIFT = np.array([4.0, -5.0, 2.0])  # mm, 6.7 long
+SHIFT *= 7.0 / np.linalg.norm(SHIFT)
+
+
+def texture(points: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A smooth random image of space, RAS mm."""
+    random = np.random.default_rng(seed)
+    waves = random.normal(size=(60, 3)) / 18.0
+    phases, heights = random.uniform(0, 2 * np.pi, 60), random.normal(size=60)
+    return np.sin(points @ waves.T + phases) @ heights
+
+
+def organ(points: np.ndarray) -> np.ndarray:
+    """Two classes: a ball of 30 mm about the origin, with a core."""
+    radius = np.linalg.norm(points, axis=-1)
+    return (radius < 30).astype(np.int16) + (radius < 15)
+
+
+def image_on(grid: Grid, move: np.ndarray) -> tuple[MetaTensor, MetaTensor]:
+    """The scene, moved, as this scanner sees it: image and labels."""
+    points = grid.points().numpy() - move
+    values = texture(points) + 8.0 * (organ(points) > 0) + 5.0 * (organ(points) > 1)
+    affine = torch.from_numpy(grid.affine)
+    return (
+        MetaTensor(torch.from_numpy(values.astype(np.float32))[None], affine=affine),
+        MetaTensor(torch.from_numpy(organ(points))[None], affine=affine),
+    )
+
+
+def dice(a: MetaTensor, b: MetaTensor) -> float:
+    a, b = a.as_tensor(), b.as_tensor()
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def scanner(shape, spacing, angle: float) -> Grid:
+    """Axes turned about all three directions, the middle at the origin."""
+    c, s = math.cos(angle), math.sin(angle)
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn * spacing
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return Grid(tuple(shape), affine)
+
+
+FIXED = scanner((90, 80, 16), (1.5, 1.5, 6.0), 0.3)
+MOVING = scanner((70, 84, 18), (1.8, 1.6, 6.0), 0.3)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return image_on(FIXED, np.zeros(3)), image_on(MOVING, SHIFT)
+
+
+@pytest.fixture(scope="module")
+def transform(pair):
+    (fixed, _), (moving, region) = pair
+    return register(fixed, moving, region=region)
+
+
+def test_a_shift_in_rotated_anisotropic_images_is_recovered(pair, transform):
+    points = np.random.default_rng(0).uniform(-25, 25, (500, 3))
+    points = points[np.linalg.norm(points, axis=1) < 25]
+    found = map_points(points, transform).numpy() - points
+    error = np.linalg.norm(found - SHIFT, axis=1)
+    assert np.linalg.norm(found.mean(axis=0) - SHIFT) < 0.5
+    assert np.median(error) < 0.7
+
+
+def test_labels_arrive(pair, transform):
+    (fixed, truth), (moving, region) = pair
+    warped = warp_label(region, transform)
+    assert warped.shape == truth.shape
+    assert dice(warped == 1, truth == 1) > 0.9 and dice(warped == 2, truth == 2) > 0.9
+    assert similarity(fixed, moving, transform, region=region) > 0.95
+    assert similarity(fixed, moving, region=region) < 0.9
+
+
+def test_axes_of_another_order_do_not_matter(pair, transform):
+    """The same moving volume stored with its first two axes swapped and one turned round."""
+    (fixed, _), (moving, region) = pair
+    turned = []
+    for volume in (moving, region):
+        affine = volume.affine.numpy().copy()
+        affine[:3, 3] += affine[:3, 0] * (volume.shape[1] - 1)
+        affine[:3, 0] *= -1
+        affine[:, [0, 1]] = affine[:, [1, 0]]
+        turned.append(MetaTensor(volume.as_tensor().flip(1).transpose(1, 2), affine=torch.from_numpy(affine)))
+    points = np.random.default_rng(1).uniform(-20, 20, (100, 3))
+    again = register(fixed, turned[0], region=turned[1])
+    assert (map_points(points, again) - map_points(points, transform)).norm(dim=1).median() < 0.5
+
+
+def test_contrast_may_change(pair):
+    """A coil's brightness falls by a third across the image, and the intensities are bent, as between MR scans."""
+    (fixed, truth), (moving, region) = pair
+    values = moving.as_tensor()
+    low, high = values.min(), values.max()
+    ramp = torch.linspace(1.2, 0.8, values.shape[1])[None, :, None, None]
+    bent = MetaTensor(((values - low) / (high - low)) ** 0.7 * 900 * ramp, affine=moving.affine)
+    transform = register(fixed, bent, region=region)
+    points = np.random.default_rng(2).uniform(-20, 20, (200, 3))
+    assert np.linalg.norm((map_points(points, transform).numpy() - points).mean(axis=0) - SHIFT) < 1.5
+    assert dice(warp_label(region, transform) > 0, truth > 0) > 0.93
+
+
+def test_threads_do_not_change_the_result(pair):
+    (fixed, _), (moving, region) = pair
+    points = np.random.default_rng(3).uniform(-25, 25, (100, 3))
+    results = []
+    for count in (1, 2):
+        use_threads(count)
+        results.append(map_points(points, register(fixed, moving, region=region)))
+    torch.testing.assert_close(*results, atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="threads: 0; at least one"):
+        use_threads(0)
+
+
+def test_an_organ_elsewhere_is_found():
+    """The organ lies 60 mm away, which gradients from the middle would not find."""
+    move = np.array([45.0, -40.0, 0.0])
+    wide = scanner((120, 120, 12), (2.0, 2.0, 8.0), 0.0)
+    (fixed, truth), (moving, region) = image_on(wide, move), image_on(wide, np.zeros(3))
+    background = gaussian_filter(np.random.default_rng(4).normal(size=wide.shape), 3) * 20
+    fixed = MetaTensor(fixed.as_tensor() + torch.from_numpy(background.astype(np.float32)), affine=fixed.affine)
+    warped = warp_label(region, register(fixed, moving, region=region))
+    assert dice(warped > 0, truth > 0) > 0.9
+    assert dice(region > 0, truth > 0) < 0.1
+
+
+def test_the_match_is_the_normalised_correlation():
+    generator = torch.Generator().manual_seed(0)
+    image, template = torch.rand(12, 11, 7, generator=generator), torch.rand(4, 5, 3, generator=generator)
+    score = _match(image, template)
+    for place in [(0, 0, 0), (3, 2, 1), (8, 6, 4)]:
+        box = image[tuple(slice(a, a + b) for a, b in zip(place, template.shape, strict=True))]
+        truth = float(torch.corrcoef(torch.stack([box, template]).flatten(1))[0, 1])
+        assert score[place] == pytest.approx(truth, abs=1e-4)
+    assert score[9, 6, 4].isneginf()  # sticks out by a quarter
+
+
+def test_faults_are_named(pair):
+    (fixed, truth), (moving, region) = pair
+    constant = MetaTensor(torch.full_like(fixed, 3.0).as_tensor(), affine=fixed.affine)
+    with pytest.raises(RegistrationError, match="is constant, every voxel is 3"):
+        register(constant, moving)
+    broken = fixed.clone()
+    broken[0, 1, 2, 3] = torch.nan
+    with pytest.raises(RegistrationError, match="has 1 voxels that are NaN or infinite"):
+        register(fixed, broken)
+    with pytest.raises(RegistrationError, match="another geometry than its image"):
+        register(fixed, moving, region=truth)
+    with pytest.raises(RegistrationError, match="has no voxel above 0"):
+        register(fixed, moving, region=MetaTensor(torch.zeros_like(region).as_tensor(), affine=region.affine))
+    with pytest.raises(RegistrationError, match=r"of shape \(2, .*takes one 3-D volume"):
+        register(torch.cat([fixed, fixed]), moving)
+    sheared = fixed.clone()
+    sheared.affine[0, 1] += 0.4
+    with pytest.raises(RegistrationError, match="axes that are not perpendicular"):
+        register(sheared, moving)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.nii is missing"):
+        register(fixed, "nowhere.nii")
+    with pytest.raises(TypeError, match="spacings"):
+        register(fixed, moving, spacings=2.0)
+    with pytest.raises(ValueError, match="spacing: 0 must be positive"):
+        register(fixed, moving, spacing=0)
+
+
+def test_only_registering_loads_itk():
+    """MONAI imports the lazy package `itk`; its compiled modules, which take seconds, are not touched."""
+    code = "import sys, custom.registration, custom.data, custom.losses; "
+    code += "assert not [m for m in sys.modules if m.startswith('itk.') and m.endswith('Python')]"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_other_part_imports_itk():
+    root = Path(__file__).resolve().parents[2] / "custom"
+    users = {
+        f.parent.name for f in root.rglob("*.py") if re.search(r"^\s*(import|from) itk", f.read_text(), re.MULTILINE)
+    }
+    assert users == {"registration"}
