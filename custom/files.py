@@ -34,7 +34,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # the host's name: several machines may share the folder
-    temporary = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".{socket.gethostname()}.{os.getpid()}.partial-{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -45,9 +45,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def _remove_abandoned(path: Path) -> None:
     """Remove old temporary files of a file just written; by age, since their processes may be on other machines."""
-    temporary = re.compile(rf"\..+-\d+-{re.escape(path.name)}")
-    with suppress(OSError):  # another process was first, or it is another user's; the next save comes by again
-        for file in path.parent.iterdir():
+    temporary = re.compile(rf"\..+\.\d+\.partial-{re.escape(path.name)}")
+    for file in path.parent.glob(".*.partial-*"):
+        with suppress(OSError):  # another process was first, or it is another user's
             # both times are the file server's: its clock may differ from this machine's
             if temporary.fullmatch(file.name) and path.stat().st_mtime - file.stat().st_mtime > ABANDONED:
                 file.unlink()

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import re
@@ -23,7 +24,7 @@ OPTION = re.compile(r"--?([A-Za-z][^=]+)=?(.*)", re.DOTALL)  # as Fire has it; a
 def check_options() -> None:
     """Refuse a misspelt option of ``python -m monai.bundle``, which MONAI takes as a new key of the config.
 
-    Options of several parts (``optimizer#nesterov``) may add something, and MONAI refuses them where they cannot.
+    Options of several parts (``optimizer#nesterov``) may add something; MONAI refuses those whose parent is missing.
     Nothing is checked in other programs, without ``--config_file``, or with ``--tracking``, which brings more keys.
 
     Raises:
@@ -43,10 +44,13 @@ def check_options() -> None:
     files = [Path(f) for f in ensure_tuple(DefaultParseValue(options["config_file"]))]
     # an option of the bundle's other workflows does no harm: one may give the same options to all of them
     folders = {f.parent for f in files if f.with_name("metadata.json").is_file()}
-    files += [f for folder in folders for f in folder.glob("*.json") if f.name != "metadata.json"]
+    siblings = [f for folder in folders for f in folder.glob("[!.]*.json") if f.name != "metadata.json"]
     callables = (monai.bundle.run, monai.bundle.create_workflow, monai.bundle.ConfigWorkflow)
     known = {name for f in callables for name in inspect.signature(f).parameters}
     known |= {key for f in files for key in monai.bundle.ConfigParser.load_config_file(f)}
+    for file in siblings:
+        with contextlib.suppress(ValueError, OSError):  # not of this run, and perhaps half written
+            known |= set(monai.bundle.ConfigParser.load_config_file(file))
     for option in options:
         if option not in known and not re.search("#|::", option):
             alike = difflib.get_close_matches(option, sorted(known), n=1)

@@ -23,20 +23,25 @@ def test_a_file_is_whole_or_as_before(tmp_path):
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
     old = time.time() - ABANDONED - 60
-    left = (".host-1-model.pt", ".other-host-22-model.pt")
-    others = (".host-1-encoder.pt", ".model.pt", ".notes-model.pt", "best-1-model.pt")
+    left = (".host.1.partial-model.pt", ".other-host.22.partial-model.pt")
+    others = (
+        ".host.1.partial-encoder.pt",
+        ".host.1.partial-fold-3-model.pt",
+        ".backup-2026-model.pt",
+        "best-1-model.pt",
+    )
     for name in (*left, *others):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (old, old))
-    (tmp_path / ".host-3-model.pt").touch()  # another process is writing it
+    (tmp_path / ".host.3.partial-model.pt").touch()  # another process is writing it
     with replacing(tmp_path / "model.pt") as temporary:
         temporary.write_text("whole")
-    assert {f.name for f in tmp_path.iterdir()} == {*others, ".host-3-model.pt", "model.pt"}
+    assert {f.name for f in tmp_path.iterdir()} == {*others, ".host.3.partial-model.pt", "model.pt"}
 
 
 def test_nothing_is_removed_when_a_save_fails(tmp_path):
-    (tmp_path / ".host-1-model.pt").touch()
-    os.utime(tmp_path / ".host-1-model.pt", (0, 0))
+    (tmp_path / ".host.1.partial-model.pt").touch()
+    os.utime(tmp_path / ".host.1.partial-model.pt", (0, 0))
     with pytest.raises(OSError), replacing(tmp_path / "model.pt"):
         raise OSError("disk full")
-    assert [f.name for f in tmp_path.iterdir()] == [".host-1-model.pt"]
+    assert [f.name for f in tmp_path.iterdir()] == [".host.1.partial-model.pt"]

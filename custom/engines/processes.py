@@ -17,7 +17,7 @@ __all__ = ["process_count", "process_device", "process_rank", "process_share", "
 
 
 def start_processes() -> None:
-    """Join the processes that `torchrun` started: NCCL where there are GPUs, Gloo elsewhere.
+    """Join the processes that `torchrun` started: NCCL where there are GPUs, Gloo elsewhere; once in a program.
 
     Raises:
         SettingError: when this process was not started by `torchrun`.
@@ -29,22 +29,29 @@ def start_processes() -> None:
         )
     if torch.cuda.is_available():
         torch.cuda.set_device(process_device())
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(_leave)
 
 
 def stop_processes() -> None:
-    """Wait for the other processes; leave them when this one ends.
+    """Wait for the other processes; they part when their programs end.
 
     Not at once: a ``DistributedDataParallel`` that outlives its group ends Gloo's threads with Python's lock held, for
-    which they may be waiting. By the end of the process the workflow has let go of its network.
+    which they may be waiting. By the end of the program the workflow has let go of its network.
     """
     dist.barrier()
-    atexit.register(_leave)
+    global _stopped
+    _stopped = True
+
+
+_stopped = False
 
 
 def _leave() -> None:
-    gc.collect()  # engines and handlers refer to each other
-    dist.destroy_process_group()
+    if _stopped and dist.is_initialized():  # after an error others may be in the middle of something
+        gc.collect()  # engines and handlers refer to each other
+        dist.destroy_process_group()
 
 
 def process_device() -> torch.device:

@@ -162,7 +162,9 @@ class SaveWeights:
 
     def _trained(self, engine: Engine) -> None:
         best = self.evaluator.state.best_metric_epoch if self.evaluator is not None else -1
-        if best < 0:  # there was no validation
+        # no validation; or its best network was of a run that this one goes on from, and its file has gone since
+        if best < 0 or not self.path.is_file():
+            best = -1
             self._save()
         if process_rank() == 0:
             which = f"epoch {best}, the best in validation" if best > 0 else f"the last epoch, {engine.state.epoch}"

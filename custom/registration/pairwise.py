@@ -13,7 +13,6 @@ to fine within slices; across thick slices the volume keeps its own spacing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from typing import Any
 
@@ -22,6 +21,8 @@ import torch
 from scipy.ndimage import binary_dilation, gaussian_filter
 from torch import Tensor
 
+from custom.data.geometry import slice_axis
+from custom.errors import SettingError
 from custom.registration.transform import Affine, Displacement, Transform
 from custom.registration.volume import Grid, RegistrationError, Volume, read_volume, same_grid
 
@@ -29,6 +30,8 @@ __all__ = ["Settings", "register", "similarity", "use_threads"]
 
 CLIP = (1.0, 99.0)  # percentiles of the intensities
 THICK = 1.5  # a slice axis is coarser than the others by this factor
+COVERED = 0.25  # of the organ must lie within the fixed volume
+FEWEST = 50  # voxels of the organ for an affine fit
 FLAT = 0.3  # of the template's variance: places with less than that are no match, however well they correlate
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to the axes of ITK, and back
 
@@ -62,12 +65,16 @@ class Settings:
     smoothing: float = 3.0
 
     def __post_init__(self) -> None:
-        positive = ("spacing", "reach", "context", "margin", "contrast", "smoothing")
-        for name in positive:
+        for name in ("spacing", "reach", "context", "margin", "contrast", "smoothing"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: {getattr(self, name)} must be positive.")
-        if not self.iterations or not self.scales or min(self.scales) <= 0 or self.candidates < 0:
-            raise ValueError("iterations and scales must not be empty, scales be positive, candidates not be negative.")
+                raise SettingError(f"{name}: {getattr(self, name)} must be positive.")
+        for name in ("candidates", "affine_iterations"):
+            if getattr(self, name) < 0:
+                raise SettingError(f"{name}: {getattr(self, name)} must not be negative.")
+        if not isinstance(self.scales, (tuple, list)) or not self.scales or min(self.scales) <= 0:
+            raise SettingError(f"scales: {self.scales} must be a list of positive numbers.")
+        if not isinstance(self.iterations, (tuple, list)) or not self.iterations or min(self.iterations) < 0:
+            raise SettingError(f"iterations: {self.iterations} must be a list of numbers, one a level, none negative.")
 
 
 def register(fixed: Any, moving: Any, *, region: Any = None, **settings: Any) -> Transform:
@@ -95,8 +102,15 @@ def register(fixed: Any, moving: Any, *, region: Any = None, **settings: Any) ->
     attempts = []
     for start in starts:
         matrix = _refine(target, source, mask, start, options)
+        if _covered(target.grid, mask, matrix) < COVERED:
+            continue
         coarse = _deform(target, source, mask, matrix, None, len(options.iterations), options)
         attempts.append((_alike(target, source, mask, matrix, coarse, options), matrix, coarse))
+    if not attempts:
+        raise RegistrationError(
+            f"{target.name} and {source.name}: the organ finds no place within the fixed volume; are they the same "
+            "region of the body, and are their headers right?"
+        )
     _, matrix, deformation = max(attempts, key=lambda attempt: attempt[0])
     for level in range(len(options.iterations) - 1, 0, -1):
         deformation = _deform(target, source, mask, matrix, deformation, level, options)
@@ -117,6 +131,10 @@ def similarity(fixed: Any, moving: Any, transform: Transform | None = None, *, r
     options = Settings(**settings)
     target, source = _normalised(read_volume(fixed)), _normalised(read_volume(moving))
     mapped = transform or Transform((), target.grid, source.grid)
+    if not (same_grid(mapped.fixed, target.grid) and same_grid(mapped.moving, source.grid)):
+        raise RegistrationError(
+            f"similarity: the transform is not from {target.name} to {source.name}; swap them, or invert it."
+        )
     grid = _coarser(target.grid, options.spacing)
     points = mapped(grid.points())
     weight = _region(region, source).at(points, outside=0.0)
@@ -130,16 +148,17 @@ def similarity(fixed: Any, moving: Any, transform: Transform | None = None, *, r
 def _locate(target: Volume, source: Volume, mask: Volume, options: Settings) -> list[np.ndarray]:
     """Where the moving organ may lie in the fixed image: matrices from fixed to moving, the likeliest first."""
     grid = _coarser(target.grid, 1.5 * options.spacing)
-    image = target.smoothed(grid.spacing).at(grid.points())
+    image = target.smoothed(grid).at(grid.points())
+    along = slice_axis(target.grid.affine, target.grid.shape)
     found = []
-    for scale in _scales(target.grid, source.grid, options):
+    for scale in _scales(target.grid, mask, options):
         matrix = _centred(target.grid, source.grid, scale)
         template = _template(grid, source, mask, matrix, options)
         if template is None:
             continue
         values, corner, middle = template
         score = _match(image, values)
-        score = score - _unlikely(score.shape, image.shape, middle, grid, options.reach)
+        score = score - _unlikely(score.shape, image.shape, middle, grid, along, options.reach)
         for value, place in _peaks(score, np.ceil(options.context / grid.spacing)):
             place = np.where(place >= image.shape, place - score.shape, place)  # the template may begin outside
             shift = np.eye(4)
@@ -151,13 +170,18 @@ def _locate(target: Volume, source: Volume, mask: Volume, options: Settings) -> 
     return [matrix for _, matrix in found[: options.candidates]]
 
 
-def _scales(fixed: Grid, moving: Grid, options: Settings) -> list[np.ndarray]:
-    """(3,) each: size along the axes of the fixed grid. Stacks of thick slices are planned to the organ, so their
-    heights may tell its height."""
-    thick = _thick_axis(fixed.spacing)
+def _scales(fixed: Grid, mask: Volume, options: Settings) -> list[np.ndarray]:
+    """(3,) each: size along the axes of the fixed grid.
+
+    Where the organ fills the moving stack of thick slices, the stack was planned to it, and most likely the fixed one
+    was too: their heights tell its height.
+    """
+    thick, other = _thick_axis(fixed.spacing), _thick_axis(mask.grid.spacing)
     heights = {1.0}
-    if thick is not None and _thick_axis(moving.spacing) is not None:
-        heights.add(round(float(fixed.extent[thick] / moving.extent[_thick_axis(moving.spacing)]), 2))
+    if thick is not None and other is not None:
+        inside = mask.values.nonzero()[:, other]
+        if int(inside.max() - inside.min()) + 1 >= 0.8 * mask.grid.shape[other]:
+            heights.add(round(float(fixed.extent[thick] / mask.grid.extent[other]), 2))
     scales = []
     for scale, height in product(options.scales, sorted(heights)):
         each = np.full(3, scale)
@@ -174,13 +198,12 @@ def _template(grid: Grid, source: Volume, mask: Volume, matrix: np.ndarray, opti
         Its image, the (3,) voxel of ``grid`` at which it begins with ``matrix``, and the middle of the organ in its
         own voxels; None if it holds no contrast.
     """
-    corners = _box(mask, options.context, clip=source.grid) @ np.linalg.inv(matrix)[:3, :3].T
+    corners = _box(mask, options.context, clip=True) @ np.linalg.inv(matrix)[:3, :3].T
     voxels = grid.to_voxels(corners + np.linalg.inv(matrix)[:3, 3])
     low, high = np.floor(voxels.min(axis=0) + 0.5).astype(int), np.ceil(voxels.max(axis=0) - 0.5).astype(int)
     high = np.maximum(high, low) + 1
     box = grid.part(low, high, grid.spacing)
-    scale = np.linalg.norm(matrix[:3, :3], axis=0)
-    values = source.smoothed(grid.spacing * scale.mean()).at(Affine(torch.from_numpy(matrix))(box.points()))
+    values = source.smoothed(box, matrix).at(Affine(torch.from_numpy(matrix))(box.points()))
     if values.std() < 1e-3:
         return None
     organ = grid.to_voxels((_box(mask, 0.0) - matrix[:3, 3]) @ np.linalg.inv(matrix)[:3, :3].T)
@@ -211,12 +234,14 @@ def _match(image: Tensor, template: Tensor) -> Tensor:
     return score.masked_fill(covered < 0.9 * covered.max(), -torch.inf)
 
 
-def _unlikely(shape: tuple, image: tuple, middle: np.ndarray, grid: Grid, reach: float) -> Tensor:
-    """Half the squared distance, in units of ``reach``, of the organ from the image's middle, within the slice."""
-    thick = _thick_axis(grid.spacing)
+def _unlikely(shape: tuple, image: tuple, middle: np.ndarray, grid: Grid, along: int, reach: float) -> Tensor:
+    """Half the squared distance, in units of ``reach``, of the organ from the image's middle, within the slice.
+
+    Along the slice axis a scan may begin anywhere: an abdomen may be part of a trunk.
+    """
     cost = torch.zeros(shape)
     for axis in range(3):
-        if axis == (2 if thick is None else thick):
+        if axis == along:
             continue
         place = torch.arange(shape[axis])
         place = torch.where(place >= image[axis], place - shape[axis], place)
@@ -247,15 +272,18 @@ def _peaks(score: Tensor, apart: np.ndarray, most: int = 2) -> list[tuple[float,
 
 
 def _refine(target: Volume, source: Volume, mask: Volume, matrix: np.ndarray, options: Settings) -> np.ndarray:
-    """Affine fit of the organ by correlation, from ``matrix`` on."""
+    """Affine fit of the organ by correlation, from ``matrix`` on; nothing is fitted to a few voxels."""
     if not options.affine_iterations:
         return matrix
-    grid = _organ_grid(target.grid, mask, matrix, 3 * options.spacing, options)
-    points = Affine(torch.from_numpy(matrix))(grid.points())
-    organ = mask.at(points, outside=0.0) > 0.5
-    if organ.sum() < 50:
+    for level in (3, 2, 1):
+        grid = _organ_grid(target.grid, mask, matrix, level * options.spacing, options)
+        points = Affine(torch.from_numpy(matrix))(grid.points())
+        organ = mask.at(points, outside=0.0) > 0.5
+        if organ.sum() >= FEWEST:
+            break
+    else:
         return matrix
-    pair = _pair(target, source, grid, points, options)
+    pair = _pair(target, source, grid, points, options, matrix)
     itk = _itk()
     fixed, moving = (_to_itk(values, grid) for values in pair)
     image = type(fixed)
@@ -312,7 +340,7 @@ def _deform(
     """
     grid = _organ_grid(target.grid, mask, matrix, level * options.spacing, options)
     points = grid.points()
-    pair = _pair(target, source, grid, Affine(torch.from_numpy(matrix))(points), options)
+    pair = _pair(target, source, grid, Affine(torch.from_numpy(matrix))(points), options, matrix)
     start = None if found is None else found(points) - points
     return Displacement(_demons(*pair, grid, start, options.iterations[-level], options), grid)
 
@@ -322,7 +350,7 @@ def _alike(
 ) -> float:
     """Correlation over the organ."""
     points = Affine(torch.from_numpy(matrix))(found(found.grid.points()))
-    pair = _pair(target, source, found.grid, points, options)
+    pair = _pair(target, source, found.grid, points, options, matrix)
     return float(_correlation(*pair, mask.at(points, outside=0.0)))
 
 
@@ -389,13 +417,17 @@ def _region(region: Any, source: Volume) -> Volume:
     return Volume(label.name, torch.from_numpy(organ.astype(np.float32)), source.grid)
 
 
-def _pair(target: Volume, source: Volume, grid: Grid, points: Tensor, options: Settings) -> tuple[Tensor, Tensor]:
+def _pair(
+    target: Volume,
+    source: Volume,
+    grid: Grid,
+    points: Tensor,
+    options: Settings,
+    matrix: np.ndarray | None = None,
+) -> tuple[Tensor, Tensor]:
     """Both images on a grid, the moving one read at ``points``, with their local mean and contrast taken out."""
-    fixed = target.smoothed(grid.spacing).at(grid.points())
-    return tuple(
-        _locally_normalised(values, grid.spacing, options.contrast)
-        for values in (fixed, source.smoothed(grid.spacing).at(points))
-    )
+    fixed, moving = target.smoothed(grid).at(grid.points()), source.smoothed(grid, matrix).at(points)
+    return tuple(_locally_normalised(values, grid.spacing, options.contrast) for values in (fixed, moving))
 
 
 def _locally_normalised(values: Tensor, spacing: np.ndarray, window: float) -> Tensor:
@@ -436,13 +468,13 @@ def _centred(fixed: Grid, moving: Grid, scale: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _box(mask: Volume, margin: float, clip: Grid | None = None) -> np.ndarray:
-    """(8, 3) corners, RAS mm, of the box around the mask with a margin in mm; within ``clip`` if that is given."""
+def _box(mask: Volume, margin: float, clip: bool = False) -> np.ndarray:
+    """(8, 3) corners, RAS mm, of the box around the mask with a margin in mm, if asked for within the volume."""
     inside = mask.values.nonzero().numpy()
     border = margin / mask.grid.spacing
     low, high = inside.min(axis=0) - 0.5 - border, inside.max(axis=0) + 0.5 + border
-    if clip is not None:
-        low, high = np.maximum(low, -0.5), np.minimum(high, np.array(clip.shape) - 0.5)
+    if clip:
+        low, high = np.maximum(low, -0.5), np.minimum(high, np.array(mask.grid.shape) - 0.5)
     return mask.grid.to_mm(np.array(list(product(*zip(low, high, strict=True)))))
 
 
@@ -453,15 +485,27 @@ def _organ_grid(fixed: Grid, mask: Volume, matrix: np.ndarray, spacing: float, o
     border = options.margin / fixed.spacing
     low = np.clip(np.floor(voxels.min(axis=0) - border), 0, np.array(fixed.shape) - 1)
     high = np.clip(np.ceil(voxels.max(axis=0) + border), low + 1, fixed.shape)
-    return fixed.part(low, high, np.maximum(fixed.spacing, spacing))
+    grid = fixed.part(low, high, np.maximum(fixed.spacing, spacing))
+    # ITK's filters take four voxels an axis; beyond the volume its border goes on
+    shape = np.maximum(grid.shape, 4)
+    affine = grid.affine.copy()
+    affine[:3, 3] = grid.to_mm((np.array(grid.shape) - shape) / 2)
+    return Grid(tuple(int(n) for n in shape), affine)
+
+
+def _covered(fixed: Grid, mask: Volume, matrix: np.ndarray) -> float:
+    """Share of the organ that falls within the fixed volume."""
+    back = np.linalg.inv(matrix)
+    organ = mask.grid.to_mm(mask.values.nonzero().numpy()) @ back[:3, :3].T + back[:3, 3]
+    voxels = fixed.to_voxels(organ)
+    return float(((voxels >= -0.5) & (voxels <= np.array(fixed.shape) - 0.5)).all(axis=1).mean())
 
 
 # ITK -------------------------------------------------------------------------------------------------------------
 
 
-@cache
 def _itk() -> Any:
-    """ITK, which takes seconds to load, on the threads of :func:`use_threads`."""
+    """ITK; its modules take seconds to load, so not before they are needed."""
     import itk
 
     return itk

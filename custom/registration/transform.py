@@ -25,7 +25,7 @@ INVERSE_TOLERANCE = 1e-3  # mm
 INVERSE_ITERATIONS = 60
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Affine:
     """``matrix`` (4, 4) float64 applied to RAS mm."""
 
@@ -39,7 +39,7 @@ class Affine:
         return Affine(torch.linalg.inv(self.matrix))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Displacement:
     """``x -> x + u(x)``, or with ``backward`` its inverse.
 
@@ -78,7 +78,7 @@ class Displacement:
 Step = Affine | Displacement
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Transform:
     """From the points of one volume to those of another, the steps one after the other.
 
@@ -172,7 +172,10 @@ def compose(first: Transform, second: Transform) -> Transform:
 
 
 def invert(transform: Transform) -> Transform:
-    """Map from the moving volume to the fixed one. Exact up to a thousandth of a millimetre where nothing folds."""
+    """Map from the moving volume to the fixed one: to a thousandth of a millimetre, where the transform does not fold.
+
+    A point within a fold has no one inverse; some point near by is returned.
+    """
     steps = tuple(step.inverse() for step in reversed(transform.steps))
     return Transform(steps, transform.moving, transform.fixed)
 
@@ -188,8 +191,10 @@ def _on_moving_grid(image: Any, transform: Transform, label: bool) -> Volume:
 
 
 def _warped(transform: Transform, read: Any) -> MetaTensor:
-    points = transform.fixed.points().reshape(-1, 3)
-    values = torch.cat([read(transform(part)) for part in points.split(CHUNK)])
+    shape = transform.fixed.shape
+    rows = max(1, CHUNK // (shape[1] * shape[2]))
+    slabs = (transform.fixed.points(x, x + rows).reshape(-1, 3) for x in range(0, shape[0], rows))
+    values = torch.cat([read(transform(points)) for points in slabs])
     return MetaTensor(values.reshape(1, *transform.fixed.shape), affine=torch.from_numpy(transform.fixed.affine.copy()))
 
 

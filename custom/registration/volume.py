@@ -16,17 +16,19 @@ from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from custom.errors import UserError
+
 __all__ = ["Grid", "RegistrationError", "Volume", "read_volume", "same_grid"]
 
 DIRECTION_TOLERANCE = 1e-3
 CORNER_TOLERANCE = 1e-2  # mm
 
 
-class RegistrationError(ValueError):
+class RegistrationError(UserError, ValueError):
     """Two volumes cannot be registered; the message names them, what was found and what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
     """Voxels in space.
 
@@ -66,9 +68,10 @@ class Grid:
         """RAS mm (..., 3) to voxel coordinates."""
         return (np.asarray(points) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
 
-    def points(self) -> Tensor:
-        """RAS mm of all voxel centres, (X, Y, Z, 3) float64."""
-        axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in self.shape), indexing="ij")
+    def points(self, first: int = 0, last: int | None = None) -> Tensor:
+        """RAS mm of the voxel centres, (X, Y, Z, 3) float64; of a slab along the first axis where that is given."""
+        ranges = [torch.arange(n, dtype=torch.float64) for n in self.shape]
+        axes = torch.meshgrid(ranges[0][first:last], *ranges[1:], indexing="ij")
         matrix, origin = torch.from_numpy(self.affine[:3, :3].copy()), torch.from_numpy(self.affine[:3, 3].copy())
         return torch.stack(axes, dim=-1) @ matrix.T + origin
 
@@ -84,7 +87,7 @@ class Grid:
         return Grid(tuple(int(n) for n in shape), affine)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Volume:
     """An image or a label map.
 
@@ -110,9 +113,10 @@ class Volume:
         """
         return interpolate(self.values[None].float(), self.grid, points, outside)[0]
 
-    def smoothed(self, spacing: np.ndarray) -> Volume:
-        """Filtered for sampling at a coarser ``spacing`` (3,) mm, along the axes where it is coarser."""
-        ratio = np.asarray(spacing) / self.grid.spacing
+    def smoothed(self, grid: Grid, matrix: np.ndarray | None = None) -> Volume:
+        """Filtered for being read at the voxels of ``grid``, mapped by ``matrix`` (4, 4), where those are coarser."""
+        edges = grid.affine[:3, :3] if matrix is None else matrix[:3, :3] @ grid.affine[:3, :3]
+        ratio = np.abs(self.grid.directions.T @ edges).max(axis=1) / self.grid.spacing
         sigma = np.where(ratio > 1.2, ratio / 2, 0)
         if not sigma.any():
             return self
@@ -150,38 +154,48 @@ def read_volume(image: Any, label: bool = False) -> Volume:
     """Read an image or a label map with its geometry.
 
     Args:
-        image: path of a NIfTI file, or a MetaTensor of shape (X, Y, Z) or (1, X, Y, Z).
+        image: path of a NIfTI file, (X, Y, Z) and perhaps further axes of length 1, or a MetaTensor of shape (X, Y, Z)
+            or (1, X, Y, Z), in RAS or LPS as its ``meta["space"]`` says.
         label: whether it holds classes; they stay integers then.
 
     Raises:
         FileNotFoundError: the path is none.
         TypeError: a bare array, which has no geometry.
-        RegistrationError: not 3-D, sheared, NaN or infinite voxels.
+        RegistrationError: not 3-D, sheared, NaN or infinite voxels, or a label map that holds no classes.
     """
     if isinstance(image, MetaTensor):
         name = str(image.meta.get("filename_or_obj", "MetaTensor"))
         values, affine = image.as_tensor().detach().cpu(), np.asarray(image.affine.cpu(), dtype=np.float64)
         values = values[0] if values.ndim == 4 and len(values) == 1 else values
+        if str(image.meta.get("space", "")).upper().endswith("LPS"):
+            affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     elif isinstance(image, (str, os.PathLike)):
         name = str(image)
         if not Path(image).is_file():
             raise FileNotFoundError(f"{name} is missing.")
         file = nib.load(image)
         affine = np.asarray(file.affine, dtype=np.float64)
-        values = torch.from_numpy(np.array(file.dataobj, dtype=np.float32))
+        array = np.array(file.dataobj, dtype=np.float32)
+        values = torch.from_numpy(array.reshape(array.shape[:3] + tuple(n for n in array.shape[3:] if n > 1)))
     else:
         raise TypeError(f"found {type(image).__name__}; give a path or a MetaTensor, which hold the geometry.")
     if values.ndim != 3:
         raise RegistrationError(f"{name} is of shape {tuple(values.shape)}; registration takes one 3-D volume.")
     grid = Grid(tuple(values.shape), affine)
+    if not np.isfinite(affine).all() or not grid.spacing.min() > 0:
+        raise RegistrationError(
+            f"{name} has the affine {affine.tolist()}, which gives voxels no size; mend its header."
+        )
     if np.abs(grid.directions.T @ grid.directions - np.eye(3)).max() > DIRECTION_TOLERANCE:
         raise RegistrationError(f"{name} has axes that are not perpendicular; resample it to a straight grid first.")
-    if label:
-        return Volume(name, values.round().to(torch.int16), grid)
-    values = values.float()
     if broken := int((~values.isfinite()).sum()):
         raise RegistrationError(f"{name} has {broken} voxels that are NaN or infinite; replace them.")
-    return Volume(name, values, grid)
+    if not label:
+        return Volume(name, values.float(), grid)
+    classes = values.to(torch.int16)
+    if not torch.equal(classes.to(values.dtype), values):
+        raise RegistrationError(f"{name} holds values that are no classes from 0 to 32767; round or relabel it.")
+    return Volume(name, classes, grid)
 
 
 def same_grid(a: Grid, b: Grid) -> bool:

@@ -14,7 +14,17 @@ import torch
 from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 
-from custom.registration import Grid, RegistrationError, map_points, register, similarity, use_threads, warp_label
+from custom.errors import SettingError
+from custom.registration import (
+    Grid,
+    RegistrationError,
+    map_points,
+    read_volume,
+    register,
+    similarity,
+    use_threads,
+    warp_label,
+)
 from custom.registration.pairwise import _match
 
 SHIFT = np.array([4.0, -5.0, 2.0])  # mm, 6.7 long
@@ -109,6 +119,27 @@ def test_axes_of_another_order_do_not_matter(pair, transform):
     assert (map_points(points, again) - map_points(points, transform)).norm(dim=1).median() < 0.5
 
 
+def test_slices_stored_first_are_the_same_volume(pair, transform):
+    (fixed, _), (moving, region) = pair
+    turned = []
+    for volume in (moving, region):
+        affine = volume.affine[:, [2, 0, 1, 3]]
+        turned.append(MetaTensor(volume.as_tensor().permute(0, 3, 1, 2), affine=affine))
+    points = np.random.default_rng(1).uniform(-20, 20, (100, 3))
+    again = map_points(points, register(fixed, turned[0], region=turned[1]))
+    assert (again - map_points(points, transform)).norm(dim=1).median() < 0.1
+
+
+def test_thin_stacks_and_small_organs(pair):
+    (fixed, truth), (moving, region) = pair
+    three = MetaTensor(fixed.as_tensor()[..., 7:10], affine=fixed.affine.clone())
+    three.affine[:3, 3] += 7 * three.affine[:3, 2]
+    warped = warp_label(region, register(three, moving, region=region))
+    assert dice(warped > 0, MetaTensor((truth > 0).as_tensor()[..., 7:10])) > 0.85
+    core = register(fixed, moving, region=region == 2)  # booleans are labels, too
+    assert dice(warp_label(region, core) == 2, truth == 2) > 0.85
+
+
 def test_contrast_may_change(pair):
     """A coil's brightness falls by a third across the image, and the intensities are bent, as between MR scans."""
     (fixed, truth), (moving, region) = pair
@@ -157,7 +188,7 @@ def test_the_match_is_the_normalised_correlation():
     assert score[9, 6, 4].isneginf()  # sticks out by a quarter
 
 
-def test_faults_are_named(pair):
+def test_faults_are_named(pair, transform):
     (fixed, truth), (moving, region) = pair
     constant = MetaTensor(torch.full_like(fixed, 3.0).as_tensor(), affine=fixed.affine)
     with pytest.raises(RegistrationError, match="is constant, every voxel is 3"):
@@ -180,8 +211,39 @@ def test_faults_are_named(pair):
         register(fixed, "nowhere.nii")
     with pytest.raises(TypeError, match="spacings"):
         register(fixed, moving, spacings=2.0)
-    with pytest.raises(ValueError, match="spacing: 0 must be positive"):
-        register(fixed, moving, spacing=0)
+    for setting, message in [
+        ({"spacing": 0}, "spacing: 0 must be positive"),
+        ({"iterations": 5}, "iterations: 5 must be a list"),
+        ({"scales": []}, r"scales: \[\] must be a list"),
+        ({"affine_iterations": -1}, "affine_iterations: -1 must not be negative"),
+    ]:
+        with pytest.raises(SettingError, match=message):
+            register(fixed, moving, **setting)
+    broken = region.as_tensor().float()
+    for value, message in [
+        (torch.nan, "1 voxels that are NaN"),
+        (0.4, "values that are no classes"),
+        (4e4, "no class"),
+    ]:
+        broken[0, 1, 2, 3] = value
+        with pytest.raises(RegistrationError, match=message):
+            register(fixed, moving, region=MetaTensor(broken.clone(), affine=region.affine))
+    flat = MetaTensor(fixed.as_tensor(), affine=torch.diag(torch.tensor([1.0, 1.0, 0.0, 1.0])))
+    with pytest.raises(RegistrationError, match="gives voxels no size"):
+        register(flat, moving)
+    away = moving.clone()
+    away.affine[0, 3] += 1000
+    with pytest.raises(RegistrationError, match="the organ finds no place within the fixed volume"):
+        register(fixed, away, candidates=0)
+    with pytest.raises(RegistrationError, match="similarity: the transform is not from"):
+        similarity(moving, fixed, transform)
+
+
+def test_an_image_in_lps_is_read_as_such(pair):
+    (fixed, _), _ = pair
+    lps = MetaTensor(fixed.as_tensor(), affine=torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0])).double() @ fixed.affine)
+    lps.meta["space"] = "LPS"
+    np.testing.assert_allclose(read_volume(lps).grid.affine, read_volume(fixed).grid.affine)
 
 
 def test_only_registering_loads_itk():
