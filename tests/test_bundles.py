@@ -273,7 +273,7 @@ def killed_after(file: Path, changes: int, arguments: list[str]) -> None:
     ("run_id", "files", "settings", "kept"),
     [
         ("pretraining", ["pretrain.json"], PRETRAINING | {"max_epochs": 6}, "encoder.pt"),
-        ("training", ["train.json"], TRAINING | {"max_epochs": 8, "val_interval": 1}, "model.pt"),
+        ("training", ["train.json"], TRAINING | {"max_epochs": 8, "val_interval": 3}, "model.pt"),
     ],
 )
 def test_a_killed_run_ends_as_an_uninterrupted_one(run_id, files, settings, kept, phantom, tmp_path):

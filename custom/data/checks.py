@@ -156,6 +156,9 @@ def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
             problems.append(f"{section}: the case id {case} occurs more than once; give every case an id of its own.")
         for image in _repeated(os.path.realpath(entry["image"]) for entry in entries):
             problems.append(f"{section}: the image {image} is listed more than once; remove the repetition.")
+        labels = [entry["label"] for entry in entries if isinstance(entry.get("label"), (str, os.PathLike))]
+        for label in _repeated(os.path.realpath(label) for label in labels):
+            problems.append(f"{section}: the label {label} is listed for more than one image; give each its own.")
     for first, second in _apart(sections):
         shared = sorted(ids[first] & ids[second])
         if shared:

@@ -13,6 +13,7 @@ is "ED" or "ES" in cardiac data. Sections are lists of cases:
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Sequence
@@ -112,6 +113,7 @@ def _check_complete(root: Path, file: Path, missing: list[str], count: int) -> N
         )
 
 
+_SECTIONS = ("training", "unlabeled", "validation", "test")
 _HELD_OUT = {"validation": "val.txt", "test": "test.txt"}
 
 
@@ -156,7 +158,7 @@ def _from_json(file: Path) -> tuple:
     """Training cases; validation and test; images of pre-training."""
     content = _read_json(file)
     sections: dict[str, list[Case]] = {}
-    for section in ("training", "unlabeled", "validation", "test"):
+    for section in _SECTIONS:
         entries = [{"image": e} if isinstance(e, str) else e for e in content.get(section, [])]
         for number, entry in enumerate(entries):
             if not isinstance(entry, dict) or not all(isinstance(entry.get(k, ""), str) for k in ("image", "label")):
@@ -182,8 +184,10 @@ def _read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DataError(f"datalist: {file} is not valid JSON ({error}); mend it.") from error
-    if isinstance(content, dict) and "unlabelled" in content:
-        raise DataError(f"datalist: {file} has a section 'unlabelled'; its name is 'unlabeled'.")
+    for key, value in content.items() if isinstance(content, dict) else ():
+        alike = difflib.get_close_matches(key, _SECTIONS, n=1, cutoff=0.8)
+        if isinstance(value, list) and key not in _SECTIONS and alike:
+            raise DataError(f"datalist: {file} has a section '{key}'; its name is '{alike[0]}'.")
     if not isinstance(content, dict) or not (
         content.get("training") or content.get("unlabeled") or content.get("test")
     ):

@@ -289,6 +289,12 @@ def test_duplicate_images(make, tmp_path):
     assert re.search(r"training: the image .*/a.nii.gz is listed more than once", message)
 
 
+def test_a_label_of_two_images(make):
+    first, second = make("a"), make("b")
+    message = problems({"training": [first, second | {"label": first["label"]}]})
+    assert re.search(r"training: the label .* is listed for more than one image; give each its own", message)
+
+
 @pytest.mark.parametrize(
     "pair",
     [

@@ -164,6 +164,9 @@ def test_data_list_faults(datalist):
     datalist.write_text(json.dumps({"training": [{"image": "a.nii.gz"}], "unlabelled": ["b.nii.gz"]}))
     with pytest.raises(DataError, match="section 'unlabelled'; its name is 'unlabeled'"):
         load_sections("", "", None, str(datalist))
+    datalist.write_text(json.dumps({"trainning": [{"image": "a.nii.gz"}], "test": ["b.nii.gz"], "numTraining": 1}))
+    with pytest.raises(DataError, match="section 'trainning'; its name is 'training'"):
+        load_sections("", "", None, str(datalist))
     datalist.write_text(json.dumps({"training": [{"image": ["a.nii.gz"]}]}))
     with pytest.raises(DataError, match=r"training\[0\] is .* one file name each"):
         load_sections("", "", 1, str(datalist))
