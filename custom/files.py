@@ -4,17 +4,18 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["replacing", "save_atomically"]
+__all__ = ["replacing", "save_atomically", "write_csv"]
 
 ABANDONED = 3600  # seconds without a write
 
@@ -57,3 +58,17 @@ def save_atomically(content: Any, path: str | Path) -> None:
     """``torch.save`` that a killed process cannot leave half done."""
     with replacing(path) as temporary:
         torch.save(content, temporary)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the columns of the first one; floats get six digits, and "nan" where they are undefined.
+
+    Args:
+        path: of the file, which is whole or not there.
+        rows: at least one, all with the same keys.
+    """
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})

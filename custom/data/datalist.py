@@ -1,11 +1,12 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Cases in: the official ACDC folder, or a JSON data list of one's own, as lists of file names.
+"""Cases in: the official ACDC or BTCV folder, or a JSON data list of one's own, as lists of file names.
 
 A case is a dict with "image" and, where it is labelled, "label" (paths); "case" and "patient" name it, and "phase"
 is "ED" or "ES" in cardiac data. Sections are lists of cases:
 
     training     the labelled cases
+    unlabeled    the other training cases, without their labels
     pretraining  every training image, labelled or not; cine series where they are there
     validation   chooses the network
     test         scored once
@@ -16,9 +17,9 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from custom.data.checks import DataError, case_id, check_folder, check_labelled_count, check_unique
 
@@ -39,11 +40,12 @@ def load_sections(
     """List the cases of every section.
 
     Args:
-        dataset_dir: the official ACDC training folder, with one folder a patient.
+        dataset_dir: the official ACDC training folder, with one folder a patient, or the official Synapse/BTCV
+            training folder, with "img" and "label".
         split_dir: folder with ``train.txt``, ``val.txt``, ``test.txt``, a patient a line; the labelled patients are
             those of ``labeled_<n>.txt`` where that file is there, else the first n of ``train.txt``.
         labeled_cases: how many patients of the training list have labels, or their names; None for all.
-        datalist: a JSON data list instead of an ACDC folder: "training" (image and label), "unlabeled" (images),
+        datalist: a JSON data list instead of a folder: "training" (image and label), "unlabeled" (images),
             "validation", "test"; relative paths are relative to the file.
 
     Returns:
@@ -57,7 +59,7 @@ def load_sections(
     if datalist:
         training, held_out_cases, images = _from_json(Path(datalist))
     else:
-        training, held_out_cases, images = _from_acdc(Path(dataset_dir), Path(split_dir), labeled_cases)
+        training, held_out_cases, images = _from_folder(Path(dataset_dir), Path(split_dir), labeled_cases)
     patients = list(dict.fromkeys(case["patient"] for case in training))
     if labeled_cases is None:
         labelled = set(patients)
@@ -68,8 +70,11 @@ def load_sections(
         labelled = {str(p) for p in labeled_cases}
         if unknown := sorted(labelled - set(patients)):
             raise DataError(f"labeled_cases: {unknown} are not in the training list of {datalist or split_dir}.")
+    known = {case["image"] for case in training}
+    others = [case for case in training if case["patient"] not in labelled]
     sections = {
         "training": [case for case in training if case["patient"] in labelled],
+        "unlabeled": _unlabelled(others) + [case for case in images if datalist and case["image"] not in known],
         "pretraining": images,
         **held_out_cases,
     }
@@ -78,15 +83,25 @@ def load_sections(
     return sections
 
 
-def _from_acdc(root: Path, splits: Path, labeled_cases: int | Sequence[str] | None) -> tuple:
+class _Layout(NamedTuple):
+    """Where an official download keeps the cases of a patient."""
+
+    there: Callable[[Path, str], bool]
+    what: str
+    cases: Callable[[Path, str], list[Case]]
+    images: Callable[[Path, str], list[Case]]
+
+
+def _from_folder(root: Path, splits: Path, labeled_cases: int | Sequence[str] | None) -> tuple:
     """Training cases, the labelled patients first; validation and test; images of pre-training."""
     check_folder(root, key="dataset_dir")
+    layout = _BTCV if (root / "img").is_dir() else _ACDC
     train = _read_ids(splits / "train.txt")
-    missing = [p for p in train if not (root / p).is_dir()]
+    missing = [p for p in train if not layout.there(root, p)]
     if len(missing) == len(train):
         raise DataError(
             f"dataset_dir: {root} holds none of the {len(train)} patients of {splits / 'train.txt'} ({train[0]}, ...); "
-            "give the folder that holds the patientNNN folders, or --split_dir with lists of your own."
+            f"give the folder that holds {layout.what}, or --split_dir with lists of your own."
         )
     _check_complete(root, splits / "train.txt", missing, len(train))
     own = splits / f"labeled_{labeled_cases}.txt"
@@ -94,15 +109,15 @@ def _from_acdc(root: Path, splits: Path, labeled_cases: int | Sequence[str] | No
     held_out_cases = {}
     for section, file in _HELD_OUT.items():
         ids = _read_ids(splits / file, optional=True)
-        missing = [p for p in ids if not (root / p).is_dir()]
+        missing = [p for p in ids if not layout.there(root, p)]
         if ids and len(missing) == len(ids):
             print(f"{section}: none of the {len(ids)} patients of {splits / file} is in {root}: left out.", flush=True)
             ids = []
         else:
             _check_complete(root, splits / file, missing, len(ids))
-        held_out_cases[section] = [case for p in ids for case in _acdc_frames(root / p)]
-    training = [case for p in dict.fromkeys([*first, *train]) for case in _acdc_frames(root / p)]
-    return training, held_out_cases, [case for p in train for case in _acdc_images(root / p)]
+        held_out_cases[section] = [case for p in ids for case in layout.cases(root, p)]
+    training = [case for p in dict.fromkeys([*first, *train]) for case in layout.cases(root, p)]
+    return training, held_out_cases, [case for p in train for case in layout.images(root, p)]
 
 
 def _check_complete(root: Path, file: Path, missing: list[str], count: int) -> None:
@@ -125,8 +140,9 @@ def _read_ids(file: Path, optional: bool = False) -> list[str]:
     return file.read_text(encoding="utf-8").split()
 
 
-def _acdc_frames(folder: Path) -> list[Case]:
+def _acdc_frames(root: Path, patient: str) -> list[Case]:
     """End-diastole and end-systole of one patient."""
+    folder = root / patient
     info = folder / "Info.cfg"
     if not info.is_file():
         raise DataError(f"{info} is missing; ACDC names the ED and ES frames there; download the patient again.")
@@ -142,12 +158,32 @@ def _acdc_frames(folder: Path) -> list[Case]:
     return cases
 
 
-def _acdc_images(folder: Path) -> list[Case]:
+def _acdc_images(root: Path, patient: str) -> list[Case]:
     """Every frame of one patient: the 4-D cine file, which holds ED and ES too, or else those two."""
+    folder = root / patient
     cine = folder / f"{folder.name}_4d.nii.gz"
     if cine.is_file():
         return [{"image": str(cine), "case": f"{folder.name}_4d", "patient": folder.name}]
-    return _unlabelled(_acdc_frames(folder))
+    return _unlabelled(_acdc_frames(root, patient))
+
+
+def _btcv_case(root: Path, number: str) -> list[Case]:
+    image, label = (root / kind / f"{kind}{number}.nii.gz" for kind in ("img", "label"))
+    return [{"image": str(image), "label": str(label), "case": number, "patient": number}]
+
+
+_ACDC = _Layout(
+    there=lambda root, patient: (root / patient).is_dir(),
+    what="the patientNNN folders",
+    cases=_acdc_frames,
+    images=_acdc_images,
+)
+_BTCV = _Layout(
+    there=lambda root, number: (root / "img" / f"img{number}.nii.gz").is_file(),
+    what="img/imgNNNN.nii.gz and label/labelNNNN.nii.gz",
+    cases=_btcv_case,
+    images=lambda root, number: _unlabelled(_btcv_case(root, number)),
+)
 
 
 def _unlabelled(cases: list[Case]) -> list[Case]:

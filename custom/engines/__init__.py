@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One trainer per method."""
 
+from custom.engines.atlas import AtlasEvaluator
 from custom.engines.contrastive import ContrastiveTrainer
 from custom.engines.processes import (
     process_count,
@@ -15,6 +16,7 @@ from custom.engines.segmentation import SegmentationTrainer
 from custom.engines.slices import SliceTrainer, fast_bfloat16
 
 __all__ = [
+    "AtlasEvaluator",
     "ContrastiveTrainer",
     "SegmentationTrainer",
     "SliceTrainer",

@@ -19,8 +19,7 @@ from monai.utils import CommonKeys
 from torch import nn
 
 from custom.engines.processes import process_rank
-from custom.files import replacing
-from custom.handlers.report import write_csv
+from custom.files import replacing, write_csv
 from custom.metrics import axis_order, is_constant, principal_components
 from custom.networks.weights import unwrapped
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from monai.utils import CommonKeys
 from custom.data.checks import DataError, case_id
 from custom.engines.processes import process_count, process_rank
 from custom.errors import SettingError
-from custom.files import replacing
+from custom.files import write_csv
 from custom.metrics import class_scores, ejection_fraction
 
-__all__ = ["SegmentationReport", "identity", "write_csv"]
+__all__ = ["SegmentationReport", "identity"]
 
 Row = dict[str, Any]
 MEASURES = ("dice", "hd95_mm", "asd_mm")
@@ -194,20 +193,6 @@ def identity(entry: dict[str, Any], output: dict[str, Any]) -> dict[str, str]:
     """
     case = case_id({**entry, "image": output[CommonKeys.IMAGE].meta["filename_or_obj"]})
     return {"case": case, "patient": entry.get("patient", case), "phase": entry.get("phase", "")}
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows with the columns of the first one; floats get six digits, and "nan" where they are undefined.
-
-    Args:
-        path: of the file, which is whole or not there.
-        rows: at least one, all with the same keys.
-    """
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 def _column(measure: str, name: str) -> str:

@@ -2,22 +2,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registration with ITK: where each point of a volume lies in another one."""
 
+from custom.registration.fusion import fuse_labels
+from custom.registration.library import Registrations
 from custom.registration.pairwise import Settings, register, similarity, use_threads
+from custom.registration.plan import Pair, all_pairs, atlas_pairs, most_similar, read_plan, template_pairs, write_plan
+from custom.registration.quality import folded_fraction, inverse_error
+from custom.registration.record import Limits
+from custom.registration.runner import PairRunner, write_table
+from custom.registration.storage import StorageError, load_transform, save_transform
+from custom.registration.template import best_template, label_agreement, template_similarity
 from custom.registration.transform import Transform, compose, invert, map_points, warp_image, warp_label
 from custom.registration.volume import Grid, RegistrationError, read_volume
+from custom.registration.workflow import RegistrationWorkflow
 
 __all__ = [
     "Grid",
+    "Limits",
+    "Pair",
+    "PairRunner",
     "RegistrationError",
+    "RegistrationWorkflow",
+    "Registrations",
     "Settings",
+    "StorageError",
     "Transform",
+    "all_pairs",
+    "atlas_pairs",
+    "best_template",
     "compose",
+    "folded_fraction",
+    "fuse_labels",
+    "inverse_error",
     "invert",
+    "label_agreement",
+    "load_transform",
     "map_points",
+    "most_similar",
+    "read_plan",
     "read_volume",
     "register",
+    "save_transform",
     "similarity",
+    "template_pairs",
+    "template_similarity",
     "use_threads",
     "warp_image",
     "warp_label",
+    "write_plan",
+    "write_table",
 ]

@@ -77,7 +77,9 @@ class Settings:
             raise SettingError(f"iterations: {self.iterations} must be a list of numbers, one a level, none negative.")
 
 
-def register(fixed: Any, moving: Any, *, region: Any = None, **settings: Any) -> Transform:
+def register(
+    fixed: Any, moving: Any, *, region: Any = None, start: Transform | None = None, **settings: Any
+) -> Transform:
     """Find for every point of the fixed volume the anatomically corresponding one of the moving volume.
 
     Args:
@@ -98,7 +100,10 @@ def register(fixed: Any, moving: Any, *, region: Any = None, **settings: Any) ->
     options = Settings(**settings)
     target, source = _normalised(read_volume(fixed)), _normalised(read_volume(moving))
     mask = _region(region, source)
-    starts = _locate(target, source, mask, options) if options.candidates else [np.eye(4)]
+    if start is not None:
+        starts = [_nearest_affine(_between(start, target, source), mask, options)]
+    else:
+        starts = _locate(target, source, mask, options) if options.candidates else [np.eye(4)]
     attempts = []
     for start in starts:
         matrix = _refine(target, source, mask, start, options)
@@ -130,16 +135,34 @@ def similarity(fixed: Any, moving: Any, transform: Transform | None = None, *, r
     """
     options = Settings(**settings)
     target, source = _normalised(read_volume(fixed)), _normalised(read_volume(moving))
-    mapped = transform or Transform((), target.grid, source.grid)
-    if not (same_grid(mapped.fixed, target.grid) and same_grid(mapped.moving, source.grid)):
-        raise RegistrationError(
-            f"similarity: the transform is not from {target.name} to {source.name}; swap them, or invert it."
-        )
+    mapped = _between(transform or Transform((), target.grid, source.grid), target, source)
     grid = _coarser(target.grid, options.spacing)
     points = mapped(grid.points())
     weight = _region(region, source).at(points, outside=0.0)
     pair = _pair(target, source, grid, points, options)
     return float(_correlation(*pair, weight))
+
+
+def organ_image(image: Any, transform: Transform | None, template: Any, region: Any, options: Settings) -> Tensor:
+    """A volume over the organ of a template, with its local mean and contrast taken out, to compare volumes there.
+
+    Args:
+        image: path or MetaTensor.
+        transform: from the template to the image; None where the headers' coordinates agree.
+        template: path or MetaTensor.
+        region: label map of the template, or None for all of it.
+        options: ``spacing`` and ``contrast`` are used.
+
+    Returns:
+        (m,) float32, the same m points for every volume.
+    """
+    volume, target = _normalised(read_volume(image)), read_volume(template)
+    mask = _region(region, target)
+    grid = _organ_grid(target.grid, mask, np.eye(4), 2 * options.spacing, options)
+    points = grid.points()
+    mapped = points if transform is None else transform(points)
+    values = _locally_normalised(volume.smoothed(grid).at(mapped), grid.spacing, options.contrast)
+    return values[mask.at(points, outside=0.0) > 0.5]
 
 
 # Start -----------------------------------------------------------------------------------------------------------
@@ -208,6 +231,23 @@ def _template(grid: Grid, source: Volume, mask: Volume, matrix: np.ndarray, opti
         return None
     organ = grid.to_voxels((_box(mask, 0.0) - matrix[:3, 3]) @ np.linalg.inv(matrix)[:3, :3].T)
     return values, low, (organ.min(axis=0) + organ.max(axis=0)) / 2 - low
+
+
+def _nearest_affine(transform: Transform, mask: Volume, options: Settings) -> np.ndarray:
+    """(4, 4), the least-squares fit to a transform over the points that it sends into the organ."""
+    points = _coarser(transform.fixed, 2 * options.spacing).points().reshape(-1, 3)
+    mapped = transform(points)
+    organ = mask.at(mapped, outside=0.0) > 0.5
+    if organ.sum() < FEWEST:
+        raise RegistrationError("start: the transform sends next to nothing of the fixed volume into the organ.")
+    points, mapped = points[organ], mapped[organ]
+    middle = points.mean(dim=0)
+    around = torch.cat([points - middle, torch.ones(len(points), 1)], dim=1)
+    fitted = torch.linalg.lstsq(around, mapped).solution  # (4, 3)
+    matrix = np.eye(4)
+    matrix[:3, :3] = fitted[:3].T
+    matrix[:3, 3] = fitted[3] - fitted[:3].T @ middle
+    return matrix
 
 
 def _match(image: Tensor, template: Tensor) -> Tensor:
@@ -396,6 +436,13 @@ def _normalised(volume: Volume) -> Volume:
     if not high > low:
         raise RegistrationError(f"{volume.name} is constant, every voxel is {low:g}; export it again or leave it out.")
     return Volume(volume.name, ((volume.values - float(low)) / float(high - low)).clamp(0, 1), volume.grid)
+
+
+def _between(transform: Transform, target: Volume, source: Volume) -> Transform:
+    """The transform, if it is one from the first volume to the second."""
+    if not (same_grid(transform.fixed, target.grid) and same_grid(transform.moving, source.grid)):
+        raise RegistrationError(f"The transform is not from {target.name} to {source.name}; swap them, or invert it.")
+    return transform
 
 
 def _region(region: Any, source: Volume) -> Volume:

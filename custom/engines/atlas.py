@@ -1,0 +1,83 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Segmentation by registration alone: labelled volumes are atlases, and nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.engines import Evaluator
+from monai.engines.utils import IterationEvents
+from monai.utils import CommonKeys
+
+from custom.registration import RegistrationError, Registrations, fuse_labels, warp_label
+
+__all__ = ["AtlasEvaluator"]
+
+
+class AtlasEvaluator(Evaluator):
+    """Warps the labels of the atlases onto each volume and fuses them.
+
+    Atlases whose registration is not usable take part only where a volume has no usable one, and a line says so.
+
+    Args:
+        atlases: the labelled cases.
+        folder: of the registrations, which must be finished when the run starts.
+        fusion: see :func:`~custom.registration.fuse_labels`.
+        arguments: of :class:`monai.engines.Evaluator`; batches hold one volume.
+
+    Raises:
+        RegistrationError: during the run, for a volume onto which no atlas could be registered.
+    """
+
+    def __init__(
+        self,
+        *,
+        atlases: Sequence[Mapping[str, Any]],
+        folder: str,
+        fusion: str = "weighted",
+        device: torch.device | str = "cpu",
+        **arguments: Any,
+    ) -> None:
+        super().__init__(device=device, **arguments)
+        self.labels = {case["case"]: case["label"] for case in atlases}
+        self.folder, self.fusion = folder, fusion
+        self.registrations: Registrations | None = None
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Segment every volume of the data."""
+        self.registrations = Registrations(self.folder)
+        super().run(global_epoch)
+
+    def _iteration(self, engine: AtlasEvaluator, batchdata: dict) -> dict:
+        """One volume.
+
+        Args:
+            engine: this evaluator.
+            batchdata: "case" [id], "image" (1, C, X, Y, Z) and perhaps "label" (1, 1, X, Y, Z).
+
+        Returns:
+            "image", "label" and "pred" (1, 1, X, Y, Z).
+        """
+        (case,) = batchdata["case"]
+        found = engine.registrations.atlases(case)
+        if not found:
+            found = engine.registrations.atlases(case, usable=False)
+            if not found:
+                raise RegistrationError(f"{case}: no atlas could be registered; {engine.folder}/pairs.csv says why.")
+            print(f"{case}: no atlas fits well; the segmentation is a guess.", flush=True)
+        warped = [
+            warp_label(engine.labels[atlas], engine.registrations.between(case, atlas, usable=False))
+            for atlas, _ in found
+        ]
+        fused = fuse_labels(warped, [similarity for _, similarity in found], engine.fusion)
+        image = batchdata[CommonKeys.IMAGE]
+        output = {CommonKeys.IMAGE: image, CommonKeys.PRED: image.new_empty(image[:, :1].shape).copy_(fused[None])}
+        if CommonKeys.LABEL in batchdata:
+            output[CommonKeys.LABEL] = batchdata[CommonKeys.LABEL]
+        engine.state.output = output
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return output

@@ -1,0 +1,62 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Segmentation by atlases: labels warped onto a volume from several labelled ones, made one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.data import MetaTensor
+
+from custom.errors import SettingError
+
+__all__ = ["FUSIONS", "fuse_labels"]
+
+FUSIONS = ("best", "majority", "weighted")
+
+
+def fuse_labels(
+    labels: Sequence[MetaTensor], similarities: Sequence[float], how: str = "weighted", power: float = 4.0
+) -> MetaTensor:
+    """Make one label map of several.
+
+    Args:
+        labels: (1, X, Y, Z) integers each, on one grid.
+        similarities: of the atlas to the volume, after registration.
+        how: "best" takes the label map of the most similar atlas; "majority" gives each a vote; "weighted" gives each
+            its similarity (0 where negative) to the ``power``. Equal votes go to the class of the more similar atlas.
+        power: see ``how``.
+
+    Returns:
+        (1, X, Y, Z) int16.
+
+    Raises:
+        SettingError: another ``how``, or no label maps.
+
+    Source:
+        Aljabar et al., Multi-atlas based segmentation of brain images, NeuroImage 2009; Artaechevarria et al.,
+        Combination strategies in multi-atlas image segmentation, IEEE TMI 2009 (global weights).
+    """
+    if how not in FUSIONS:
+        raise SettingError(f"fusion: {how!r} is none of {', '.join(FUSIONS)}.")
+    if not labels:
+        raise SettingError("fusion: there are no label maps to fuse.")
+    order = sorted(range(len(labels)), key=lambda number: -similarities[number])
+    best = labels[order[0]]
+    if how == "best" or len(labels) == 1:
+        return best.clone().to(torch.int16)
+    maps = torch.stack([labels[number][0].as_tensor().long() for number in order])  # (K, X, Y, Z), the best one first
+    weights = torch.tensor([max(similarities[n], 0.0) ** power if how == "weighted" else 1.0 for n in order])
+    # MONAI's VoteEnsemble has no weights, and holds K of these
+    votes = torch.zeros(int(maps.max()) + 1, *maps.shape[1:])
+    for label, weight in zip(maps, weights.double(), strict=True):
+        votes.scatter_add_(0, label[None], torch.full_like(votes[:1], float(weight)))
+    most = votes.amax(dim=0)
+    fused = maps[0].clone()
+    decided = torch.zeros_like(fused, dtype=torch.bool)
+    for label in maps:  # the first atlas, by similarity, whose class has the most votes
+        wins = ~decided & (votes.gather(0, label[None])[0] >= most * (1 - 1e-6))
+        fused[wins] = label[wins]
+        decided |= wins
+    return MetaTensor(fused[None].to(torch.int16), affine=best.affine)

@@ -1,0 +1,99 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a run of registration left, for training and for anybody else: the map between any two volumes."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from pathlib import Path
+
+from custom.registration.plan import Pair
+from custom.registration.storage import load_transform
+from custom.registration.transform import Transform, compose, invert
+from custom.registration.volume import RegistrationError
+
+__all__ = ["Registrations"]
+
+
+class Registrations:
+    """The finished registrations of a folder.
+
+    Two volumes that were not registered with each other are joined through the template that both were registered
+    to; nothing but the N maps to the template is stored for that.
+
+    Args:
+        folder: with "pairs.csv", which names the transforms relative to it, as the run left it.
+        kept: how many transforms stay in memory.
+
+    Raises:
+        FileNotFoundError: there was no run, or it did not come to its end.
+    """
+
+    def __init__(self, folder: str | Path, kept: int = 64) -> None:
+        self.folder = Path(folder)
+        table = self.folder / "pairs.csv"
+        if not table.is_file():
+            raise FileNotFoundError(f"{table} is missing; run 'registration' to its end, or name its folder.")
+        with table.open(newline="", encoding="utf-8") as file:
+            self.rows = {Pair(row["fixed"], row["moving"]): row for row in csv.DictReader(file)}
+        self._template = {p.fixed: p.moving for p, row in self.rows.items() if "template" in row["roles"].split()}
+        self._load = functools.lru_cache(maxsize=kept)(load_transform)
+
+    def usable(self, fixed: str, moving: str) -> bool:
+        """Whether there is a map between two cases that is good enough for training."""
+        return self._route(fixed, moving) is not None
+
+    def between(self, fixed: str, moving: str, usable: bool = True) -> Transform:
+        """From the points of one case to those of another: as registered, else composed through the template.
+
+        Args:
+            fixed, moving: ids.
+            usable: False takes what was registered between the two even where it is marked unusable.
+
+        Raises:
+            RegistrationError: neither is there, or not usable.
+            StorageError: a file that was damaged since.
+        """
+        if not usable and (pair := Pair(fixed, moving)) in self.rows:
+            return self._stored(pair)
+        route = self._route(fixed, moving)
+        if route is None:
+            raise RegistrationError(f"{fixed} and {moving} have no usable registration in {self.folder}.")
+        parts = [invert(self._stored(pair)) if backward else self._stored(pair) for pair, backward in route]
+        return functools.reduce(compose, parts)
+
+    def atlases(self, fixed: str, usable: bool = True) -> list[tuple[str, float]]:
+        """The labelled cases that were registered onto a case, with the similarity reached, the most similar first.
+
+        Args:
+            fixed: id.
+            usable: False takes those marked unusable, too.
+        """
+        states = ("usable",) if usable else ("usable", "unusable")
+        found = [
+            (pair.moving, float(row["similarity_after"]))
+            for pair, row in self.rows.items()
+            if pair.fixed == fixed and "atlas" in row["roles"].split() and row["state"] in states
+        ]
+        return sorted(found, key=lambda atlas: -atlas[1])
+
+    def _route(self, fixed: str, moving: str) -> list[tuple[Pair, bool]] | None:
+        """Pairs to go through, and whether backward; None where there is no way."""
+        if self._is_usable(Pair(fixed, moving)):
+            return [(Pair(fixed, moving), False)]
+        template = self._template.get(fixed, fixed)
+        if fixed == moving or template != self._template.get(moving, moving):
+            return None
+        route = []
+        if fixed != template:
+            route.append((Pair(fixed, template), False))
+        if moving != template:
+            route.append((Pair(moving, template), True))
+        return route if all(self._is_usable(pair) for pair, _ in route) else None
+
+    def _is_usable(self, pair: Pair) -> bool:
+        return pair in self.rows and self.rows[pair]["state"] == "usable"
+
+    def _stored(self, pair: Pair) -> Transform:
+        return self._load(self.folder / self.rows[pair]["transform"])

@@ -1,0 +1,116 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which volumes are registered onto which: plain lists of pairs, to be read, written and counted before any work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from custom.errors import SettingError
+from custom.files import replacing
+
+__all__ = ["Pair", "all_pairs", "atlas_pairs", "most_similar", "read_plan", "template_pairs", "write_plan"]
+
+Case = Mapping[str, Any]
+
+
+class Pair(NamedTuple):
+    """Ids of two cases; the transform sends the points of the fixed one to the moving one."""
+
+    fixed: str
+    moving: str
+
+
+def atlas_pairs(labelled: Sequence[Case], others: Sequence[Case], group_by: str | None = None) -> list[Pair]:
+    """Every labelled case onto each of the others.
+
+    Args:
+        labelled: cases, see :mod:`custom.data.datalist`.
+        others: cases; what is also among the labelled is left out.
+        group_by: key of the cases, "phase" say; only cases that agree in it make pairs.
+    """
+    return [
+        Pair(other["case"], atlas["case"])
+        for other in others
+        for atlas in labelled
+        if other["case"] != atlas["case"] and _same(other, atlas, group_by)
+    ]
+
+
+def all_pairs(cases: Sequence[Case], group_by: str | None = None) -> list[Pair]:
+    """Both directions of every two cases of a group: n (n - 1) registrations."""
+    return atlas_pairs(cases, cases, group_by)
+
+
+def template_pairs(cases: Iterable[Case], templates: Mapping[Any, str], group_by: str | None = None) -> list[Pair]:
+    """Each case with the template of its group, from which the map between any two of a group is composed.
+
+    Args:
+        cases: see :func:`atlas_pairs`.
+        templates: value of ``group_by`` to the id of the template; None is the group of cases without that key.
+    """
+    pairs = [Pair(case["case"], templates[group_of(case, group_by)]) for case in cases]
+    return [pair for pair in pairs if pair.fixed != pair.moving]
+
+
+def most_similar(
+    cases: Sequence[Case],
+    similarity: Callable[[str, str], float],
+    count: int,
+    group_by: str | None = None,
+) -> list[Pair]:
+    """For each case the ``count`` cases of its group that are most similar to it.
+
+    Args:
+        cases: see :func:`atlas_pairs`.
+        similarity: of two ids, larger for more alike; -inf where unknown, which makes no pair.
+        count: at least 1.
+        group_by: see :func:`atlas_pairs`.
+
+    Raises:
+        SettingError: a count below 1.
+    """
+    if count < 1:
+        raise SettingError(f"similar_count: {count}; each volume needs at least 1 similar one.")
+    pairs = []
+    for case in cases:
+        others = [pair.fixed for pair in atlas_pairs(cases, [case], group_by)]
+        ranked = sorted(((similarity(case["case"], other), other) for other in others), key=lambda found: -found[0])
+        pairs += [Pair(case["case"], other) for value, other in ranked[:count] if value > float("-inf")]
+    return pairs
+
+
+def group_of(case: Case, group_by: str | None) -> Any:
+    """The value that pairs must have in common; None where all may be paired."""
+    return None if group_by is None else case.get(group_by)
+
+
+def write_plan(path: str | Path, pairs: Iterable[Pair]) -> None:
+    """Write pairs as a JSON list of [fixed, moving], a line each."""
+    lines = ",\n".join(f"  {json.dumps(list(pair))}" for pair in pairs)
+    with replacing(path) as temporary:
+        temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def read_plan(path: str | Path) -> list[Pair]:
+    """Read what :func:`write_plan` wrote, or somebody by hand.
+
+    Raises:
+        SettingError: the file is missing or is no list of pairs of ids.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingError(f"plan: {path} cannot be read ({error}); give a JSON list of [fixed, moving].") from error
+    if not isinstance(content, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in content
+    ):
+        raise SettingError(f'plan: {path} must be a JSON list of ["fixed", "moving"], the ids of two cases each.')
+    return [Pair(*pair) for pair in content]
+
+
+def _same(a: Case, b: Case, group_by: str | None) -> bool:
+    return group_of(a, group_by) == group_of(b, group_by)

@@ -1,0 +1,82 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""How good a registration is, from the map alone; what the images say is :func:`custom.registration.similarity`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from custom.registration.transform import Transform
+from custom.registration.volume import RegistrationError, Volume, read_volume, same_grid
+
+__all__ = ["folded_fraction", "inverse_error"]
+
+
+def folded_fraction(transform: Transform, region: Any = None, spacing: float = 2.0) -> float:
+    """Share of the organ in which the map turns space inside out: a Jacobian determinant that is not positive.
+
+    Args:
+        transform: from fixed to moving.
+        region: label map on the moving grid; what is above 0 is the organ. None takes all that the moving volume
+            covers.
+        spacing: of the points at which the map is looked at, mm, along axes that are finer.
+
+    Returns:
+        From 0 to 1; NaN where the organ does not fall into the fixed volume.
+
+    Raises:
+        RegistrationError: a region on another grid.
+    """
+    points, mapped, organ = _points(transform, region, spacing)
+    fixed, moved = _edges(points), _edges(mapped)
+    determinant = torch.linalg.det(moved) / torch.linalg.det(fixed)
+    return float((determinant <= 0)[organ].double().mean())
+
+
+def inverse_error(forth: Transform, back: Transform, region: Any = None, spacing: float = 2.0) -> float:
+    """Mean distance by which the organ's points miss themselves, sent forth by one map and back by another one.
+
+    Args:
+        forth: from fixed to moving.
+        back: from moving to fixed, registered on its own: the inverse of ``forth`` would tell nothing.
+        region, spacing: see :func:`folded_fraction`.
+
+    Returns:
+        In mm; NaN where the organ does not fall into the fixed volume.
+
+    Raises:
+        RegistrationError: a region on another grid.
+    """
+    points, mapped, organ = _points(forth, region, spacing)
+    return float((back(mapped[organ]) - points[organ]).norm(dim=-1).mean())
+
+
+def _points(transform: Transform, region: Any, spacing: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Points (X, Y, Z, 3) of the fixed volume, at least two along each axis, where they go, and which are the organ."""
+    fixed = transform.fixed
+    step = np.minimum(np.maximum(fixed.spacing, spacing), fixed.extent / 2)
+    grid = fixed.part(np.zeros(3), np.array(fixed.shape), step)
+    if region is None:
+        values = torch.ones(transform.moving.shape)
+    else:
+        label = read_volume(region, label=True)
+        if not same_grid(label.grid, transform.moving):
+            raise RegistrationError(f"{label.name} does not lie on the moving grid of the transform; resample it.")
+        values = (label.values > 0).float()
+    points = grid.points()
+    mapped = transform(points)
+    organ = Volume("region", values, transform.moving).at(mapped, outside=0.0) > 0.5
+    return points, mapped, organ
+
+
+def _edges(points: Tensor) -> Tensor:
+    """(X, Y, Z, 3, 3): the steps from every point to the next along each axis, backward at the far border."""
+    steps = []
+    for axis in range(3):
+        step = torch.diff(points, dim=axis)
+        steps.append(torch.cat([step, step.narrow(axis, -1, 1)], dim=axis))
+    return torch.stack(steps, dim=-1)

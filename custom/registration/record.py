@@ -1,0 +1,209 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""One pair of volumes: registered, judged, and kept in a file that is named after all that the result depends on."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from custom.registration.pairwise import Settings, register, similarity, use_threads
+from custom.registration.quality import folded_fraction, inverse_error
+from custom.registration.storage import StorageError, content_hash, read_notes, save_transform
+from custom.registration.transform import Transform, invert, warp_label
+from custom.registration.volume import RegistrationError
+
+__all__ = ["Job", "Limits", "blank_row", "finished", "job_for", "register_job"]
+
+VERSION = 1  # of the computation: one more makes every stored transform an old one
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a registration must keep to be used in training; a pair that does not is tried again, then left out.
+
+    Args:
+        gain: least increase of the similarity (-1 to 1) over what the headers alone give.
+        folded: largest share of the organ that may be folded.
+        inverse_mm: largest mean inverse-consistency error, mm; None skips the registration back, about two fifths
+            of the time.
+    """
+
+    gain: float = 0.0
+    folded: float = 0.01
+    inverse_mm: float | None = 5.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that another process, perhaps on another machine, needs to know of a pair.
+
+    Args:
+        fixed, moving: ids of the cases.
+        fixed_image, moving_image: files.
+        region: label map of the moving volume, or None for all of it.
+        attempts: settings of :func:`~custom.registration.register`, the next ones for a pair that failed with those
+            before.
+        limits: see :class:`Limits`.
+        path: of the result.
+    """
+
+    fixed: str
+    moving: str
+    fixed_image: str
+    moving_image: str
+    region: str | None
+    attempts: tuple[Mapping[str, Any], ...]
+    limits: Limits
+    path: str
+
+
+def job_for(
+    fixed: Mapping[str, Any], moving: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]], limits: Limits, folder
+) -> Job:
+    """The job of two cases, its file named by the content of what is read and by the settings.
+
+    Args:
+        fixed, moving: cases with "case" and "image"; a "region" or else a "label" of the moving one marks the organ.
+        attempts, limits: see :class:`Job`.
+        folder: for the result.
+
+    Raises:
+        FileNotFoundError, StorageError: a file of the pair is missing or broken.
+        SettingError, TypeError: settings that cannot be.
+    """
+    region = moving.get("region") or moving.get("label")
+    files = [os.path.abspath(f) if f else None for f in (fixed["image"], moving["image"], region)]
+    state = {
+        "version": VERSION,
+        "content": [f and _hash(f, os.stat(f).st_mtime_ns) for f in files],
+        "attempts": [asdict(Settings(**settings)) for settings in attempts],
+        "limits": asdict(limits),
+    }
+    key = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    path = str(Path(os.path.abspath(folder)) / f"{key[:32]}.transform")
+    return Job(fixed["case"], moving["case"], *files, tuple(dict(s) for s in attempts), limits, path)
+
+
+def finished(job: Job) -> Row | None:
+    """The row of a pair that was registered before; None where there is no file, or a damaged one, which goes."""
+    try:
+        row = read_notes(job.path)["row"]
+    except FileNotFoundError:
+        return None
+    except StorageError as error:
+        print(f"{error}", flush=True)
+        Path(job.path).unlink()
+        return None
+    return {**row, "fixed": job.fixed, "moving": job.moving, "transform": Path(job.path).name}
+
+
+def register_job(job: Job) -> Row:
+    """Register a pair, unless its file is there, and store what came of it.
+
+    Returns:
+        "fixed", "moving"; "state": "usable", "unusable" (worse than the limits allow, with every settings) or
+        "failed"; "similarity_before", "similarity_after"; "folded_fraction"; "inverse_error_mm"; "attempts" that were
+        made; "message", of what is wrong; "transform", the file's name. The same whenever and wherever it is computed.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if row := finished(job):
+        return row
+    one_thread()
+    best: tuple[Row, Transform] | None = None
+    errors, attempts = [], 0
+    for settings in job.attempts:
+        attempts += 1
+        try:
+            row, transform = _attempt(job, settings)
+        except RegistrationError as error:
+            errors.append(str(error))
+            continue
+        if best is None or _rank(row) > _rank(best[0]):
+            best = row, transform
+        if row["state"] == "usable":
+            break
+    row = blank_row(job.fixed, job.moving) | (best[0] if best else {"message": errors[-1]})
+    row |= {"attempts": attempts, "transform": Path(job.path).name}
+    save_transform(job.path, best[1] if best else None, row=row, message=row["message"])
+    return finished(job)  # as it is read: what was computed now and what was computed before are the same
+
+
+def blank_row(fixed: str, moving: str) -> Row:
+    """The row of a pair of which nothing is known, see :func:`register_job`."""
+    nan = float("nan")
+    return {
+        "fixed": fixed,
+        "moving": moving,
+        "state": "failed",
+        "similarity_before": nan,
+        "similarity_after": nan,
+        "folded_fraction": nan,
+        "inverse_error_mm": nan,
+        "attempts": 0,
+        "message": "",
+        "transform": "",
+    }
+
+
+def one_thread() -> None:
+    """A process a core: let ITK and torch work on one thread each."""
+    use_threads(1)
+    torch.set_num_threads(1)
+
+
+def _attempt(job: Job, settings: Mapping[str, Any]) -> tuple[Row, Transform]:
+    pair, region = (job.fixed_image, job.moving_image), job.region
+    transform = register(*pair, region=region, **settings)
+    spacing = Settings(**settings).spacing
+    row = {
+        "similarity_before": similarity(*pair, region=region, **settings),
+        "similarity_after": similarity(*pair, transform, region=region, **settings),
+        "folded_fraction": folded_fraction(transform, region, spacing),
+        "inverse_error_mm": float("nan"),
+    }
+    if job.limits.inverse_mm is not None:
+        row["inverse_error_mm"] = _inverse_error(job, transform, settings)
+    problems = list(_problems(row, job.limits))
+    return {"state": "unusable" if problems else "usable", **row, "message": "; ".join(problems)}, transform
+
+
+def _inverse_error(job: Job, transform: Transform, settings: Mapping[str, Any]) -> float:
+    """Register the other way round, from the same start; infinite where that finds nothing."""
+    region = warp_label(job.region, transform) if job.region else None
+    try:
+        back = register(job.moving_image, job.fixed_image, region=region, start=invert(transform), **settings)
+    except RegistrationError:
+        return float("inf")
+    return inverse_error(transform, back, job.region, Settings(**settings).spacing)
+
+
+def _problems(row: Row, limits: Limits):
+    """What is worse than allowed; a NaN is."""
+    before, after = row["similarity_before"], row["similarity_after"]
+    if not after - before > limits.gain:
+        yield f"similarity {before:.3f} before, {after:.3f} after"
+    if not row["folded_fraction"] <= limits.folded:
+        yield f"{100 * row['folded_fraction']:.1f} % folded"
+    if limits.inverse_mm is not None and not row["inverse_error_mm"] <= limits.inverse_mm:
+        yield f"inverse-consistency error {row['inverse_error_mm']:.1f} mm"
+
+
+def _rank(row: Row) -> tuple[bool, float]:
+    return row["state"] == "usable", row["similarity_after"]
+
+
+@functools.cache
+def _hash(file: str, _modified: int) -> str:
+    return content_hash(file)

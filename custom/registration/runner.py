@@ -1,0 +1,206 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Many pairs: on all cores of this machine, or on those of a running Dask scheduler."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from custom.data.checks import DataError
+from custom.errors import SettingError
+from custom.files import write_csv
+from custom.registration.pairwise import Settings
+from custom.registration.plan import Pair
+from custom.registration.record import Job, Limits, Row, blank_row, finished, job_for, register_job
+from custom.registration.volume import RegistrationError
+
+__all__ = ["PairRunner", "write_table"]
+
+MEMORY = 3 << 30  # bytes that a process may need: a few copies of a large CT
+TRIES = 3  # of a pair whose worker dies
+SHOWN = 5  # problems printed
+
+
+class PairRunner:
+    """Registers pairs, each once: what was done before, by whichever run, is read.
+
+    A pair that cannot be registered, or whose process dies, takes none of the others with it. As a context manager it
+    keeps its processes until the end.
+
+    Args:
+        folder: for the transforms, a small file each.
+        settings: of :func:`~custom.registration.register`.
+        retries: further settings, each put over ``settings`` for a pair that the ones before did not fit.
+        limits: of what is usable, see :class:`~custom.registration.record.Limits`.
+        workers: processes on this machine; None takes as many as its cores and memory allow, 0 works in this one.
+        scheduler: address of a running Dask scheduler, "tcp://host:port", instead. Its workers need this package and
+            the same paths.
+
+    Raises:
+        SettingError: settings, limits or workers that cannot be.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: Mapping[str, Any] | None = None,
+        retries: Sequence[Mapping[str, Any]] = (),
+        limits: Mapping[str, Any] | None = None,
+        workers: int | None = None,
+        scheduler: str | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.attempts = [{**(settings or {}), **more} for more in ({}, *retries)]
+        try:
+            for attempt in self.attempts:
+                Settings(**attempt)
+            self.limits = Limits(**(limits or {}))
+        except TypeError as error:
+            raise SettingError(f"settings, retries, limits: {error}; see custom.registration.Settings.") from error
+        if workers is not None and workers < 0:
+            raise SettingError(f"workers: {workers}; give the number of processes, or 0 to work in this one.")
+        self.workers, self.scheduler = workers, scheduler
+        self._open, self._depth, self._connected = ExitStack(), 0, None
+
+    def __call__(self, pairs: Sequence[Pair], cases: Sequence[Mapping[str, Any]], name: str = "Registering") -> list:
+        """Register pairs that are not yet done.
+
+        Args:
+            pairs: ids of cases.
+            cases: those of the pairs: "case", "image", and of moving ones a "label" or "region" that marks the organ.
+            name: for the progress bar.
+
+        Returns:
+            A row a pair (see :func:`~custom.registration.record.register_job`), in the order of ``pairs``.
+
+        Raises:
+            SettingError: a pair names a case that is not there, or the scheduler cannot be reached.
+        """
+        by_id = {case["case"]: case for case in cases}
+        if unknown := sorted({name for pair in pairs for name in pair} - set(by_id)):
+            raise SettingError(f"plan: no such case: {', '.join(unknown[:5])}; the cases are {', '.join(by_id)}.")
+        rows: dict[Pair, Row] = {}
+        jobs: dict[Pair, Job] = {}
+        for pair in dict.fromkeys(pairs):
+            try:
+                job = job_for(by_id[pair.fixed], by_id[pair.moving], self.attempts, self.limits, self.folder)
+            except (OSError, DataError) as error:
+                rows[pair] = _failed(pair, str(error))
+                continue
+            if row := finished(job):
+                rows[pair] = row
+            else:
+                jobs[pair] = job
+        done = len(rows)
+        with tqdm(total=len(rows) + len(jobs), initial=done, desc=name, unit="pair", disable=not jobs) as bar:
+            for pair, row in self._computed(jobs):
+                rows[pair] = row
+                bar.update()
+        return [rows[pair] for pair in pairs]
+
+    def _computed(self, jobs: Mapping[Pair, Job]) -> Iterator[tuple[Pair, Row]]:
+        """Pairs as they are finished."""
+        if not jobs:
+            return
+        if self.workers == 0 and self.scheduler is None:
+            for pair, job in jobs.items():
+                try:
+                    yield pair, register_job(job)
+                except OSError as error:
+                    yield pair, _failed(pair, _explain(error))
+            return
+        from dask.distributed import as_completed
+
+        with self:
+            client = self._client(len(jobs))
+            # a name of its own: a scheduler that goes on running would remember the outcome of an earlier run
+            run = uuid.uuid4().hex
+            futures = {
+                client.submit(register_job, job, key=f"register-{pair.fixed}-{pair.moving}-{run}"): pair
+                for pair, job in jobs.items()
+            }
+            for future in as_completed(futures):
+                error = future.exception()
+                pair = futures[future]
+                yield pair, future.result() if error is None else _failed(pair, _explain(error))
+
+    def __enter__(self) -> PairRunner:
+        """Keep the processes, once started, for several calls: each loads ITK for seconds."""
+        self._depth += 1
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._open.close()
+            self._connected = None
+
+    def _client(self, jobs: int) -> Any:
+        if self._connected is None:
+            self._connected = self._connect(jobs)
+        return self._connected
+
+    def _connect(self, jobs: int) -> Any:
+        import dask
+        from dask.distributed import Client, LocalCluster
+
+        for name in [n for n in logging.root.manager.loggerDict if n.split(".")[0] == "distributed"]:
+            logging.getLogger(name).setLevel(logging.ERROR)  # every start and end of a process is news to it
+        if self.scheduler is not None:
+            try:
+                return self._open.enter_context(Client(self.scheduler, timeout=15))
+            except (OSError, ValueError) as error:
+                raise SettingError(
+                    f"scheduler: {self.scheduler} cannot be reached ({error}); start one with 'dask scheduler' and "
+                    "give its address as tcp://host:port, or leave --scheduler away to work on this machine."
+                ) from error
+        # Each process works on one thread. Memory is bounded by their number: a limit would kill a worker whose large
+        # pair is just what it was started for.
+        options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
+        count = self.workers or min(_fitting_workers(), jobs)
+        self._open.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": TRIES - 1}))
+        cluster = self._open.enter_context(LocalCluster(n_workers=count, **options))
+        return self._open.enter_context(Client(cluster))
+
+
+def write_table(path: str | Path, rows: Sequence[Row]) -> None:
+    """Write the rows of pairs as CSV, and print what came of them."""
+    write_csv(Path(path), rows)
+    states = Counter(row["state"] for row in rows)
+    counts = ", ".join(f"{states[state]} {state}" for state in ("usable", "unusable", "failed"))
+    print(f"{len(rows)} pairs: {counts}. Table: {path}", flush=True)
+    problems = [row for row in rows if row["state"] != "usable"]
+    for row in problems[:SHOWN]:
+        print(f"  {row['fixed']} <- {row['moving']}: {row['state']}, {row['message']}", flush=True)
+    if len(problems) > SHOWN:
+        print(f"  ... and {len(problems) - SHOWN} more in the table.", flush=True)
+    if rows and states["failed"] == len(rows):
+        raise RegistrationError(f"Every one of {len(rows)} pairs failed, the first one thus: {rows[0]['message']}")
+
+
+def _fitting_workers() -> int:
+    from dask.system import CPU_COUNT
+    from distributed.system import MEMORY_LIMIT
+
+    return max(1, min(CPU_COUNT, MEMORY_LIMIT // MEMORY))
+
+
+def _failed(pair: Pair, message: str) -> Row:
+    """A pair that is tried again in the next run: nothing is stored."""
+    return {**blank_row(*pair), "message": message}
+
+
+def _explain(error: BaseException) -> str:
+    from dask.distributed import KilledWorker
+
+    if isinstance(error, KilledWorker):
+        return f"its process died {TRIES} times, for want of memory perhaps; use fewer --workers, and run again"
+    return f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)

@@ -1,0 +1,140 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Transforms in files: small, whole or not there, and checked when they are read.
+
+A file is a line that names the format, a line with the SHA-256 of the rest, and the rest: a NumPy archive with the
+numbers and a JSON header. Displacements are stored as half-precision millimetres, which rounds 30 mm by less than
+0.01 mm.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from custom.errors import UserError
+from custom.files import replacing
+from custom.registration.transform import Affine, Displacement, Step, Transform
+from custom.registration.volume import Grid
+
+__all__ = ["StorageError", "content_hash", "load_transform", "read_notes", "save_transform"]
+
+FORMAT = b"few-label-bundles transform 1\n"
+HALF_MAX = float(np.finfo(np.float16).max)
+
+
+class StorageError(UserError, OSError):
+    """A stored transform cannot be used; the message names the file and says what to do."""
+
+
+def save_transform(path: str | Path, transform: Transform | None, **notes: Any) -> None:
+    """Write a transform; the file appears whole or not at all.
+
+    Args:
+        path: of the file; its folder is made.
+        transform: None stores the notes only, for a pair that could not be registered.
+        notes: whatever JSON can hold, kept beside the transform (:func:`read_notes`).
+
+    Raises:
+        ValueError: a displacement too large for half precision (65 m).
+    """
+    arrays, header = {}, {"notes": notes, "steps": None}
+    if transform is not None:
+        header |= {"fixed": _grid_header(transform.fixed), "moving": _grid_header(transform.moving), "steps": []}
+        for number, step in enumerate(transform.steps):
+            if isinstance(step, Affine):
+                arrays[f"step{number}"] = step.matrix.double().numpy()
+                header["steps"].append({"kind": "affine"})
+            else:
+                if float(step.field.abs().max()) > HALF_MAX:
+                    raise ValueError(f"{path}: a displacement of {float(step.field.abs().max()):.0f} mm.")
+                arrays[f"step{number}"] = step.field.half().numpy()
+                entry = {"kind": "displacement", "grid": _grid_header(step.grid), "backward": step.backward}
+                header["steps"].append(entry)
+    content = io.BytesIO()
+    np.savez_compressed(content, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
+    digest = hashlib.sha256(content.getvalue()).hexdigest().encode()
+    with replacing(path) as temporary:
+        temporary.write_bytes(FORMAT + digest + b"\n" + content.getvalue())
+
+
+def load_transform(path: str | Path) -> Transform:
+    """Read a transform.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: another format, content that does not match its hash, or a pair that could not be registered.
+    """
+    archive = _read(path)
+    header = _header(archive)
+    if header["steps"] is None:
+        raise StorageError(f"{path} holds no transform: {header['notes'].get('message', 'the pair failed')}")
+    steps: list[Step] = []
+    for number, entry in enumerate(header["steps"]):
+        values = torch.from_numpy(archive[f"step{number}"])
+        if entry["kind"] == "affine":
+            steps.append(Affine(values))
+        else:
+            steps.append(Displacement(values.float(), _grid(entry["grid"]), entry["backward"]))
+    return Transform(tuple(steps), _grid(header["fixed"]), _grid(header["moving"]))
+
+
+def read_notes(path: str | Path) -> dict[str, Any]:
+    """What was noted beside a transform.
+
+    Raises:
+        FileNotFoundError, StorageError: see :func:`load_transform`.
+    """
+    return _header(_read(path))["notes"]
+
+
+def content_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content; of a .gz file, of what is compressed in it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: a broken .gz file.
+    """
+    path = Path(path)
+    digest = hashlib.sha256()
+    try:
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise StorageError(f"{path} is truncated or no gzip file ({error}); copy it again.") from error
+    return digest.hexdigest()
+
+
+def _read(path: str | Path) -> Any:
+    data = Path(path).read_bytes()
+    remedy = "remove it, and it is computed again."
+    if not data.startswith(FORMAT):
+        raise StorageError(f"{path} is no stored transform of this version; {remedy}")
+    digest, _, content = data.removeprefix(FORMAT).partition(b"\n")
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise StorageError(f"{path} is damaged: its content does not match its hash; {remedy}")
+    try:
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise StorageError(f"{path} cannot be read ({error}); {remedy}") from error
+
+
+def _header(archive: Any) -> dict[str, Any]:
+    return json.loads(archive["header"].tobytes())
+
+
+def _grid_header(grid: Grid) -> dict[str, Any]:
+    return {"shape": list(grid.shape), "affine": np.asarray(grid.affine).tolist()}
+
+
+def _grid(header: dict[str, Any]) -> Grid:
+    return Grid(tuple(header["shape"]), np.array(header["affine"], dtype=np.float64))

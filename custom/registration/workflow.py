@@ -1,0 +1,187 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""From lists of cases to a folder of registrations: what ``monai.bundle run registration`` does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from custom.errors import SettingError
+from custom.files import replacing
+from custom.registration.plan import (
+    Pair,
+    all_pairs,
+    atlas_pairs,
+    group_of,
+    most_similar,
+    read_plan,
+    template_pairs,
+    write_plan,
+)
+from custom.registration.record import Row
+from custom.registration.runner import PairRunner, write_table
+from custom.registration.storage import load_transform
+from custom.registration.template import best_template, template_similarity
+from custom.registration.transform import Transform, warp_label
+
+__all__ = ["PLANS", "RegistrationWorkflow"]
+
+PLANS = ("atlas", "template", "similar", "all")
+Case = Mapping[str, Any]
+
+
+class RegistrationWorkflow:
+    """Register the volumes of a data set as a plan says, and write "pairs.csv" and "plan.json".
+
+    A plan is one or more of:
+
+    - "atlas": every labelled volume onto every unlabelled one;
+    - "template": every volume to one labelled volume, so that N registrations give the map between any two
+      (:class:`~custom.registration.Registrations` composes it). The template is the labelled volume whose labels
+      carry over best to the other labelled ones;
+    - "similar": the volumes most similar to each one onto it, compared in the template's space;
+    - "all": every volume onto every other, n (n - 1) registrations;
+
+    or the path of a JSON list of ["fixed", "moving"].
+
+    Args:
+        runner: registers.
+        labelled: cases with "case", "image", "label".
+        unlabelled: cases with "case", "image".
+        folder: for the tables; the transforms are in the runner's.
+        plan: see above.
+        group_by: key of the cases; only volumes that agree in it are registered with each other ("phase": diastole
+            with diastole).
+        similar_count: volumes for each one in the plan "similar".
+        template: id of the template, in place of the choice.
+
+    Raises:
+        SettingError: an unknown plan, a template that is no case, no labelled case.
+    """
+
+    def __init__(
+        self,
+        runner: PairRunner,
+        labelled: Sequence[Case],
+        unlabelled: Sequence[Case],
+        folder: str | Path,
+        plan: str | Sequence[str] = ("atlas", "template"),
+        group_by: str | None = None,
+        similar_count: int = 5,
+        template: str | None = None,
+    ) -> None:
+        self.runner, self.folder = runner, Path(folder)
+        self.labelled, self.unlabelled = list(labelled), [dict(case) for case in unlabelled]
+        self.group_by, self.similar_count, self.template = group_by, similar_count, template
+        self.given = read_plan(plan) if isinstance(plan, str) and plan.endswith(".json") else None
+        self.plan = () if self.given is not None else ((plan,) if isinstance(plan, str) else tuple(plan))
+        if unknown := [name for name in self.plan if name not in PLANS]:
+            raise SettingError(f"plan: {unknown[0]!r} is none of {', '.join(PLANS)}, and no .json file.")
+        if not self.labelled:
+            raise SettingError("registration: no case is labelled; the label says where the organ is: label one.")
+        if template is not None and template not in {case["case"] for case in self.labelled}:
+            raise SettingError(f"template: {template} is none of the labelled cases.")
+
+    @property
+    def cases(self) -> list[Case]:
+        """All of them, the labelled ones first."""
+        return [*self.labelled, *self.unlabelled]
+
+    def run(self) -> list[Row]:
+        """Register what is not yet registered.
+
+        Returns:
+            A row a pair, as in "pairs.csv".
+        """
+        with self.runner:
+            return self._run()
+
+    def _run(self) -> list[Row]:
+        roles: dict[Pair, list[str]] = {}
+
+        def add(pairs: Sequence[Pair], role: str) -> None:
+            for pair in pairs:
+                roles.setdefault(pair, []).append(role)
+
+        if self.given is not None:
+            add(self.given, "given")
+        if "atlas" in self.plan:
+            add(atlas_pairs(self.labelled, self.unlabelled, self.group_by), "atlas")
+        if {"template", "similar", "all"} & set(self.plan):
+            templates = self._templates()
+            grouped = [case for case in self.cases if group_of(case, self.group_by) in templates]
+            if left_out := len(self.cases) - len(grouped):
+                print(f"template: {left_out} volumes belong to groups without a labelled one: left out.", flush=True)
+            to_template = template_pairs(grouped, templates, self.group_by)
+            add(to_template, "template")
+            if {"similar", "all"} & set(self.plan):
+                rows = self.runner(list(roles), self.cases)
+                self._mark_organs(rows, templates)
+                if "all" in self.plan:
+                    add(all_pairs(grouped, self.group_by), "all")
+                if "similar" in self.plan:
+                    add(self._similar(rows, grouped, templates), "similar")
+        write_plan(self.folder / "plan.json", roles)
+        rows = self.runner(list(roles), self.cases)
+        rows = [{**row, "roles": " ".join(roles[Pair(row["fixed"], row["moving"])]), **self._path(row)} for row in rows]
+        write_table(self.folder / "pairs.csv", rows)
+        return rows
+
+    def _path(self, row: Row) -> Row:
+        """Where the transform is, seen from the table, so that both can be moved together."""
+        return {"transform": row["transform"] and os.path.relpath(self.runner.folder / row["transform"], self.folder)}
+
+    def _templates(self) -> dict[Any, str]:
+        """Value of ``group_by`` to the id of the template."""
+        templates = {}
+        for group in dict.fromkeys(group_of(case, self.group_by) for case in self.labelled):
+            labelled = [case for case in self.labelled if group_of(case, self.group_by) == group]
+            names = [case["case"] for case in labelled]
+            if self.template in names:
+                templates[group] = self.template
+                continue
+            rows = self.runner(all_pairs(labelled), labelled, name="Choosing a template")
+            transforms = {Pair(row["fixed"], row["moving"]): self._loaded(row) for row in rows}
+            templates[group] = best_template(labelled, transforms)
+            about = "" if group is None else f" of {self.group_by} {group}"
+            print(f"Template{about}: {templates[group]}, of {len(names)} labelled volumes.", flush=True)
+        return templates
+
+    def _loaded(self, row: Row) -> Transform | None:
+        if row["state"] != "usable":
+            return None
+        return load_transform(self.runner.folder / row["transform"])
+
+    def _mark_organs(self, rows: Sequence[Row], templates: Mapping[Any, str]) -> None:
+        """Give unlabelled volumes the template's labels as their "region", so that they can be moving ones."""
+        by_id = {case["case"]: case for case in self.cases}
+        to_template = {row["fixed"]: row for row in rows if row["moving"] in templates.values()}
+        for case in self.unlabelled:
+            row = to_template.get(case["case"])
+            if row is None or (transform := self._loaded(row)) is None:
+                continue
+            label = warp_label(by_id[row["moving"]]["label"], transform)
+            case["region"] = str(self.folder / "regions" / f"{case['case']}.nii.gz")
+            with replacing(case["region"]) as temporary:
+                nib.save(nib.Nifti1Image(label[0].numpy().astype(np.uint8), label.affine.numpy()), temporary)
+
+    def _similar(self, rows: Sequence[Row], cases: Sequence[Case], templates: Mapping[Any, str]) -> list[Pair]:
+        by_id = {case["case"]: case for case in cases}
+        pairs = []
+        for template in templates.values():
+            transforms = {row["fixed"]: self._loaded(row) for row in rows if row["moving"] == template}
+            transforms = {name: found for name, found in transforms.items() if found is not None}
+            mine = [by_id[name] for name in (template, *transforms)]
+            images = {case["case"]: case["image"] for case in mine}
+            settings = self.runner.attempts[0]
+            alike = template_similarity(
+                images, transforms, by_id[template]["image"], by_id[template]["label"], **settings
+            )
+            pairs += most_similar(mine, alike, self.similar_count)
+        return pairs
