@@ -1,0 +1,234 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Registration of labelled volumes onto others, ours beside ANTs SyN and elastix: Dice of the warped labels, seconds.
+
+The pairs are the outermost loop, so that whatever slows the machine slows every method. Seconds are of registering and
+warping, files read included, programs already loaded. Rows are appended to a CSV; what is there is not run again.
+
+    python benchmarks/registration.py --dataset_dir .../ACDC/training --labeled_cases 3 --section validation \\
+        --config variants/acdc.json --others_python /envs/others/bin/python --output_dir runs/registration_acdc
+
+The others need an environment of their own: ``pip install antspyx itk-elastix``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "bundles" / "cctr_synapse" / "configs"
+OTHERS = ("syn", "elastix")
+METHODS = ("before", "ours", "composed", *OTHERS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset_dir", required=True)
+    parser.add_argument("--split_dir", help="default: the bundle's, or the data set's own")
+    parser.add_argument("--labeled_cases", type=int, default=3, help="patients whose volumes are atlases")
+    parser.add_argument("--section", default="validation", choices=("validation", "unlabeled"))
+    parser.add_argument("--count", type=int, help="only the first patients of the section")
+    parser.add_argument("--config", help="overlay of registration.json with the settings")
+    parser.add_argument("--methods", nargs="+", default=["before", "ours"], choices=METHODS)
+    parser.add_argument("--others_python", help="interpreter with antspyx and itk-elastix")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/registration"))
+    arguments = parser.parse_args()
+
+    for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        os.environ[name] = str(arguments.threads)
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    from custom.registration import use_threads
+
+    torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
+    measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Run the methods on every pair, append their rows, and print the table."""
+    from custom.data import load_sections, split_folder
+    from custom.registration import atlas_pairs
+
+    parser = _config(arguments)
+    splits = arguments.split_dir or split_folder(arguments.dataset_dir, str(ROOT / "splits" / _layout(arguments)))
+    sections = load_sections(arguments.dataset_dir, splits, arguments.labeled_cases)
+    truth = {
+        c["case"]: c for s in load_sections(arguments.dataset_dir, splits, None).values() for c in s if "label" in c
+    }
+    atlases, others = sections["training"], sections[arguments.section]
+    patients = list(dict.fromkeys(case["patient"] for case in others))[: arguments.count]
+    others = [truth[case["case"]] for case in others if case["patient"] in patients]
+    pairs = atlas_pairs(atlases, others, parser["group_by"])
+    settings = parser["settings"]
+    classes = range(1, len(parser.get_parsed_content("class_names")) + 1)
+    table = arguments.output_dir / "pairs.csv"
+    done = {(row["method"], row["fixed"], row["moving"]) for row in _rows(table)}
+    methods = [method for method in arguments.methods if method != "composed"]
+    if any((method, *pair) not in done for method in methods for pair in pairs if method == "ours"):
+        _ours(truth[pairs[0].fixed], truth[pairs[0].moving], settings)  # loads ITK, which takes seconds
+    composed = _composing(arguments, parser, sections, others) if "composed" in arguments.methods else None
+    for pair in pairs:
+        fixed, moving = truth[pair.fixed], truth[pair.moving]
+        for method in arguments.methods:
+            if (method, *pair) in done:
+                continue
+            if method == "composed":
+                warped, seconds = _composed(composed, moving, *pair)
+            elif method in OTHERS:
+                warped, seconds = _other(arguments, method, fixed, moving)
+            else:
+                warped, seconds = (_before if method == "before" else _ours)(fixed, moving, settings)
+            scores = _dice(warped, fixed["label"], classes)
+            _append(table, {"method": method, "fixed": pair.fixed, "moving": pair.moving, "seconds": seconds, **scores})
+            mean = statistics.fmean(v for v in scores.values() if v == v)
+            print(f"{pair.fixed} <- {pair.moving} {method:9s} Dice {mean:.3f}  {seconds:6.1f} s", flush=True)
+    summary(table, [tuple(pair) for pair in pairs])
+
+
+def summary(table: Path, pairs: list[tuple[str, str]]) -> None:
+    """Mean Dice, how many pairs are worse than before, and seconds, of each method."""
+    found: dict[str, dict] = {}
+    for row in _rows(table):
+        if (row["fixed"], row["moving"]) in pairs:
+            scores = [float(v) for k, v in row.items() if k.startswith("dice_") and v not in ("", "nan")]
+            entry = statistics.fmean(scores), float(row["seconds"])
+            found.setdefault(row["method"], {})[row["fixed"], row["moving"]] = entry
+    before = found.get("before", {})
+    print("\n| method | pairs | mean Dice | below before | median s a pair |\n| --- | ---: | ---: | ---: | ---: |")
+    for method, entries in found.items():
+        worse = sum(dice < before[pair][0] for pair, (dice, _) in entries.items() if pair in before)
+        mean = statistics.fmean(dice for dice, _ in entries.values())
+        median = statistics.median(seconds for _, seconds in entries.values())
+        print(f"| {method} | {len(entries)} | {mean:.3f} | {worse} | {median:.1f} |")
+
+
+# Methods ---------------------------------------------------------------------------------------------------------
+
+
+def _before(fixed: dict, moving: dict, settings: dict) -> tuple:
+    from custom.registration import Transform, read_volume, warp_label
+
+    grids = [read_volume(case["image"]).grid for case in (fixed, moving)]
+    return warp_label(moving["label"], Transform((), *grids))[0].numpy(), 0.0
+
+
+def _ours(fixed: dict, moving: dict, settings: dict) -> tuple:
+    from custom.registration import RegistrationError, register, warp_label
+
+    start = time.perf_counter()
+    try:
+        transform = register(fixed["image"], moving["image"], region=moving["label"], **settings)
+    except RegistrationError as error:
+        print(error, flush=True)
+        return _nothing(fixed), time.perf_counter() - start
+    return warp_label(moving["label"], transform)[0].numpy(), time.perf_counter() - start
+
+
+def _composing(arguments: argparse.Namespace, parser, sections: dict, others: list):
+    """Every volume registered to the template of its group; the time is printed."""
+    from custom.registration import PairRunner, Registrations, RegistrationWorkflow
+
+    folder = arguments.output_dir / "template"
+    # limits that let everything pass: each pair is to be scored
+    limits = {"gain": -3.0, "folded": 1.0, "inverse_mm": None}
+    runner = PairRunner(folder / "transforms", parser["settings"], limits=limits, workers=0)
+    start = time.perf_counter()
+    unlabelled = [{k: v for k, v in case.items() if k != "label"} for case in others]
+    options = {"plan": "template", "group_by": parser["group_by"], "figure_count": 0}
+    RegistrationWorkflow(runner, sections["training"], unlabelled, folder, **options).run()
+    print(f"To the templates: {time.perf_counter() - start:.1f} s", flush=True)
+    return Registrations(folder)
+
+
+def _composed(registrations, moving: dict, fixed_id: str, moving_id: str) -> tuple:
+    from custom.registration import warp_label
+
+    start = time.perf_counter()
+    warped = warp_label(moving["label"], registrations.between(fixed_id, moving_id))
+    return warped[0].numpy(), time.perf_counter() - start
+
+
+def _other(arguments: argparse.Namespace, method: str, fixed: dict, moving: dict) -> tuple:
+    import nibabel as nib
+    import numpy as np
+
+    if not arguments.others_python:
+        raise SystemExit(f"{method}: name the interpreter of its environment with --others_python.")
+    with tempfile.TemporaryDirectory() as folder:
+        output = str(Path(folder) / "warped.nii.gz")
+        files = [fixed["image"], moving["image"], moving["label"], output]
+        program = [arguments.others_python, str(Path(__file__).with_name("registration_others.py")), method, *files]
+        result = subprocess.run(program, capture_output=True, text=True)
+        if result.returncode:
+            raise SystemExit(f"{method} failed:\n{result.stdout}{result.stderr}")
+        seconds = float(result.stdout.split()[-1])
+        return np.rint(np.asarray(nib.load(output).dataobj)).astype(np.int16), seconds
+
+
+# Files -----------------------------------------------------------------------------------------------------------
+
+
+def _config(arguments: argparse.Namespace):
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    files = [CONFIGS / "registration.json", *([CONFIGS / arguments.config] if arguments.config else [])]
+    parser.read_config([str(f) for f in files])
+    parser["dataset_dir"] = arguments.dataset_dir
+    return parser
+
+
+def _layout(arguments: argparse.Namespace) -> str:
+    return "synapse" if (Path(arguments.dataset_dir) / "img").is_dir() else "acdc"
+
+
+def _nothing(fixed: dict):
+    import nibabel as nib
+    import numpy as np
+
+    return np.zeros(nib.load(fixed["image"]).shape[:3], dtype=np.int16)
+
+
+def _dice(warped, label: str, classes: range) -> dict[str, float]:
+    """Of the classes that the fixed case has; NaN for the others."""
+    import nibabel as nib
+    import numpy as np
+
+    truth = np.rint(np.asarray(nib.load(label).dataobj)).astype(np.int16)
+    scores = {}
+    for value in classes:
+        a, b = truth == value, warped == value
+        scores[f"dice_{value}"] = 2 * float((a & b).sum()) / float(a.sum() + b.sum()) if a.any() else float("nan")
+    return scores
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    if not table.is_file():
+        return []
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _append(table: Path, row: dict) -> None:
+    table.parent.mkdir(parents=True, exist_ok=True)
+    new = not table.is_file()
+    with table.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+if __name__ == "__main__":
+    main()
