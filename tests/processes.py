@@ -1,11 +1,13 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Several CPU processes for one test."""
+"""Several CPU processes for one test, and limits of one."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +29,14 @@ def _process(rank: int, work: Callable, folder: Path, args: tuple, processes: in
     gc.collect()
     dist.barrier()
     dist.destroy_process_group()
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Writing beyond ``size`` bytes fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

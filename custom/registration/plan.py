@@ -77,7 +77,7 @@ def most_similar(
         raise SettingError(f"similar_count: {count}; each volume needs at least 1 similar one.")
     pairs = []
     for case in cases:
-        others = [pair.fixed for pair in atlas_pairs(cases, [case], group_by)]
+        others = [pair.moving for pair in atlas_pairs(cases, [case], group_by)]
         ranked = sorted(((similarity(case["case"], other), other) for other in others), key=lambda found: -found[0])
         pairs += [Pair(case["case"], other) for value, other in ranked[:count] if value > float("-inf")]
     return pairs

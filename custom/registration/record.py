@@ -175,6 +175,8 @@ def _attempt(job: Job, settings: Mapping[str, Any]) -> tuple[Row, Transform]:
     }
     if job.limits.inverse_mm is not None:
         row["inverse_error_mm"] = _inverse_error(job, transform, settings)
+    # six digits: the last ones of a sum depend on where in memory it lies
+    row = {name: float(f"{value:.6g}") for name, value in row.items()}
     problems = list(_problems(row, job.limits))
     return {"state": "unusable" if problems else "usable", **row, "message": "; ".join(problems)}, transform
 

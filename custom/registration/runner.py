@@ -156,7 +156,7 @@ class PairRunner:
             logging.getLogger(name).setLevel(logging.ERROR)  # every start and end of a process is news to it
         if self.scheduler is not None:
             try:
-                return self._open.enter_context(Client(self.scheduler, timeout=15))
+                return self._open.enter_context(Client(self.scheduler, timeout=10))
             except (OSError, ValueError) as error:
                 raise SettingError(
                     f"scheduler: {self.scheduler} cannot be reached ({error}); start one with 'dask scheduler' and "

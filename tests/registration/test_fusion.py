@@ -1,0 +1,51 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from custom.errors import SettingError
+from custom.registration import fuse_labels
+
+
+def label(*values: int) -> MetaTensor:
+    return MetaTensor(torch.tensor(values, dtype=torch.int16).reshape(1, -1, 1, 1), affine=2 * torch.eye(4))
+
+
+A, B, C = label(1, 1, 2, 0), label(2, 1, 0, 0), label(2, 0, 1, 3)
+
+
+def fused(*arguments, **more) -> list[int]:
+    return fuse_labels(*arguments, **more).flatten().tolist()
+
+
+def test_the_best_is_the_most_similar_one():
+    assert fused([A, B, C], [0.1, 0.3, 0.2], "best") == [2, 1, 0, 0]
+
+
+def test_majority_and_what_breaks_its_ties():
+    assert fused([A, B, C], [0.3, 0.2, 0.1], "majority") == [2, 1, 2, 0]  # third: three classes, A is the most similar
+    assert fused([A, B, C], [0.1, 0.2, 0.3], "majority") == [2, 1, 1, 0]
+
+
+def test_weights_outvote_numbers():
+    assert fused([A, B, C], [0.9, 0.5, 0.5], "weighted", power=4) == [1, 1, 2, 0]
+    assert fused([A, B, C], [0.5, 0.5, 0.5], "weighted") == fused([A, B, C], [0.5, 0.5, 0.5], "majority")
+    assert fused([A, B], [0.2, -0.9], "weighted") == [1, 1, 2, 0]
+    assert fused([A, B, C], [-0.1, -0.2, -0.3], "weighted") == [1, 1, 2, 0]  # none is worth anything: the best
+
+
+def test_one_atlas_is_itself_and_geometry_is_kept():
+    for how in ("best", "majority", "weighted"):
+        result = fuse_labels([C], [0.0], how)
+        assert torch.equal(result.as_tensor(), C.as_tensor()) and result.dtype == torch.int16
+        assert torch.equal(fuse_labels([A, B], [1, 2], how).affine.cpu().double(), A.affine.double())
+
+
+def test_faults():
+    with pytest.raises(SettingError, match="fusion: 'median' is none of best, majority, weighted"):
+        fuse_labels([A], [1.0], "median")
+    with pytest.raises(SettingError, match="no label maps to fuse"):
+        fuse_labels([], [])

@@ -1,0 +1,271 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from processes import largest_file
+from scenes import QUICK, SMALL_SCANNER, write_case
+
+from custom.errors import SettingError
+from custom.registration import (
+    Pair,
+    PairRunner,
+    RegistrationError,
+    all_pairs,
+    atlas_pairs,
+    load_transform,
+    map_points,
+    write_table,
+)
+from custom.registration import record as record_module
+
+MOVES = {"a": (0.0, 0.0, 0.0), "b": (7.0, -4.0, 3.0), "c": (-6.0, 8.0, -3.0)}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("cases")
+    return [write_case(folder, name, move) for name, move in MOVES.items()]
+
+
+def pairs_of(cases: list[dict]) -> list[Pair]:
+    return atlas_pairs(cases[:1], cases[1:])
+
+
+def runner(folder: Path, **more) -> PairRunner:
+    return PairRunner(folder, **{"settings": QUICK, "workers": 0, **more})
+
+
+@pytest.fixture(scope="module")
+def finished(cases, tmp_path_factory) -> tuple[Path, list[dict]]:
+    folder = tmp_path_factory.mktemp("transforms")
+    return folder, runner(folder)(pairs_of(cases), cases)
+
+
+def broken(folder: Path, case: dict, change) -> dict:
+    """The case with its image changed."""
+    values = np.asarray(nib.load(case["image"]).dataobj).copy()
+    file = folder / f"broken_{case['case']}.nii.gz"
+    nib.save(nib.Nifti1Image(change(values), SMALL_SCANNER.affine), file)
+    return {**case, "image": str(file)}
+
+
+def test_rows_say_how_good_each_pair_is(cases, finished):
+    folder, rows = finished
+    assert [(row["fixed"], row["moving"], row["state"]) for row in rows] == [("b", "a", "usable"), ("c", "a", "usable")]
+    for row in rows:
+        assert row["similarity_after"] > 0.9 > row["similarity_before"]
+        assert row["folded_fraction"] == 0 and row["inverse_error_mm"] < 2 and row["attempts"] == 1
+        transform = load_transform(folder / row["transform"])
+        points = np.array([[0.0, 0.0, 0.0], [10, 5, 0]]) + MOVES[row["fixed"]]
+        assert np.abs(map_points(points, transform).numpy() - (points - MOVES[row["fixed"]])).max() < 2
+
+
+def test_a_second_run_computes_nothing(cases, finished, monkeypatch):
+    folder, rows = finished
+    monkeypatch.setattr(record_module, "register", None)
+    files = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert runner(folder)(pairs_of(cases), cases) == rows
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == files
+
+
+def test_other_settings_images_or_labels_are_other_transforms(cases, finished, tmp_path):
+    folder, rows = finished
+    before = {row["transform"] for row in rows}
+    changed = broken(tmp_path, cases[1], lambda values: values + 0.5 * (values > 5))
+    for again in (
+        runner(folder, settings={**QUICK, "smoothing": 4.0})([Pair("b", "a")], cases),
+        runner(folder, limits={"inverse_mm": None})([Pair("b", "a")], cases),
+        runner(folder)([Pair("b", "a")], [cases[0], changed]),
+    ):
+        assert again[0]["state"] == "usable" and again[0]["transform"] not in before
+        before.add(again[0]["transform"])
+    # the same content under another name is the same pair
+    copy = tmp_path / "copy.nii.gz"
+    copy.write_bytes(Path(cases[1]["image"]).read_bytes())
+    (row,) = runner(folder)([Pair("z", "a")], [cases[0], {"case": "z", "image": str(copy)}])
+    assert row == {**rows[0], "fixed": "z"}
+
+
+def test_a_damaged_file_is_computed_again(cases, finished, tmp_path, capsys):
+    folder, rows = finished
+    for row in rows:
+        (tmp_path / row["transform"]).write_bytes((folder / row["transform"]).read_bytes())
+    first = tmp_path / rows[0]["transform"]
+    whole = first.read_bytes()
+    first.write_bytes(whole[:-100])
+    assert runner(tmp_path)(pairs_of(cases), cases) == rows
+    assert first.read_bytes() == whole
+    assert "is damaged" in capsys.readouterr().out
+
+
+def test_broken_volumes_take_no_other_pair_with_them(cases, tmp_path):
+    nan = broken(tmp_path, {**cases[1], "case": "nan"}, lambda values: np.where(values > 9, np.nan, values))
+    flat = broken(tmp_path, {**cases[1], "case": "flat"}, np.ones_like)
+    other = {**cases[1], "case": "other", "label": str(tmp_path / "label.nii.gz")}
+    nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.int16), np.eye(4)), other["label"])
+    gone = {**cases[1], "case": "gone", "image": str(tmp_path / "none.nii.gz")}
+    far = {**cases[1], "case": "far", "image": str(tmp_path / "far.nii.gz")}
+    affine = SMALL_SCANNER.affine.copy()
+    affine[0, 3] += 5000
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(cases[1]["image"]).dataobj), affine), far["image"])
+    everything = [*cases[:2], nan, flat, other, gone, far]
+    pairs = [*(Pair(name, "a") for name in ("nan", "flat", "gone", "far")), Pair("a", "other"), Pair("b", "a")]
+    rows = {(row["fixed"], row["moving"]): row for row in runner(tmp_path / "t")(pairs, everything)}
+    assert rows["b", "a"]["state"] == rows["far", "a"]["state"] == "usable"  # organs are looked for, wherever they are
+    for pair, message in {
+        ("nan", "a"): r"broken_nan\.nii\.gz has \d+ voxels that are NaN",
+        ("flat", "a"): r"broken_flat\.nii\.gz is constant",
+        ("gone", "a"): r"none\.nii\.gz",
+        ("a", "other"): r"label\.nii\.gz has another geometry than its image",
+    }.items():
+        assert rows[pair]["state"] == "failed" and re.search(message, rows[pair]["message"])
+    # without a search for the organ, headers that put volumes metres apart are a fault
+    fixed_start = runner(tmp_path / "t", settings={**QUICK, "candidates": 0})
+    (row,) = fixed_start([Pair("far", "a")], everything)
+    assert row["state"] == "failed" and "the organ finds no place within the fixed volume" in row["message"]
+
+
+def test_a_pair_that_got_worse_is_tried_again_and_marked(cases, tmp_path, capsys):
+    strict = {"gain": 1.5}  # more than there can be
+    again = runner(tmp_path, limits=strict, retries=[{"candidates": 2}, {"candidates": 0}])
+    rows = again([Pair("b", "a")], cases)
+    assert rows[0]["state"] == "unusable" and rows[0]["attempts"] == 3
+    assert re.fullmatch(r"similarity 0\.\d+ before, 0\.\d+ after", rows[0]["message"])
+    write_table(tmp_path / "pairs.csv", rows)
+    assert "1 pairs: 0 usable, 1 unusable, 0 failed" in capsys.readouterr().out
+    # a first attempt that cannot work does not keep the second one from it
+    helped = runner(tmp_path, settings={**QUICK, "candidates": 0, "iterations": (0, 0), "affine_iterations": 0})
+    helped.attempts.append(QUICK)
+    (row,) = helped([Pair("b", "a")], cases)
+    assert (row["state"], row["attempts"], row["message"]) == ("usable", 2, "")
+
+
+def test_a_full_disk_is_named_and_the_next_run_goes_on(cases, tmp_path):
+    with largest_file(3000):
+        rows = runner(tmp_path)(pairs_of(cases), cases)
+    assert all(row["state"] == "failed" and "File too large" in row["message"] for row in rows)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RegistrationError, match="Every one of 2 pairs failed, the first one thus: .*File too large"):
+        write_table(tmp_path / "pairs.csv", rows)
+    assert [row["state"] for row in runner(tmp_path)(pairs_of(cases), cases)] == ["usable"] * 2
+
+
+def test_faults_in_the_settings(cases, tmp_path):
+    with pytest.raises(SettingError, match="plan: no such case: x; the cases are a, b, c"):
+        runner(tmp_path)([Pair("x", "a")], cases)
+    with pytest.raises(SettingError, match="settings, retries, limits: .*'spacin'"):
+        runner(tmp_path, settings={"spacin": 3})
+    with pytest.raises(SettingError, match="settings, retries, limits: .*'fold'"):
+        runner(tmp_path, limits={"fold": 3})
+    with pytest.raises(SettingError, match="spacing: -1 must be positive"):
+        runner(tmp_path, retries=[{"spacing": -1}])
+    with pytest.raises(SettingError, match="workers: -2"):
+        runner(tmp_path, workers=-2)
+
+
+def test_an_unreachable_scheduler(cases, tmp_path):
+    away = runner(tmp_path, workers=None, scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(SettingError, match=r"scheduler: tcp://127\.0\.0\.1:9 cannot be reached .*start one with"):
+        away([Pair("b", "a")], cases)
+
+
+def test_the_result_does_not_depend_on_the_processes(cases, finished, tmp_path):
+    _, rows = finished
+    assert runner(tmp_path, workers=2)(pairs_of(cases), cases) == rows
+
+
+def test_a_worker_that_dies_loses_its_pair_only_and_that_is_retried(cases, finished, tmp_path):
+    """A scheduler and two workers of their own, as on several machines; one worker is killed at work."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "fork"}
+    file = tmp_path / "scheduler.json"
+    options = {"cwd": tmp_path, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    worker = ["distributed.cli.dask_worker", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    processes = [
+        subprocess.Popen([sys.executable, "-m", *scheduler, "--scheduler-file", str(file)], **options),
+        *(
+            subprocess.Popen([sys.executable, "-m", *worker, "--scheduler-file", str(file)], **options)
+            for _ in range(2)
+        ),
+    ]
+    try:
+        from dask.distributed import Client
+
+        until = time.monotonic() + 60
+        while not file.is_file():
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        with Client(scheduler_file=str(file)) as client:
+            address = client.scheduler.address
+            client.wait_for_workers(2, timeout=60)
+            stop = threading.Event()
+
+            def kill_one_at_work() -> None:
+                while not stop.is_set():
+                    if all(client.processing().values()):  # both have a pair
+                        processes[1].kill()
+                        return
+                    time.sleep(0.05)
+
+            killer = threading.Thread(target=kill_one_at_work)
+            killer.start()
+            rows = runner(tmp_path / "t", workers=None, scheduler=address)(all_pairs(cases), cases)
+            stop.set()
+            killer.join()
+        assert processes[1].wait(10) == -signal.SIGKILL
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [row["state"] for row in rows] == ["usable"] * 6
+    assert [row for row in rows if row["moving"] == "a"] == finished[1]
+
+
+SCRIPT = """
+import sys, json
+from pathlib import Path
+from custom.registration import PairRunner, all_pairs, write_table
+folder, cases, settings = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+rows = PairRunner(folder / "transforms", settings, workers=0)(all_pairs(cases), cases)
+write_table(folder / "pairs.csv", rows)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_table_is_that_of_an_uninterrupted_run(cases, tmp_path):
+    def start(folder: Path) -> subprocess.Popen:
+        arguments = [str(folder), json.dumps(cases), json.dumps(QUICK)]
+        folder.mkdir(exist_ok=True)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env=environment)
+
+    began = time.monotonic()
+    assert start(tmp_path / "whole").wait() == 0
+    took = time.monotonic() - began
+    moments = random.Random(0)
+    for _ in range(5):
+        process = start(tmp_path / "killed")
+        time.sleep(moments.uniform(0.4, 0.95) * took)
+        process.kill()
+        process.wait()
+    assert start(tmp_path / "killed").wait() == 0
+    tables = [(tmp_path / name / "pairs.csv").read_bytes() for name in ("whole", "killed")]
+    assert tables[0] == tables[1]
+    with (tmp_path / "whole" / "pairs.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 6

@@ -1,0 +1,191 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scenes import QUICK, write_case
+
+from custom.errors import SettingError
+from custom.registration import (
+    Pair,
+    PairRunner,
+    RegistrationError,
+    Registrations,
+    RegistrationWorkflow,
+    Transform,
+    best_template,
+    read_plan,
+    read_volume,
+)
+from custom.registration import record as record_module
+
+MOVES = {"a": (0, 0, 0), "b": (7, -4, 3), "c": (-6, 8, -3), "d": (3, 6, 0), "e": (-4, -5, 2)}
+LABELLED, UNLABELLED = "ab", "cde"
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> dict[str, dict]:
+    folder = tmp_path_factory.mktemp("cases")
+    return {name: write_case(folder, name, move) for name, move in MOVES.items()}
+
+
+def workflow(folder: Path, cases: dict[str, dict], runner: PairRunner | None = None, **more) -> RegistrationWorkflow:
+    runner = runner or PairRunner(folder / "transforms", QUICK, workers=0)
+    unlabelled = [{k: v for k, v in cases[n].items() if k != "label"} for n in UNLABELLED]
+    return RegistrationWorkflow(runner, [cases[n] for n in LABELLED], unlabelled, folder, **more)
+
+
+@pytest.fixture(scope="module")
+def run(cases, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("registration")
+    workflow(folder, cases, plan=["atlas", "template", "similar"], similar_count=1).run()
+    return folder
+
+
+def table(folder: Path) -> dict[Pair, dict]:
+    with (folder / "pairs.csv").open(newline="") as file:
+        return {Pair(row["fixed"], row["moving"]): row for row in csv.DictReader(file)}
+
+
+def error_mm(transform: Transform, fixed: str, moving: str) -> float:
+    points = torch.tensor([[0.0, 0, 0], [12, 0, 5], [0, -15, -8]], dtype=torch.float64)
+    a, b = (points + torch.tensor(MOVES[name], dtype=torch.float64) for name in (fixed, moving))
+    return float((transform(a) - b).norm(dim=-1).max())
+
+
+def test_the_table_says_what_each_pair_is_for(run):
+    roles = {pair: set(row["roles"].split()) for pair, row in table(run).items()}
+    (template,) = {pair.moving for pair, names in roles.items() if "template" in names}
+    assert template in LABELLED
+    assert {p for p, names in roles.items() if "atlas" in names} == {Pair(u, a) for u in UNLABELLED for a in LABELLED}
+    assert {p.fixed for p, names in roles.items() if "template" in names} == set(MOVES) - {template}
+    similar = [p for p, names in roles.items() if "similar" in names]
+    assert sorted(p.fixed for p in similar) == sorted(MOVES) and all(p.fixed != p.moving for p in similar)
+    assert read_plan(run / "plan.json") == list(roles)
+    assert {row["state"] for row in table(run).values() if row["roles"] != "similar"} == {"usable"}
+
+
+def test_any_two_volumes_are_joined(run):
+    registrations = Registrations(run)
+    for fixed in MOVES:
+        for moving in MOVES:
+            if fixed != moving:
+                assert registrations.usable(fixed, moving)
+                transform = registrations.between(fixed, moving)
+                assert error_mm(transform, fixed, moving) < 3, (fixed, moving)
+                assert transform.fixed.shape == transform.moving.shape == (44, 40, 14)
+    assert not registrations.usable("a", "x")
+    with pytest.raises(RegistrationError, match="a and x have no usable registration"):
+        registrations.between("a", "x")
+
+
+def test_atlases_come_in_the_order_of_their_similarity(run):
+    registrations = Registrations(run)
+    for name in UNLABELLED:
+        atlases = registrations.atlases(name)
+        assert {atlas for atlas, _ in atlases} == set(LABELLED)
+        assert atlases[0][1] >= atlases[1][1] > 0.8
+    assert registrations.atlases("a") == []
+
+
+def test_unlabelled_moving_volumes_get_the_organ_from_the_template(run):
+    for name in UNLABELLED:
+        region = read_volume(run / "regions" / f"{name}.nii.gz", label=True)
+        middle = region.grid.to_mm(region.values.nonzero().double().mean(dim=0).numpy())
+        assert np.linalg.norm(middle - MOVES[name]) < 3
+
+
+def test_a_second_run_computes_nothing_and_writes_the_same(run, cases, monkeypatch):
+    before = (run / "pairs.csv").read_bytes()
+    monkeypatch.setattr(record_module, "register", None)
+    workflow(run, cases, plan=["atlas", "template", "similar"], similar_count=1).run()
+    assert (run / "pairs.csv").read_bytes() == before
+
+
+def test_the_folder_can_be_moved(run, tmp_path):
+    shutil.copytree(run, tmp_path / "elsewhere")
+    assert error_mm(Registrations(tmp_path / "elsewhere").between("c", "d"), "c", "d") < 3
+
+
+def test_unusable_pairs_are_left_out(run, tmp_path):
+    shutil.copytree(run, tmp_path / "r")
+    rows = table(run)
+    (template,) = {pair.moving for pair, row in rows.items() if "template" in row["roles"]}
+    other = next(n for n in LABELLED if n != template)
+    for pair, row in rows.items():
+        row["state"] = "unusable" if pair == Pair("c", template) else row["state"]
+        row["roles"] = row["roles"].replace("similar", "")
+    direct = {p for p, row in rows.items() if "atlas" in row["roles"] or "template" in row["roles"]}
+    with (tmp_path / "r" / "pairs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[Pair("c", template)]))
+        writer.writeheader()
+        writer.writerows(rows[pair] for pair in direct)
+    registrations = Registrations(tmp_path / "r")
+    assert not registrations.usable("c", template) and not registrations.usable("c", "d")
+    assert registrations.usable("c", other) and registrations.usable("d", "e")
+    assert [name for name, _ in registrations.atlases("c")] == [other]
+    assert {name for name, _ in registrations.atlases("c", usable=False)} == set(LABELLED)
+    assert error_mm(registrations.between("c", template, usable=False), "c", template) < 3
+
+
+def test_groups_are_registered_within_themselves(cases, tmp_path, capsys):
+    phases = dict(zip(MOVES, ("ED", "ES", "ED", "ES", "other"), strict=True))
+    grouped = {name: {**case, "phase": phases[name]} for name, case in cases.items()}
+    workflow(tmp_path, grouped, group_by="phase").run()
+    assert set(table(tmp_path)) == {Pair("c", "a"), Pair("d", "b")}
+    assert "1 volumes belong to groups without a labelled one" in capsys.readouterr().out
+    assert not Registrations(tmp_path).usable("a", "b")
+
+
+def test_the_template_can_be_named_and_a_plan_given(cases, tmp_path):
+    shared = PairRunner(tmp_path / "shared", QUICK, workers=0)
+    workflow(tmp_path / "b", cases, shared, plan="template", template="b").run()
+    assert set(table(tmp_path / "b")) == {Pair(name, "b") for name in "acde"}
+    plan = tmp_path / "mine.json"
+    plan.write_text('[["c", "b"], ["a", "b"]]')
+    rows = workflow(tmp_path / "given", cases, shared, plan=str(plan)).run()
+    assert [(row["fixed"], row["moving"], row["roles"]) for row in rows] == [("c", "b", "given"), ("a", "b", "given")]
+    for settings, message in (
+        ({"plan": "everything"}, "plan: 'everything' is none of atlas, template, similar, all"),
+        ({"template": "c"}, "template: c is none of the labelled cases"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            workflow(tmp_path, cases, **settings)
+    with pytest.raises(SettingError, match="no case is labelled"):
+        RegistrationWorkflow(shared, [], [cases["a"]], tmp_path)
+
+
+def test_all_pairs_are_registered_when_asked_for(cases, tmp_path):
+    few = {name: cases[name] for name in "abc"}
+    unlabelled = [{k: v for k, v in few["c"].items() if k != "label"}]
+    runner = PairRunner(tmp_path / "t", QUICK, workers=0)
+    rows = RegistrationWorkflow(runner, [few["a"], few["b"]], unlabelled, tmp_path, plan="all").run()
+    assert {(row["fixed"], row["moving"]) for row in rows} == {(a, b) for a in "abc" for b in "abc" if a != b}
+    assert all("all" in row["roles"].split() for row in rows)
+
+
+def test_the_template_is_the_volume_whose_labels_carry_over_best(tmp_path):
+    cases = [write_case(tmp_path, name, (move, 0, 0)) for name, move in (("far", 40), ("left", 0), ("middle", 6))]
+    grid = read_volume(cases[0]["image"]).grid
+    # with no registration at all, the one in the middle overlaps the others best
+    transforms = {Pair(a["case"], b["case"]): Transform((), grid, grid) for a in cases for b in cases if a is not b}
+    assert best_template(cases, transforms) == "middle"
+    assert best_template(cases, {**transforms, Pair("left", "middle"): None}) != "middle"
+    assert best_template(cases[:1], {}) == "far"
+
+
+def test_no_registration_yet(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"pairs\.csv is missing; run 'registration' to its end"):
+        Registrations(tmp_path)
+
+
+def test_labels_of_regions_are_files_that_others_read(run):
+    file = nib.load(run / "regions" / "c.nii.gz")
+    assert file.get_data_dtype() == np.uint8 and set(np.unique(np.asarray(file.dataobj))) == {0, 1, 2}
