@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The bundle's workflows, as command lines and, faster, within the process of the tests."""
+"""The bundles' workflows, as command lines and, faster, within the process of the tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 import monai.bundle
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "bundles" / "coral_acdc" / "configs"
+BUNDLES = ROOT / "bundles"
+CONFIGS = BUNDLES / "coral_acdc" / "configs"
 
 # small enough for seconds, large enough that every part runs
 SMALL = {
@@ -25,9 +26,11 @@ SMALL = {
 }
 
 
-def command(run_id: str, files: list[str], *, launcher=("-m", "monai.bundle"), **settings) -> list[str]:
-    """The command line of a workflow of the bundle."""
-    paths = [str(CONFIGS / f) for f in files]
+def command(
+    run_id: str, files: list[str], *, launcher=("-m", "monai.bundle"), configs: Path = CONFIGS, **settings
+) -> list[str]:
+    """The command line of a workflow of a bundle."""
+    paths = [str(configs / f) for f in files]
     config = paths[0] if len(paths) == 1 else str(paths)
     options = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
     return [sys.executable, *launcher, "run", run_id, "--config_file", config, *options]
@@ -48,15 +51,15 @@ def start(
     )
 
 
-def run(run_id: str, files: list[str], **settings) -> str:
+def run(run_id: str, files: list[str], *, configs: Path = CONFIGS, **settings) -> str:
     """Run a workflow within this process; return what it printed."""
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         monai.bundle.run(
             run_id=run_id,
-            config_file=[str(CONFIGS / f) for f in files],
-            meta_file=str(CONFIGS / "metadata.json"),
+            config_file=[str(configs / f) for f in files],
+            meta_file=str(configs / "metadata.json"),
             logging_file=False,
             **plain,
         )

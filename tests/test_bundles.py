@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import json
-import re
 import signal
 import subprocess
 import time
@@ -15,38 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import jsonschema
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from commands import CONFIGS, ROOT, SMALL, command, run, start
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-import custom
+from test_configs import WORKFLOWS
 
 PRETRAINING = {**SMALL, "max_epochs": 2, "warmup_epochs": 1, "batch_size": 16}
 TRAINING = {**SMALL, "max_epochs": 4, "val_interval": 2, "batch_size": 8, "labeled_cases": 2}
 SEGMENTING = {key: value for key, value in SMALL.items() if key != "mixed_precision"}
-
-
-WORKFLOWS = {
-    "pretraining": ["pretrain.json"],
-    "training": ["train.json"],
-    "evaluating": ["train.json", "evaluate.json"],
-    "inference": ["inference.json"],
-}
-OVERLAYS = {
-    "multi_gpu_pretrain.json": "pretraining",
-    "multi_gpu_train.json": "training",
-    **{
-        f"variants/{v}.json": "pretraining"
-        for v in ("simclr", "gcl", "pcl", "ral_only", "oal_only", "weak_ordinal", "paper_pretrain")
-    },
-    **{f"variants/{v}.json": "training" for v in ("no_pretraining", "paper_train")},
-    "variants/paper_inference.json": "inference",
-}
 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
@@ -223,7 +201,7 @@ def test_patients_in_two_splits_stop_every_workflow(trained, phantom, tmp_path):
         (lists / file.name).write_text(file.read_text())
     shared = (lists / "train.txt").read_text().split()[-1]
     (lists / "test.txt").write_text((lists / "test.txt").read_text() + f"{shared}\n")
-    for run_id, files in WORKFLOWS.items():
+    for run_id, files in WORKFLOWS["coral_acdc"].items():
         settings = SEGMENTING if run_id == "inference" else SMALL
         with failing("pretraining and test share", shared):
             run(run_id, files, dataset_dir=phantom, split_dir=lists, **settings, **folders(tmp_path))
@@ -342,70 +320,6 @@ def test_a_multi_gpu_config_without_torchrun(phantom, tmp_path, monkeypatch):
 # Configs ----------------------------------------------------------------------------------------------------------
 
 
-ENTRY_POINTS = {"imports", "run", *WORKFLOWS}
-# read by programs around the bundle, by name: see monai.bundle.properties
-PROPERTIES = {"dataset_dir", "output_dir"}
-
-
-def merged(files: list[str]) -> dict:
-    return ConfigParser.load_config_files([str(CONFIGS / f) for f in files])
-
-
-def test_every_config_belongs_to_a_workflow():
-    found = {str(f.relative_to(CONFIGS)) for f in CONFIGS.rglob("*.json")} - {"metadata.json"}
-    assert found == set(OVERLAYS) | {f for files in WORKFLOWS.values() for f in files}
-
-
-@pytest.mark.parametrize("files", [*WORKFLOWS.values(), *([*WORKFLOWS[w], o] for o, w in OVERLAYS.items())], ids=str)
-def test_every_key_is_read_and_every_reference_has_its_key(files):
-    config = merged(files)
-    text = json.dumps(config)
-    read = set(re.findall(r"@([A-Za-z_]+)", text))
-    assert set(config) - ENTRY_POINTS - PROPERTIES - read == set()
-    assert read - set(config) == set()
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_overlays_hold_differences_only(overlay):
-    base = merged(WORKFLOWS[OVERLAYS[overlay]])
-    for key, value in json.loads((CONFIGS / overlay).read_text()).items():
-        node = base
-        *path, last = key.split("#")
-        for part in path:
-            node = node[part]
-        assert last in node or overlay.startswith("multi_gpu"), key
-        assert node.get(last) != value, key
-
-
-def test_configs_hold_no_absolute_path_and_no_handler_number():
-    for file in CONFIGS.rglob("*.json"):
-        if file.name != "metadata.json":
-            assert not re.search(r'"/|handlers#[0-9]', file.read_text()), file
-
-
-def test_metadata_follow_the_schema():
-    schema = ROOT.parent / "shared" / "zoo" / "meta_schema_20240725.json"
-    if not schema.is_file():
-        pytest.skip("the schema file of MONAI's Model Zoo is not beside the project")
-    metadata = json.loads((CONFIGS / "metadata.json").read_text())
-    jsonschema.validate(metadata, json.loads(schema.read_text()))
-    assert metadata["schema"].endswith(schema.name)
-
-
-def test_metadata_agree_with_the_project():
-    metadata = json.loads((CONFIGS / "metadata.json").read_text())
-    assert metadata["version"] == custom.__version__ and metadata["version"] in metadata["changelog"]
-    assert f"## {custom.__version__}" in (ROOT / "CHANGELOG.md").read_text()
-    pinned = (ROOT / "requirements.txt").read_text()
-    assert f"monai=={metadata['monai_version']}" in pinned
-    assert f"numpy=={metadata['numpy_version']}" in pinned
-    for package, version in metadata["required_packages_version"].items():
-        assert f"{package}=={version}" in pinned
-    classes = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-    names = re.search(r"\[.*\]", json.loads((CONFIGS / "train.json").read_text())["class_names"]).group()
-    assert list(classes.values()) == ["background", *ast.literal_eval(names)]
-
-
 @pytest.mark.parametrize(("files", "kind"), [(["train.json"], "train"), (["inference.json"], "infer")])
 def test_the_properties_that_monai_asks_for(files, kind, phantom, tmp_path):
     workflow = ConfigWorkflow(
@@ -419,12 +333,3 @@ def test_the_properties_that_monai_asks_for(files, kind, phantom, tmp_path):
     )
     workflow.initialize()
     assert workflow.check_properties() == []
-
-
-def test_inference_repeats_the_network_and_the_preprocessing_of_training():
-    train, inference = (json.loads((CONFIGS / f"{n}.json").read_text()) for n in ("train", "inference"))
-    for key in ("network_def", "network", "spacing", "slice_size", "slice_direction", "features", "class_names"):
-        assert inference[key] == train[key], key
-    assert inference["inferer"] == train["validate"]["inferer"]
-    image_only = [{**t, "keys": "image"} for t in train["validate"]["preprocessing"]["transforms"]]
-    assert inference["preprocessing"]["transforms"] == image_only

@@ -1,0 +1,126 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the configs of every bundle keep to, without running any."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+
+import jsonschema
+import pytest
+from commands import BUNDLES, ROOT
+from monai.bundle import ConfigParser
+
+import custom
+
+WORKFLOWS = {
+    "coral_acdc": {
+        "pretraining": ["pretrain.json"],
+        "training": ["train.json"],
+        "evaluating": ["train.json", "evaluate.json"],
+        "inference": ["inference.json"],
+    },
+    "cctr_synapse": {"registration": ["registration.json"], "atlas_segmentation": ["registration.json"]},
+}
+OVERLAYS = {
+    "coral_acdc": {
+        "multi_gpu_pretrain.json": "pretraining",
+        "multi_gpu_train.json": "training",
+        **{
+            f"variants/{v}.json": "pretraining"
+            for v in ("simclr", "gcl", "pcl", "ral_only", "oal_only", "weak_ordinal", "paper_pretrain")
+        },
+        **{f"variants/{v}.json": "training" for v in ("no_pretraining", "paper_train")},
+        "variants/paper_inference.json": "inference",
+    },
+    "cctr_synapse": {"variants/acdc.json": "registration"},
+}
+# read by programs around the bundle, by name: see monai.bundle.properties
+PROPERTIES = {"dataset_dir", "output_dir"}
+
+RUNS = [
+    *((b, files) for b, workflows in WORKFLOWS.items() for files in workflows.values()),
+    *((b, [*WORKFLOWS[b][w], overlay]) for b, overlays in OVERLAYS.items() for overlay, w in overlays.items()),
+]
+
+
+def configs(bundle: str):
+    return BUNDLES / bundle / "configs"
+
+
+def merged(bundle: str, files: list[str]) -> dict:
+    return ConfigParser.load_config_files([str(configs(bundle) / f) for f in files])
+
+
+def test_every_bundle_is_here():
+    assert {folder.name for folder in BUNDLES.iterdir() if folder.is_dir()} == set(WORKFLOWS) == set(OVERLAYS)
+
+
+@pytest.mark.parametrize("bundle", WORKFLOWS)
+def test_every_config_belongs_to_a_workflow(bundle):
+    found = {str(f.relative_to(configs(bundle))) for f in configs(bundle).rglob("*.json")} - {"metadata.json"}
+    assert found == set(OVERLAYS[bundle]) | {f for files in WORKFLOWS[bundle].values() for f in files}
+
+
+@pytest.mark.parametrize(("bundle", "files"), RUNS, ids=str)
+def test_every_key_is_read_and_every_reference_has_its_key(bundle, files):
+    config = merged(bundle, files)
+    read = set(re.findall(r"@([A-Za-z_]+)", json.dumps(config)))
+    assert set(config) - {"imports", "run"} - set(WORKFLOWS[bundle]) - PROPERTIES - read == set()
+    assert read - set(config) == set()
+
+
+@pytest.mark.parametrize(("bundle", "overlay"), [(b, o) for b, overlays in OVERLAYS.items() for o in overlays])
+def test_overlays_hold_differences_only(bundle, overlay):
+    base = merged(bundle, WORKFLOWS[bundle][OVERLAYS[bundle][overlay]])
+    for key, value in json.loads((configs(bundle) / overlay).read_text()).items():
+        node = base
+        *path, last = key.split("#")
+        for part in path:
+            node = node[part]
+        assert last in node or overlay.startswith("multi_gpu"), key
+        assert node.get(last) != value, key
+
+
+@pytest.mark.parametrize("bundle", WORKFLOWS)
+def test_configs_hold_no_absolute_path_and_no_handler_number(bundle):
+    for file in configs(bundle).rglob("*.json"):
+        if file.name != "metadata.json":
+            assert not re.search(r'"/|handlers#[0-9]', file.read_text()), file
+
+
+@pytest.mark.parametrize("bundle", WORKFLOWS)
+def test_metadata_follow_the_schema(bundle):
+    schema = ROOT.parent / "shared" / "zoo" / "meta_schema_20240725.json"
+    if not schema.is_file():
+        pytest.skip("the schema file of MONAI's Model Zoo is not beside the project")
+    metadata = json.loads((configs(bundle) / "metadata.json").read_text())
+    jsonschema.validate(metadata, json.loads(schema.read_text()))
+    assert metadata["schema"].endswith(schema.name)
+
+
+@pytest.mark.parametrize(("bundle", "files"), [("coral_acdc", ["train.json"]), ("cctr_synapse", ["registration.json"])])
+def test_metadata_agree_with_the_project(bundle, files):
+    metadata = json.loads((configs(bundle) / "metadata.json").read_text())
+    assert metadata["name"] == bundle
+    assert metadata["version"] == custom.__version__ and metadata["version"] in metadata["changelog"]
+    assert f"## {custom.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    pinned = (ROOT / "requirements.txt").read_text()
+    assert f"monai=={metadata['monai_version']}" in pinned
+    assert f"numpy=={metadata['numpy_version']}" in pinned
+    for package, version in metadata["required_packages_version"].items():
+        assert f"{package}=={version}" in pinned
+    classes = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    names = re.search(r"\[.*\]", merged(bundle, files)["class_names"]).group()
+    assert list(classes.values()) == ["background", *ast.literal_eval(names)]
+
+
+def test_inference_repeats_the_network_and_the_preprocessing_of_training():
+    train, inference = (merged("coral_acdc", [f"{name}.json"]) for name in ("train", "inference"))
+    for key in ("network_def", "network", "spacing", "slice_size", "slice_direction", "features", "class_names"):
+        assert inference[key] == train[key], key
+    assert inference["inferer"] == train["validate"]["inferer"]
+    image_only = [{**t, "keys": "image"} for t in train["validate"]["preprocessing"]["transforms"]]
+    assert inference["preprocessing"]["transforms"] == image_only
