@@ -37,11 +37,11 @@ def command(
 
 
 def start(
-    run_id: str, files: list[str], *, cwd=ROOT, launcher=("-m", "monai.bundle"), **settings
+    run_id: str, files: list[str], *, cwd=ROOT, launcher=("-m", "monai.bundle"), configs: Path = CONFIGS, **settings
 ) -> subprocess.CompletedProcess:
     """Run a workflow as a user does, in a process of its own."""
     return subprocess.run(
-        command(run_id, files, launcher=launcher, **settings),
+        command(run_id, files, launcher=launcher, configs=configs, **settings),
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

@@ -51,15 +51,15 @@ class AtlasEvaluator(Evaluator):
         self.registrations = Registrations(self.folder)
         super().run(global_epoch)
 
-    def _iteration(self, engine: AtlasEvaluator, batchdata: dict) -> dict:
+    def _iteration(self, engine: AtlasEvaluator, batchdata: dict) -> dict | list:
         """One volume.
 
         Args:
             engine: this evaluator.
-            batchdata: "case" [id], "image" (1, C, X, Y, Z) and perhaps "label" (1, 1, X, Y, Z).
+            batchdata: "case" [id], "image" (1, 1, X, Y, Z) and perhaps "label" (1, 1, X, Y, Z).
 
         Returns:
-            "image", "label" and "pred" (1, 1, X, Y, Z).
+            "image", "label" and "pred" (1, 1, X, Y, Z), or what the handlers made of them.
         """
         (case,) = batchdata["case"]
         found = engine.registrations.atlases(case)
@@ -74,10 +74,10 @@ class AtlasEvaluator(Evaluator):
         ]
         fused = fuse_labels(warped, [similarity for _, similarity in found], engine.fusion)
         image = batchdata[CommonKeys.IMAGE]
-        output = {CommonKeys.IMAGE: image, CommonKeys.PRED: image.new_empty(image[:, :1].shape).copy_(fused[None])}
+        output = {CommonKeys.IMAGE: image, CommonKeys.PRED: torch.zeros_like(image) + fused.as_tensor()}
         if CommonKeys.LABEL in batchdata:
             output[CommonKeys.LABEL] = batchdata[CommonKeys.LABEL]
         engine.state.output = output
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return output
+        return engine.state.output

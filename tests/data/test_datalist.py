@@ -216,3 +216,45 @@ def test_acdc_lists_of_the_field():
     assert [len(ids) for ids in lists.values()] == [70, 10, 20]
     assert sorted(sum(lists.values(), [])) == [f"patient{i:03d}" for i in range(1, 101)]
     assert lists["train"][:3] == ["patient099", "patient038", "patient050"]
+
+
+def test_the_other_training_cases_are_unlabelled(acdc):
+    sections = load(acdc, 1)
+    assert [c["case"] for c in sections["unlabeled"]] == [
+        f"{patient}_frame{frame}" for patient in ("patient001", "patient002") for frame in ("01", "09")
+    ]
+    assert all("label" not in c and c["phase"] in ("ED", "ES") for c in sections["unlabeled"])
+    assert load(acdc, 3)["unlabeled"] == []
+
+
+def test_unlabelled_cases_of_a_data_list(tmp_path):
+    datalist = tmp_path / "mine.json"
+    pairs = [{"image": f"{name}.nii.gz", "label": f"{name}_seg.nii.gz"} for name in "ab"]
+    datalist.write_text(json.dumps({"training": pairs, "unlabeled": ["c.nii.gz"]}))
+    assert [c["case"] for c in load_sections("", "", None, str(datalist))["unlabeled"]] == ["c"]
+    sections = load_sections("", "", 1, str(datalist))
+    assert [c["case"] for c in sections["unlabeled"]] == ["b", "c"]
+    assert all("label" not in c for c in sections["unlabeled"])
+
+
+def test_sections_of_btcv(tmp_path):
+    for kind in ("img", "label"):
+        (tmp_path / kind).mkdir()
+        for number in ("0031", "0007", "0009", "0008"):
+            (tmp_path / kind / f"{kind}{number}.nii.gz").touch()
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "train.txt").write_text("0031\n0007\n0009\n")
+    (tmp_path / "splits" / "test.txt").write_text("0008\n")
+    sections = load(tmp_path, 2)
+    assert sections["training"][0] == {
+        "image": str(tmp_path / "img" / "img0031.nii.gz"),
+        "label": str(tmp_path / "label" / "label0031.nii.gz"),
+        "case": "0031",
+        "patient": "0031",
+    }
+    assert [c["case"] for c in sections["unlabeled"]] == ["0009"] and "label" not in sections["unlabeled"][0]
+    assert [c["case"] for c in sections["pretraining"]] == ["0031", "0007", "0009"]
+    assert [c["case"] for c in sections["test"]] == ["0008"] and sections["validation"] == []
+    (tmp_path / "img" / "img0009.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"lacks 1 of the 3 patients of .*train\.txt \(0009\)"):
+        load(tmp_path, 2)

@@ -1,0 +1,138 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""The bundle's registration and atlas workflows, run as users run them, on small phantoms."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from commands import BUNDLES, run, start
+
+from custom.data.phantom import abdominal_map, write_abdominal
+from custom.registration import Registrations
+
+CONFIGS = BUNDLES / "cctr_synapse" / "configs"
+QUICK = {"workers": 0, "labeled_cases": 1, "limits#inverse_mm": None, "settings#iterations": [30, 20, 10]}
+CARDIAC = ["registration.json", "variants/acdc.json"]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def abdomen(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "abdominal"
+    write_abdominal(folder, 4, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def registered(abdomen, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("registered")
+    printed = run(
+        "registration", ["registration.json"], configs=CONFIGS, dataset_dir=abdomen, output_dir=folder, **QUICK
+    )
+    assert "1 pairs: 1 usable, 0 unusable, 0 failed" in printed
+    return folder
+
+
+def test_registration_finds_corresponding_points(registered, abdomen):
+    labelled, unlabelled = (abdomen / "splits" / "train.txt").read_text().split()
+    (row,) = rows(registered / "registration" / "pairs.csv")
+    assert (row["fixed"], row["moving"], row["roles"]) == (unlabelled, labelled, "atlas template")
+    transform = Registrations(registered / "registration").between(unlabelled, labelled)
+    label = nib.load(abdomen / "label" / f"label{labelled}.nii.gz")
+    organs = np.argwhere(np.asarray(label.dataobj) > 0)[::97]
+    moving = organs @ label.affine[:3, :3].T + label.affine[:3, 3]
+    # the template's points nearest to those of the labelled case, by inverting its true map
+    template = moving.copy()
+    for _ in range(30):
+        template += moving - abdominal_map(labelled, 1)(template)
+    found = transform(torch.from_numpy(abdominal_map(unlabelled, 1)(template))).numpy()
+    assert np.median(np.linalg.norm(found - moving, axis=1)) < 3.0  # mm
+
+
+def test_atlases_segment_and_are_scored(registered, abdomen):
+    settings = {**QUICK, "dataset_dir": abdomen, "output_dir": registered}
+    printed = run("atlas_segmentation", ["registration.json"], configs=CONFIGS, **settings)
+    (test,) = (abdomen / "splits" / "test.txt").read_text().split()
+    (case,) = rows(registered / "cases.csv")
+    assert case["case"] == test and float(case["dice_liver"]) > 0.8
+    written = nib.load(registered / "predictions" / f"img{test}_seg.nii.gz")
+    label = nib.load(abdomen / "label" / f"label{test}.nii.gz")
+    assert written.shape == label.shape and np.allclose(written.affine, label.affine, atol=1e-4)
+    values = [np.asarray(file.dataobj) == 6 for file in (written, label)]
+    assert 2 * (values[0] & values[1]).sum() / sum(v.sum() for v in values) == pytest.approx(
+        float(case["dice_liver"]), abs=1e-4
+    )
+    assert (registered / "overview.png").stat().st_size > 10_000
+    assert "1 cases of the section 'test'" in printed
+
+
+def test_images_of_ones_own_are_segmented(registered, abdomen, tmp_path):
+    (test,) = (abdomen / "splits" / "test.txt").read_text().split()
+    image = tmp_path / "mine.nii.gz"
+    image.write_bytes((abdomen / "img" / f"img{test}.nii.gz").read_bytes())
+    settings = {**QUICK, "dataset_dir": abdomen, "output_dir": tmp_path / "out", "images": image}
+    run("atlas_segmentation", ["registration.json"], configs=CONFIGS, **settings)
+    mine = nib.load(tmp_path / "out" / "predictions" / "mine_seg.nii.gz")
+    before = nib.load(registered / "predictions" / f"img{test}_seg.nii.gz")
+    assert np.array_equal(np.asarray(mine.dataobj), np.asarray(before.dataobj))
+    assert not (tmp_path / "out" / "cases.csv").exists()
+
+
+def test_the_heart_by_overriding_the_data_keys(phantom, tmp_path):
+    settings = {"dataset_dir": phantom, "output_dir": tmp_path, "limits#inverse_mm": None, "workers": 0}
+    printed = run("atlas_segmentation", CARDIAC, configs=CONFIGS, labeled_cases=1, **settings)
+    scores = rows(tmp_path / "cases.csv")
+    assert {"dice_RV", "dice_MYO", "dice_LV"} <= set(scores[0])
+    pairs = rows(tmp_path / "registration" / "atlas" / "pairs.csv")
+    assert len(pairs) == len(scores)  # diastole onto diastole, systole onto systole
+    assert "cases of the section 'test'" in printed
+
+
+def test_own_data(phantom, tmp_path):
+    train = (phantom / "splits" / "train.txt").read_text().split()
+    frames = [phantom / p / f"{p}_frame01.nii.gz" for p in train[:3]]
+    labels = [str(f).replace(".nii.gz", "_gt.nii.gz") for f in frames]
+    content = {
+        "labels": {"0": "background", "1": "right", "2": "wall", "3": "left"},
+        "training": [{"image": str(frames[0]), "label": labels[0]}],
+        "unlabeled": [str(frames[1])],
+        "test": [{"image": str(frames[2]), "label": labels[2]}],
+    }
+    datalist = tmp_path / "mine.json"
+    datalist.write_text(json.dumps(content))
+    settings = {"datalist": datalist, "output_dir": tmp_path, "limits#inverse_mm": None, "workers": 0, "group_by": None}
+    run("registration", CARDIAC, configs=CONFIGS, **settings)
+    assert len(rows(tmp_path / "registration" / "pairs.csv")) == 1
+    run("atlas_segmentation", CARDIAC, configs=CONFIGS, **settings)
+    assert {"dice_right", "dice_wall", "dice_left"} <= set(rows(tmp_path / "cases.csv")[0])
+
+
+@pytest.mark.parametrize("place", ["/", str(CONFIGS.parent)])
+def test_the_command_works_from_any_folder(place, registered, abdomen):
+    before = (registered / "registration" / "pairs.csv").read_bytes()
+    settings = {"dataset_dir": abdomen, "output_dir": registered}
+    done = start("registration", ["registration.json"], configs=CONFIGS, cwd=place, **settings, **QUICK)
+    assert done.returncode == 0, done.stdout
+    assert (registered / "registration" / "pairs.csv").read_bytes() == before
+
+
+def test_faults_end_with_what_to_do(abdomen, tmp_path):
+    settings = {"dataset_dir": abdomen, "output_dir": tmp_path, **QUICK}
+    for changed, message in (
+        ({"plan": "nothing"}, "plan: 'nothing' is none of atlas, template, similar, all, and no .json file."),
+        ({"settings#spacing": -1}, "spacing: -1 must be positive."),
+        ({"labeled_cases": 9}, "labeled_cases: 9 labelled cases were asked for, the training list has 2"),
+    ):
+        done = start("registration", ["registration.json"], configs=CONFIGS, **{**settings, **changed})
+        assert done.returncode != 0 and message in done.stdout.strip().splitlines()[-1]
