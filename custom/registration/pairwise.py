@@ -34,7 +34,7 @@ CLIP = (1.0, 99.0)  # percentiles of the intensities
 THICK = 1.5  # a slice axis is coarser than the others by this factor
 COVERED = 0.25  # of the organ must lie within the fixed volume
 FEWEST = 50  # voxels of the organ for an affine fit
-PENALTY = 0.05  # of a unit of strain, against the correlation
+PENALTY = 0.05  # weight of the squared strain, in units of ``stretch``, against the correlation
 FLAT = 0.3  # of the template's variance: places with less than that are no match, however well they correlate
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to the axes of ITK, and back
 
@@ -49,6 +49,7 @@ class Settings:
         turns: rotations about the slice axis that are tried, degrees. Quarter turns join them where one field of view
             is longer along its columns and the other along its rows.
         candidates: how many of the best places are refined to an affine map; 0 takes world coordinates as they are.
+            Where a result is bad, more of them, more scales and more turns search further.
         reach: standard deviation, in mm within the slice, of where the organ may lie from the middle of the image.
         stack_reach: standard deviation, in mm across slices, of the same, where both volumes are stacks of thick
             slices: those are planned to the organ, thin ones may be of a whole trunk.
@@ -65,7 +66,7 @@ class Settings:
     spacing: float = 2.0
     scales: tuple[float, ...] = (0.9, 1.1)
     turns: tuple[float, ...] = (-25.0, 0.0, 25.0)
-    candidates: int = 3
+    candidates: int = 2
     reach: float = 100.0
     stack_reach: float = 20.0
     context: float = 20.0
@@ -119,15 +120,15 @@ def register(fixed: Any, moving: Any, *, region: Any = None, **settings: Any) ->
         matrix = _refine(target, source, mask, start, options)
         if _covered(target.grid, mask, matrix) < COVERED:
             continue
-        coarse = _deform(target, source, mask, matrix, None, len(options.iterations), options)
-        attempts.append((_alike(target, source, mask, matrix, coarse, options), matrix, coarse))
+        attempts.append((_alike(target, source, mask, matrix, options), matrix))
     if not attempts:
         raise RegistrationError(
             f"{target.name} and {source.name}: the organ finds no place within the fixed volume; are they the same "
             "region of the body, and are their headers right?"
         )
-    _, matrix, deformation = max(attempts, key=lambda attempt: attempt[0])
-    for level in range(len(options.iterations) - 1, 0, -1):
+    _, matrix = max(attempts, key=lambda attempt: attempt[0])
+    deformation = None
+    for level in range(len(options.iterations), 0, -1):
         deformation = _deform(target, source, mask, matrix, deformation, level, options)
     return Transform((deformation, Affine(torch.from_numpy(matrix))), target.grid, source.grid)
 
@@ -383,6 +384,14 @@ def _fit(
     return parameters.detach()
 
 
+def _alike(target: Volume, source: Volume, mask: Volume, matrix: np.ndarray, options: Settings) -> float:
+    """Correlation over the organ, on the voxels of the coarsest deformable level."""
+    grid = _organ_grid(target.grid, mask, matrix, len(options.iterations) * options.spacing, options)
+    points = Affine(torch.from_numpy(matrix))(grid.points())
+    pair = _pair(target, source, grid, points, options, matrix)
+    return float(_correlation(*pair, mask.at(points, outside=0.0)))
+
+
 # Deformable ------------------------------------------------------------------------------------------------------
 
 
@@ -406,15 +415,6 @@ def _deform(
     pair = _pair(target, source, grid, Affine(torch.from_numpy(matrix))(points), options, matrix)
     start = None if found is None else found(points) - points
     return Displacement(_demons(*pair, grid, start, options.iterations[-level], options), grid)
-
-
-def _alike(
-    target: Volume, source: Volume, mask: Volume, matrix: np.ndarray, found: Displacement, options: Settings
-) -> float:
-    """Correlation over the organ."""
-    points = Affine(torch.from_numpy(matrix))(found(found.grid.points()))
-    pair = _pair(target, source, found.grid, points, options, matrix)
-    return float(_correlation(*pair, mask.at(points, outside=0.0)))
 
 
 def _demons(
