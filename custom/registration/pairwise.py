@@ -4,10 +4,10 @@
 
 Between patients the organ of interest lies anywhere in the image, in another size, and what surrounds it outweighs it.
 So the start is not the whole image: the moving volume's organ (known where the volume is labelled) is looked for in
-the fixed image at several sizes by normalised cross-correlation, each of the best places is refined to an affine map,
-and the best of those starts the deformable step, within a box around the organ. Both later steps compare images whose
-local mean and contrast are taken out, so that the changing contrast of MR does not pull. Voxels are refined from coarse
-to fine within slices; across thick slices the volume keeps its own spacing.
+the fixed image at several sizes and turns by normalised cross-correlation, each of the best places is refined to an
+affine map that may not stretch at will, and the best of those starts the deformable step, within a box around the
+organ. All steps compare images whose local mean and contrast are taken out, so that the changing contrast of MR does
+not pull. Voxels are refined from coarse to fine within slices; across thick slices the volume keeps its own spacing.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_dilation, gaussian_filter
+from scipy.fft import next_fast_len
+from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from custom.data.geometry import slice_axis
 from custom.errors import SettingError
 from custom.registration.transform import Affine, Displacement, Transform
-from custom.registration.volume import Grid, RegistrationError, Volume, read_volume, same_grid
+from custom.registration.volume import Grid, RegistrationError, Volume, interpolate, read_volume, same_grid
 
 __all__ = ["Settings", "register", "similarity", "use_threads"]
 
@@ -32,6 +34,7 @@ CLIP = (1.0, 99.0)  # percentiles of the intensities
 THICK = 1.5  # a slice axis is coarser than the others by this factor
 COVERED = 0.25  # of the organ must lie within the fixed volume
 FEWEST = 50  # voxels of the organ for an affine fit
+PENALTY = 0.05  # weight of the squared strain, in units of ``stretch``, against the correlation
 FLAT = 0.3  # of the template's variance: places with less than that are no match, however well they correlate
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to the axes of ITK, and back
 
@@ -43,29 +46,40 @@ class Settings:
     Args:
         spacing: finest voxels within a slice, mm; coarser levels have two and three times as much.
         scales: sizes of the fixed organ over the moving one that are tried.
+        turns: rotations about the slice axis that are tried, degrees. Quarter turns join them where one field of view
+            is longer along its columns and the other along its rows.
         candidates: how many of the best places are refined to an affine map; 0 takes world coordinates as they are.
+            Where a result is bad, more of them, more scales and more turns search further.
         reach: standard deviation, in mm within the slice, of where the organ may lie from the middle of the image.
+        stack_reach: standard deviation, in mm across slices, of the same, where both volumes are stacks of thick
+            slices: those are planned to the organ, thin ones may be of a whole trunk.
         context: what belongs to the template around the organ, mm.
+        rim: what the affine fit sees around the organ, mm.
+        stretch: standard deviation of the affine fit's departures from a shift (strain and rotation), without unit.
         margin: what the deformable step sees around the organ, mm.
         contrast: standard deviation, in mm, of the window in which mean and contrast are taken out.
-        affine_iterations: at most, for each candidate.
+        affine_iterations: at most, for each candidate and level.
         iterations: of the deformable step, from coarse to fine.
         smoothing: standard deviation of the displacement's smoothing, in voxels of the level.
     """
 
     spacing: float = 2.0
-    scales: tuple[float, ...] = (0.85, 1.0, 1.18)
-    candidates: int = 3
+    scales: tuple[float, ...] = (0.9, 1.1)
+    turns: tuple[float, ...] = (-25.0, 0.0, 25.0)
+    candidates: int = 2
     reach: float = 100.0
-    context: float = 24.0
+    stack_reach: float = 20.0
+    context: float = 20.0
+    rim: float = 10.0
+    stretch: float = 0.5
     margin: float = 25.0
     contrast: float = 20.0
-    affine_iterations: int = 60
+    affine_iterations: int = 15
     iterations: tuple[int, ...] = (40, 40, 20)
     smoothing: float = 3.0
 
     def __post_init__(self) -> None:
-        for name in ("spacing", "reach", "context", "margin", "contrast", "smoothing"):
+        for name in ("spacing", "reach", "stack_reach", "context", "rim", "stretch", "margin", "contrast", "smoothing"):
             if not getattr(self, name) > 0:
                 raise SettingError(f"{name}: {getattr(self, name)} must be positive.")
         for name in ("candidates", "affine_iterations"):
@@ -73,6 +87,8 @@ class Settings:
                 raise SettingError(f"{name}: {getattr(self, name)} must not be negative.")
         if not isinstance(self.scales, (tuple, list)) or not self.scales or min(self.scales) <= 0:
             raise SettingError(f"scales: {self.scales} must be a list of positive numbers.")
+        if not isinstance(self.turns, (tuple, list)) or not self.turns:
+            raise SettingError(f"turns: {self.turns} must be a list of degrees.")
         if not isinstance(self.iterations, (tuple, list)) or not self.iterations or min(self.iterations) < 0:
             raise SettingError(f"iterations: {self.iterations} must be a list of numbers, one a level, none negative.")
 
@@ -86,6 +102,7 @@ def register(
         fixed: path or MetaTensor, (X, Y, Z) or (1, X, Y, Z), any orientation and spacing.
         moving: the same of the other volume.
         region: label map of the moving volume; what is above 0 is what matters. None takes all of the volume.
+        start: from fixed to moving; the affine map nearest to it takes the place of the search for the organ.
         settings: see :class:`Settings`.
 
     Returns:
@@ -101,23 +118,23 @@ def register(
     target, source = _normalised(read_volume(fixed)), _normalised(read_volume(moving))
     mask = _region(region, source)
     if start is not None:
-        starts = [_nearest_affine(_between(start, target, source), mask, options)]
+        candidates = [_nearest_affine(_between(start, target, source), mask, options)]
     else:
-        starts = _locate(target, source, mask, options) if options.candidates else [np.eye(4)]
+        candidates = _locate(target, source, mask, options) if options.candidates else [np.eye(4)]
     attempts = []
-    for start in starts:
-        matrix = _refine(target, source, mask, start, options)
+    for candidate in candidates:
+        matrix = _refine(target, source, mask, candidate, options)
         if _covered(target.grid, mask, matrix) < COVERED:
             continue
-        coarse = _deform(target, source, mask, matrix, None, len(options.iterations), options)
-        attempts.append((_alike(target, source, mask, matrix, coarse, options), matrix, coarse))
+        attempts.append((_alike(target, source, mask, matrix, options), matrix))
     if not attempts:
         raise RegistrationError(
             f"{target.name} and {source.name}: the organ finds no place within the fixed volume; are they the same "
             "region of the body, and are their headers right?"
         )
-    _, matrix, deformation = max(attempts, key=lambda attempt: attempt[0])
-    for level in range(len(options.iterations) - 1, 0, -1):
+    _, matrix = max(attempts, key=lambda attempt: attempt[0])
+    deformation = None
+    for level in range(len(options.iterations), 0, -1):
         deformation = _deform(target, source, mask, matrix, deformation, level, options)
     return Transform((deformation, Affine(torch.from_numpy(matrix))), target.grid, source.grid)
 
@@ -170,18 +187,21 @@ def organ_image(image: Any, transform: Transform | None, template: Any, region: 
 
 def _locate(target: Volume, source: Volume, mask: Volume, options: Settings) -> list[np.ndarray]:
     """Where the moving organ may lie in the fixed image: matrices from fixed to moving, the likeliest first."""
-    grid = _coarser(target.grid, 1.5 * options.spacing)
-    image = target.smoothed(grid).at(grid.points())
+    grid = _coarser(target.grid, 2.5 * options.spacing)
+    image = _locally_normalised(target.smoothed(grid).at(grid.points()), grid.spacing, options.contrast)
     along = slice_axis(target.grid.affine, target.grid.shape)
+    reach = np.full(3, options.reach)
+    stacks = _thick_axis(target.grid.spacing) is not None and _thick_axis(source.grid.spacing) is not None
+    reach[along] = options.stack_reach if stacks else np.inf
     found = []
-    for scale in _scales(target.grid, mask, options):
-        matrix = _centred(target.grid, source.grid, scale)
+    for scale, turn in product(_scales(target.grid, mask, options), _turns(target.grid, source.grid, along, options)):
+        matrix = _centred(target.grid, source.grid, scale, _turned(target.grid, along, turn))
         template = _template(grid, source, mask, matrix, options)
         if template is None:
             continue
-        values, corner, middle = template
-        score = _match(image, values)
-        score = score - _unlikely(score.shape, image.shape, middle, grid, along, options.reach)
+        values, weight, corner, middle = template
+        score = _match(image, values, weight)
+        score = score - _unlikely(score.shape, image.shape, middle, grid, reach)
         for value, place in _peaks(score, np.ceil(options.context / grid.spacing)):
             place = np.where(place >= image.shape, place - score.shape, place)  # the template may begin outside
             shift = np.eye(4)
@@ -214,23 +234,45 @@ def _scales(fixed: Grid, mask: Volume, options: Settings) -> list[np.ndarray]:
     return scales
 
 
+def _turns(fixed: Grid, moving: Grid, along: int, options: Settings) -> list[float]:
+    """Degrees about the slice axis.
+
+    Headers without an orientation are common. The shorter side of a field of view is the phase-encoding direction,
+    which is planned to the body: where it is the other side in the other volume, rows and columns may be exchanged.
+    """
+    inside = fixed.directions[:, [axis for axis in range(3) if axis != along]]
+    sides = [np.abs(grid.directions.T @ inside).T @ grid.extent for grid in (fixed, moving)]
+    quarters = [-90.0, 0.0, 90.0] if (sides[0][0] - sides[0][1]) * (sides[1][0] - sides[1][1]) < 0 else [0.0]
+    return [quarter + turn for quarter, turn in product(quarters, options.turns)]
+
+
+def _turned(fixed: Grid, along: int, degrees: float) -> np.ndarray:
+    """(3, 3), the rotation in RAS about an axis of the fixed grid."""
+    return Rotation.from_rotvec(fixed.directions[:, along] * np.deg2rad(degrees)).as_matrix()
+
+
 def _template(grid: Grid, source: Volume, mask: Volume, matrix: np.ndarray, options: Settings) -> tuple | None:
     """The moving organ with its context, on voxels like those of ``grid``.
 
     Returns:
-        Its image, the (3,) voxel of ``grid`` at which it begins with ``matrix``, and the middle of the organ in its
-        own voxels; None if it holds no contrast.
+        Its image and weights, 1 on the organ and its context, 0 elsewhere; the (3,) voxel of ``grid`` at which it
+        begins with ``matrix``; and the middle of the organ in its own voxels. None if it holds no contrast.
     """
-    corners = _box(mask, options.context, clip=True) @ np.linalg.inv(matrix)[:3, :3].T
-    voxels = grid.to_voxels(corners + np.linalg.inv(matrix)[:3, 3])
+    back = np.linalg.inv(matrix)
+    voxels = grid.to_voxels(_box(mask, options.context, clip=True) @ back[:3, :3].T + back[:3, 3])
     low, high = np.floor(voxels.min(axis=0) + 0.5).astype(int), np.ceil(voxels.max(axis=0) - 0.5).astype(int)
-    high = np.maximum(high, low) + 1
+    high = np.maximum(high, low + 1)
     box = grid.part(low, high, grid.spacing)
-    values = source.smoothed(box, matrix).at(Affine(torch.from_numpy(matrix))(box.points()))
-    if values.std() < 1e-3:
+    points = Affine(torch.from_numpy(matrix))(box.points())
+    values = source.smoothed(box, matrix).at(points)
+    organ = mask.at(points, outside=0.0) > 0.5
+    if values.std() < 1e-3 or not organ.any():
         return None
-    organ = grid.to_voxels((_box(mask, 0.0) - matrix[:3, 3]) @ np.linalg.inv(matrix)[:3, :3].T)
-    return values, low, (organ.min(axis=0) + organ.max(axis=0)) / 2 - low
+    known = Volume(source.name, torch.ones_like(source.values), source.grid).at(points, outside=0.0)
+    weight = _near(organ, box.spacing, options.context) * known
+    organ = grid.to_voxels(_box(mask, 0.0) @ back[:3, :3].T + back[:3, 3])
+    middle = (organ.min(axis=0) + organ.max(axis=0)) / 2 - low
+    return _locally_normalised(values, box.spacing, options.contrast), weight, low, middle
 
 
 def _nearest_affine(transform: Transform, mask: Volume, options: Settings) -> np.ndarray:
@@ -250,14 +292,18 @@ def _nearest_affine(transform: Transform, mask: Volume, options: Settings) -> np
     return matrix
 
 
-def _match(image: Tensor, template: Tensor) -> Tensor:
+def _match(image: Tensor, template: Tensor, weight: Tensor | None = None) -> Tensor:
     """Normalised cross-correlation for every place of the template's first voxel, negative ones at the far end.
 
     ITK has this filter too, but counts a match in noise (air, lung) as one; here flat places score low.
+
+    Args:
+        weight: of the template's voxels, 0 or 1; None takes all.
     """
-    shape = [a + b - 1 for a, b in zip(image.shape, template.shape, strict=True)]
-    count = template.numel()
-    template = template - template.mean()
+    shape = [next_fast_len(a + b - 1, real=True) for a, b in zip(image.shape, template.shape, strict=True)]
+    weight = torch.ones_like(template) if weight is None else weight
+    count = weight.sum()
+    template = (template - (template * weight).sum() / count) * weight
     variance = template.square().sum()
 
     def spectrum(x: Tensor) -> Tensor:
@@ -266,26 +312,21 @@ def _match(image: Tensor, template: Tensor) -> Tensor:
     def correlate(x: Tensor, y: Tensor) -> Tensor:
         return torch.fft.irfftn(x * y.conj(), shape)
 
-    ones = spectrum(torch.ones_like(template))
-    total, squares = correlate(spectrum(image), ones), correlate(spectrum(image.square()), ones)
-    covered = correlate(spectrum(torch.ones_like(image)), ones)
+    seen, values = spectrum(weight), spectrum(image)
+    total, squares = correlate(values, seen), correlate(spectrum(image.square()), seen)
+    covered = correlate(spectrum(torch.ones_like(image)), seen)
     local = (squares - total.square() / count).clamp(min=FLAT * variance)
-    score = correlate(spectrum(image), spectrum(template)) / (local * variance).sqrt()
+    score = correlate(values, spectrum(template)) / (local * variance).sqrt()
     return score.masked_fill(covered < 0.9 * covered.max(), -torch.inf)
 
 
-def _unlikely(shape: tuple, image: tuple, middle: np.ndarray, grid: Grid, along: int, reach: float) -> Tensor:
-    """Half the squared distance, in units of ``reach``, of the organ from the image's middle, within the slice.
-
-    Along the slice axis a scan may begin anywhere: an abdomen may be part of a trunk.
-    """
+def _unlikely(shape: tuple, image: tuple, middle: np.ndarray, grid: Grid, reach: np.ndarray) -> Tensor:
+    """Half the squared distance, in units of ``reach`` (3,) mm, of the organ from the image's middle."""
     cost = torch.zeros(shape)
     for axis in range(3):
-        if axis == along:
-            continue
         place = torch.arange(shape[axis])
         place = torch.where(place >= image[axis], place - shape[axis], place)
-        away = (place + middle[axis] - (image[axis] - 1) / 2) * grid.spacing[axis] / reach
+        away = (place + middle[axis] - (image[axis] - 1) / 2) * grid.spacing[axis] / reach[axis]
         cost += (away.square() / 2).reshape([-1 if a == axis else 1 for a in range(3)])
     return cost
 
@@ -312,52 +353,84 @@ def _peaks(score: Tensor, apart: np.ndarray, most: int = 2) -> list[tuple[float,
 
 
 def _refine(target: Volume, source: Volume, mask: Volume, matrix: np.ndarray, options: Settings) -> np.ndarray:
-    """Affine fit of the organ by correlation, from ``matrix`` on; nothing is fitted to a few voxels."""
+    """Affine fit of the organ and its rim by correlation, from ``matrix`` on; nothing is fitted to a few voxels.
+
+    A penalty on strain and rotation keeps it near ``matrix``: over an organ alone the correlation often grows without
+    bound towards a sliver, a mirror image or a few voxels that are alike.
+    """
     if not options.affine_iterations:
         return matrix
-    for level in (3, 2, 1):
+    parameters, frame = torch.zeros(4, 3), None
+    for level in (3, 2):
         grid = _organ_grid(target.grid, mask, matrix, level * options.spacing, options)
         points = Affine(torch.from_numpy(matrix))(grid.points())
         organ = mask.at(points, outside=0.0) > 0.5
-        if organ.sum() >= FEWEST:
-            break
-    else:
+        if organ.sum() < FEWEST:
+            continue
+        if frame is None:
+            frame = _frame(grid.points()[organ].numpy())
+        pair = _pair(target, source, grid, points, options, matrix)
+        parameters = _fit(*pair, grid, _near(organ, grid.spacing, options.rim) > 0, *frame, parameters, options)
+    if frame is None:
         return matrix
-    pair = _pair(target, source, grid, points, options, matrix)
-    itk = _itk()
-    fixed, moving = (_to_itk(values, grid) for values in pair)
-    image = type(fixed)
-    region = itk.image_from_array(np.ascontiguousarray(organ.numpy().T.astype(np.uint8)))
-    region.CopyInformation(fixed)
-    where = itk.ImageMaskSpatialObject[3].New()
-    where.SetImage(region)
-    where.Update()
-    metric = itk.CorrelationImageToImageMetricv4[image, image].New()
-    metric.SetFixedImageMask(where)
-    start = itk.AffineTransform[itk.D, 3].New()
-    start.SetIdentity()
-    start.SetCenter((LPS[:3, :3] @ grid.centre).tolist())
-    scales = itk.RegistrationParameterScalesFromPhysicalShift[type(metric)].New(Metric=metric)
-    optimizer = itk.RegularStepGradientDescentOptimizerv4[itk.D].New()
-    optimizer.SetScalesEstimator(scales)
-    optimizer.SetLearningRate(1.5 * options.spacing)
-    optimizer.SetMinimumStepLength(options.spacing / 40)
-    optimizer.SetRelaxationFactor(0.6)
-    optimizer.SetNumberOfIterations(options.affine_iterations)
-    optimizer.SetReturnBestParametersAndValue(True)
-    method = itk.ImageRegistrationMethodv4[image, image].New(
-        FixedImage=fixed, MovingImage=moving, Metric=metric, Optimizer=optimizer, InitialTransform=start
-    )
-    method.SetNumberOfLevels(1)
-    method.SetShrinkFactorsPerLevel([1])
-    method.SetSmoothingSigmasPerLevel([0])
-    method.Update()
-    fitted = method.GetTransform()
-    origin = np.array(fitted.TransformPoint([0.0, 0.0, 0.0]))
+    centre, radius = frame
     move = np.eye(4)
-    move[:3, 3] = origin
-    move[:3, :3] = np.stack([np.array(fitted.TransformPoint(row)) - origin for row in np.eye(3).tolist()], axis=1)
-    return matrix @ LPS @ move @ LPS
+    move[:3, :3] += parameters[:3].double().numpy() / radius
+    move[:3, 3] = centre + parameters[3].double().numpy() - move[:3, :3] @ centre
+    return matrix @ move
+
+
+def _frame(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centre (3,) and root mean square radius, mm: in that unit a turn or a strain moves as much as a shift does."""
+    centre = points.mean(axis=0)
+    return centre, float(np.sqrt(((points - centre) ** 2).sum(axis=1).mean()))
+
+
+def _fit(
+    fixed: Tensor,
+    moving: Tensor,
+    grid: Grid,
+    where: Tensor,
+    centre: np.ndarray,
+    radius: float,
+    parameters: Tensor,
+    options: Settings,
+) -> Tensor:
+    """Minimise correlation and penalty by L-BFGS.
+
+    Args:
+        fixed, moving: on ``grid``.
+        where: (X, Y, Z), the voxels that are compared.
+        centre, radius: see :func:`_frame`.
+        parameters: (4, 3) mm, the start: strain and rotation times the radius, and the shift, in RAS.
+    """
+    middle = torch.from_numpy(centre)
+    away, values = (grid.points()[where] - middle).float(), fixed[where]
+    volume, weight = moving[None], torch.ones_like(values)
+    parameters = parameters.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [parameters], max_iter=options.affine_iterations, tolerance_change=1e-4, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        strain = parameters[:3] / radius
+        points = away + away @ strain.T + parameters[3] + middle.float()
+        alike = _correlation(values, interpolate(volume, grid, points)[0], weight)
+        result = PENALTY * strain.square().sum() / options.stretch**2 - alike
+        result.backward()
+        return result
+
+    optimizer.step(loss)
+    return parameters.detach()
+
+
+def _alike(target: Volume, source: Volume, mask: Volume, matrix: np.ndarray, options: Settings) -> float:
+    """Correlation over the organ, on the voxels of the coarsest deformable level."""
+    grid = _organ_grid(target.grid, mask, matrix, len(options.iterations) * options.spacing, options)
+    points = Affine(torch.from_numpy(matrix))(grid.points())
+    pair = _pair(target, source, grid, points, options, matrix)
+    return float(_correlation(*pair, mask.at(points, outside=0.0)))
 
 
 # Deformable ------------------------------------------------------------------------------------------------------
@@ -383,15 +456,6 @@ def _deform(
     pair = _pair(target, source, grid, Affine(torch.from_numpy(matrix))(points), options, matrix)
     start = None if found is None else found(points) - points
     return Displacement(_demons(*pair, grid, start, options.iterations[-level], options), grid)
-
-
-def _alike(
-    target: Volume, source: Volume, mask: Volume, matrix: np.ndarray, found: Displacement, options: Settings
-) -> float:
-    """Correlation over the organ."""
-    points = Affine(torch.from_numpy(matrix))(found(found.grid.points()))
-    pair = _pair(target, source, found.grid, points, options, matrix)
-    return float(_correlation(*pair, mask.at(points, outside=0.0)))
 
 
 def _demons(
@@ -487,6 +551,12 @@ def _locally_normalised(values: Tensor, spacing: np.ndarray, window: float) -> T
     return torch.from_numpy((array - mean) / np.sqrt(np.maximum(variance, 0) + floor))
 
 
+def _near(organ: Tensor, spacing: np.ndarray, reach: float) -> Tensor:
+    """1 within ``reach`` mm of the organ (X, Y, Z), 0 elsewhere."""
+    away = distance_transform_edt(~organ.numpy(), sampling=spacing)
+    return torch.from_numpy((away <= reach).astype(np.float32))
+
+
 def _correlation(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     total = weight.sum().clamp(min=1e-6)
     a, b = a - (a * weight).sum() / total, b - (b * weight).sum() / total
@@ -507,10 +577,10 @@ def _coarser(grid: Grid, spacing: float) -> Grid:
     return grid.part(np.zeros(3), np.array(grid.shape), np.maximum(grid.spacing, spacing))
 
 
-def _centred(fixed: Grid, moving: Grid, scale: np.ndarray) -> np.ndarray:
-    """Middle onto middle, axes as the headers have them, the fixed organ ``scale`` (3,) times as large."""
+def _centred(fixed: Grid, moving: Grid, scale: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """Middle onto middle, the fixed organ ``scale`` (3,) times as large and turned by ``turn`` (3, 3)."""
     matrix = np.eye(4)
-    matrix[:3, :3] = fixed.directions @ np.diag(1 / scale) @ fixed.directions.T
+    matrix[:3, :3] = fixed.directions @ np.diag(1 / scale) @ fixed.directions.T @ turn
     matrix[:3, 3] = moving.centre - matrix[:3, :3] @ fixed.centre
     return matrix
 

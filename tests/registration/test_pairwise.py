@@ -177,6 +177,17 @@ def test_an_organ_elsewhere_is_found():
     assert dice(region > 0, truth > 0) < 0.1
 
 
+def test_rows_and_columns_may_be_exchanged():
+    """Headers without an orientation: the same scene lies on its side, in a field of view longer the other way."""
+    upright, lying = scanner((90, 120, 12), (2.0, 2.0, 8.0), 0.0), scanner((120, 90, 12), (2.0, 2.0, 8.0), 0.0)
+    moving, region = image_on(upright, np.zeros(3))
+    fixed = MetaTensor(torch.rot90(moving.as_tensor(), 1, (1, 2)), affine=torch.from_numpy(lying.affine))
+    points = np.random.default_rng(5).uniform(-20, 20, (100, 3))
+    found = map_points(points, register(fixed, moving, region=region)).numpy()
+    expected = np.stack([points[:, 1], -points[:, 0], points[:, 2]], axis=1)
+    assert np.linalg.norm(found - expected, axis=1).mean() < 2.0
+
+
 def test_the_match_is_the_normalised_correlation():
     generator = torch.Generator().manual_seed(0)
     image, template = torch.rand(12, 11, 7, generator=generator), torch.rand(4, 5, 3, generator=generator)
@@ -215,6 +226,7 @@ def test_faults_are_named(pair, transform):
         ({"spacing": 0}, "spacing: 0 must be positive"),
         ({"iterations": 5}, "iterations: 5 must be a list"),
         ({"scales": []}, r"scales: \[\] must be a list"),
+        ({"turns": []}, r"turns: \[\] must be a list of degrees"),
         ({"affine_iterations": -1}, "affine_iterations: -1 must not be negative"),
     ]:
         with pytest.raises(SettingError, match=message):
