@@ -25,12 +25,10 @@ from custom.engines.processes import process_rank
 from custom.files import replacing
 from custom.handlers.report import identity
 from custom.metrics import dice
+from custom.pictures import ABOVE, COLOURS, as_seen, class_style, outline, show, view_square, window_around
 
 __all__ = ["OverviewFigure"]
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, the colours that stand out from grey first
-COLOURS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
-LINES = ("solid", "dashed", "dotted")  # a class beyond the palette takes its colours again with the next line
 CARDIAC = {"base": 0.15, "middle": 0.5, "apex": 0.85}
 PANEL = 1.45  # inches
 MOST_SCORES = 5
@@ -110,12 +108,11 @@ class OverviewFigure:
             image = ResampleToMatch(mode="bilinear")(image, prediction)
         volumes = {name: self.orient(volume) for name, volume in {"image": image, **maps}.items()}
         spacing = tuple(volumes["image"].pixdim.tolist()[1::-1])
-        # orientation has left R or A first, A or S second: reversed, left is right and head or front is up
-        arrays = {name: v.numpy()[0, ::-1, ::-1].swapaxes(0, 1) for name, v in volumes.items()}  # (h, w, S)
+        arrays = {name: as_seen(v.numpy()[0]) for name, v in volumes.items()}  # (h, w, S)
         found = [(arrays[n] > 0) for n in maps]
         shown = next((f for f in found if f.any()), np.ones_like(found[0]))
         labelled = np.flatnonzero(shown.any((0, 1)))
-        window = _window(np.any(found, axis=0).any(2), spacing)
+        window = window_around(np.any(found, axis=0).any(2), spacing)
         chosen = [labelled[round(f * (len(labelled) - 1))] for f in self.slices.values()]
         return _Case(title, spacing, [{n: a[(*window, k)] for n, a in arrays.items()} for k in chosen])
 
@@ -138,9 +135,9 @@ class OverviewFigure:
                     axes = figure.add_subplot(cells[p])
                     self._draw(axes, content, panel, case.spacing, window)
                     if r == 0:
-                        axes.annotate(f"{name}: {panel}", (0.5, 1), (0, 18), **_ABOVE, ha="center", fontsize=9)
+                        axes.annotate(f"{name}: {panel}", (0.5, 1), (0, 18), **ABOVE, ha="center", fontsize=9)
                     if c == p == 0:
-                        axes.annotate(case.title, (0, 1), (0, 3), **_ABOVE, ha="left", fontsize=9, weight="bold")
+                        axes.annotate(case.title, (0, 1), (0, 3), **ABOVE, ha="left", fontsize=9, weight="bold")
         figure.legend(handles=self._legend(), loc="lower center", ncols=len(COLOURS), frameon=False, fontsize=9)
         with replacing(self.path) as temporary:
             figure.savefig(temporary, dpi=130)
@@ -150,49 +147,18 @@ class OverviewFigure:
         axes.set(xticks=[], yticks=[], facecolor="black")
         if panel not in content:
             return
-        size = np.multiply(content["image"].shape, spacing)  # mm
-        extent = (0, size[1], size[0], 0)
-        axes.imshow(content["image"], cmap="gray", vmin=window[0], vmax=window[1], extent=extent)
+        show(axes, content["image"], spacing, cmap="gray", vmin=window[0], vmax=window[1])
         if panel != "image":
-            fill = ListedColormap([self._style(k)[0] for k in range(1, len(self.class_names) + 1)])
+            fill = ListedColormap([class_style(k)[0] for k in range(1, len(self.class_names) + 1)])
             labels = np.ma.masked_equal(content[panel], 0)
             limits = {"vmin": 0.5, "vmax": len(self.class_names) + 0.5}
-            axes.imshow(labels, cmap=fill, alpha=0.3, interpolation="nearest", extent=extent, **limits)
-            for k in range(1, len(self.class_names) + 1):
-                colour, line = self._style(k)
-                # a frame of background closes the contours of what touches the picture's edge
-                mask = np.pad(content[panel] == k, 1)
-                if mask.any():
-                    y, x = ((np.arange(n) - 0.5) * s for n, s in zip(mask.shape, spacing, strict=True))
-                    axes.contour(x, y, mask, levels=[0.5], colors=[colour], linestyles=[line], linewidths=1.1)
-        middle, half = size[::-1] / 2, size.max() / 2
-        axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] + half, middle[1] - half), aspect="equal")
+            show(axes, labels, spacing, cmap=fill, alpha=0.3, interpolation="nearest", **limits)
+            outline(axes, content[panel], spacing)
+        view_square(axes, content["image"].shape, spacing)
 
     def _legend(self) -> list[Patch]:
-        styles = [self._style(k) for k in range(1, len(self.class_names) + 1)]
+        styles = [class_style(k) for k in range(1, len(self.class_names) + 1)]
         return [
             Patch(facecolor=to_rgba(colour, 0.3), edgecolor=colour, linestyle=line, linewidth=1.5, label=name)
             for (colour, line), name in zip(styles, self.class_names, strict=True)
         ]
-
-    @staticmethod
-    def _style(value: int) -> tuple[str, str]:
-        """Colour and line of a class."""
-        repetition, number = divmod(value - 1, len(COLOURS))
-        return COLOURS[number], LINES[repetition % len(LINES)]
-
-
-_ABOVE = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom", "annotation_clip": False}
-
-
-def _window(found: np.ndarray, spacing: tuple[float, float]) -> tuple[slice, slice]:
-    """A window, square in mm where the picture is large enough, around everything found, with a third around it."""
-    if not found.any():
-        return slice(None), slice(None)
-    ends = [np.flatnonzero(found.any(1 - axis))[[0, -1]] for axis in (0, 1)]
-    half = 0.67 * max((last - first + 1) * s for (first, last), s in zip(ends, spacing, strict=True)) + 5  # mm
-    windows = []
-    for (first, last), s, size in zip(ends, spacing, found.shape, strict=True):
-        centre = (first + last + 1) / 2
-        windows.append(slice(max(0, int(centre - half / s)), min(size, int(np.ceil(centre + half / s)))))
-    return windows[0], windows[1]

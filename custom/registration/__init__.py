@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registration with ITK: where each point of a volume lies in another one."""
 
+from custom.registration.figures import draw_pairs
 from custom.registration.fusion import fuse_labels
 from custom.registration.library import Registrations
 from custom.registration.pairwise import Settings, register, similarity, use_threads
@@ -30,6 +31,7 @@ __all__ = [
     "atlas_pairs",
     "best_template",
     "compose",
+    "draw_pairs",
     "folded_fraction",
     "fuse_labels",
     "inverse_error",

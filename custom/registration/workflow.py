@@ -14,6 +14,7 @@ import numpy as np
 
 from custom.errors import SettingError
 from custom.files import replacing
+from custom.registration.figures import draw_pairs
 from custom.registration.plan import (
     Pair,
     all_pairs,
@@ -37,7 +38,7 @@ Case = Mapping[str, Any]
 
 
 class RegistrationWorkflow:
-    """Register the volumes of a data set as a plan says, and write "pairs.csv" and "plan.json".
+    """Register the volumes of a data set as a plan says, and write "pairs.csv", "plan.json" and "pairs.png".
 
     A plan is one or more of:
 
@@ -60,9 +61,10 @@ class RegistrationWorkflow:
             with diastole).
         similar_count: volumes for each one in the plan "similar".
         template: id of the template, in place of the choice.
+        figure_count: pairs in the picture, the worst ones; 0 draws none.
 
     Raises:
-        SettingError: an unknown plan, a template that is no case, no labelled case.
+        SettingError: an unknown plan, a template that is no case, no labelled case, a negative number of pictures.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class RegistrationWorkflow:
         group_by: str | None = None,
         similar_count: int = 5,
         template: str | None = None,
+        figure_count: int = 12,
     ) -> None:
         self.runner, self.folder = runner, Path(folder)
         self.labelled, self.unlabelled = list(labelled), [dict(case) for case in unlabelled]
@@ -87,6 +90,9 @@ class RegistrationWorkflow:
             raise SettingError("registration: no case is labelled; the label says where the organ is: label one.")
         if template is not None and template not in {case["case"] for case in self.labelled}:
             raise SettingError(f"template: {template} is none of the labelled cases.")
+        if figure_count < 0:
+            raise SettingError(f"figure_count: {figure_count}; give a number of pairs, or 0 for no picture.")
+        self.figure_count = figure_count
 
     @property
     def cases(self) -> list[Case]:
@@ -100,7 +106,10 @@ class RegistrationWorkflow:
             A row a pair, as in "pairs.csv".
         """
         with self.runner:
-            return self._run()
+            rows = self._run()
+        if self.figure_count:
+            draw_pairs(self.folder / "pairs.png", rows, self.cases, self.folder, self.figure_count)
+        return rows
 
     def _run(self) -> list[Row]:
         roles: dict[Pair, list[str]] = {}

@@ -12,6 +12,7 @@ from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
 
 from custom.handlers import OverviewFigure
+from custom.pictures import class_style
 
 SHAPE = (40, 30, 20)
 LABELLED = range(4, 15)  # 15 %, 50 % and 85 % of these eleven slices are numbers 6 (5.5, to even), 9 and 12
@@ -148,5 +149,5 @@ def test_nothing_predicted_and_more_classes_than_colours(tmp_path, drawn):
     handler = OverviewFigure(tmp_path, names, slices={"lower": 0.0, "upper": 1.0})
     evaluate([{"image": meta(ramp())}], meta(torch.zeros(1, *SHAPE)), handler)
     assert [float(s["image"].mean()) for s in handler.cases[0].slices] == [0, 19]
-    assert len({handler._style(k) for k in range(1, 14)}) == 13
+    assert len({class_style(k) for k in range(1, 14)}) == 13
     assert texts(drawn[0])[0] == "lower: image"

@@ -1,0 +1,78 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""How pictures of volumes look: the classes' colours, the orientation radiologists expect, true millimetres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+__all__ = ["ABOVE", "COLOURS", "as_seen", "class_style", "outline", "show", "view_square", "window_around"]
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart, the colours that stand out from grey first
+COLOURS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
+LINES = ("solid", "dashed", "dotted")  # a class beyond the palette takes its colours again with the next line
+ABOVE = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom", "annotation_clip": False}
+
+
+def class_style(value: int) -> tuple[str, str]:
+    """Colour and line of a class, from 1."""
+    repetition, number = divmod(value - 1, len(COLOURS))
+    return COLOURS[number], LINES[repetition % len(LINES)]
+
+
+def as_seen(values: np.ndarray) -> np.ndarray:
+    """Turn a volume that :class:`~custom.data.OrientSlices` oriented into rows and columns as radiologists see them.
+
+    Args:
+        values: (X, Y, ...), of which X runs to the right or the front, Y to the front or the head.
+
+    Returns:
+        (Y, X, ...): front or head up, the patient's left on the right.
+    """
+    return values[::-1, ::-1].swapaxes(0, 1)
+
+
+def window_around(found: np.ndarray, spacing: Sequence[float]) -> tuple[slice, slice]:
+    """A window around everything found, with a third around it, square in mm where the picture is large enough.
+
+    Args:
+        found: (h, w) bool; where nothing is, the window is the whole.
+        spacing: of the two axes, mm.
+    """
+    if not found.any():
+        return slice(None), slice(None)
+    ends = [np.flatnonzero(found.any(1 - axis))[[0, -1]] for axis in (0, 1)]
+    half = 0.67 * max((last - first + 1) * s for (first, last), s in zip(ends, spacing, strict=True)) + 5  # mm
+    windows = []
+    for (first, last), s, size in zip(ends, spacing, found.shape, strict=True):
+        centre = (first + last + 1) / 2
+        windows.append(slice(max(0, int(centre - half / s)), min(size, int(np.ceil(centre + half / s)))))
+    return windows[0], windows[1]
+
+
+def show(axes: Axes, values: np.ndarray, spacing: Sequence[float], **how: Any) -> None:
+    """Draw (h, w) intensities or (h, w, 3) colours, ``spacing`` mm of rows and columns, with the axes in mm."""
+    height, width = np.multiply(values.shape[:2], spacing)
+    axes.imshow(values, extent=(0, width, height, 0), **how)
+
+
+def outline(axes: Axes, labels: np.ndarray, spacing: Sequence[float]) -> None:
+    """Draw the contours of all classes of a label map (h, w), ``spacing`` mm of rows and columns."""
+    for value in np.unique(labels[labels > 0]):
+        colour, line = class_style(int(value))
+        # a frame of background closes the contours of what touches the picture's edge
+        mask = np.pad(labels == value, 1)
+        y, x = ((np.arange(n) - 0.5) * s for n, s in zip(mask.shape, spacing, strict=True))
+        axes.contour(x, y, mask, levels=[0.5], colors=[colour], linestyles=[line], linewidths=1.1)
+
+
+def view_square(axes: Axes, shape: Sequence[int], spacing: Sequence[float]) -> None:
+    """Show a picture of ``shape`` (h, w) in the middle of a square, true to scale."""
+    height, width = np.multiply(shape[:2], spacing)  # mm
+    half = max(height, width) / 2
+    x, y = (width / 2 - half, width / 2 + half), (height / 2 + half, height / 2 - half)
+    axes.set(xlim=x, ylim=y, aspect="equal")

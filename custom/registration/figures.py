@@ -1,0 +1,311 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""A picture of the pairs that a run registered, the worst ones first: what a table of numbers cannot show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from monai.data import MetaTensor
+from scipy.ndimage import distance_transform_edt
+
+from custom.data.geometry import OrientSlices, slice_axis
+from custom.files import replacing
+from custom.pictures import ABOVE, COLOURS, as_seen, outline, show, view_square, window_around
+from custom.registration.storage import load_transform
+from custom.registration.transform import Transform, warp_label
+from custom.registration.volume import Grid, Volume, read_volume
+
+__all__ = ["draw_pairs"]
+
+COLUMNS = ("images before", "images after", "label before", "label after")
+PANEL, TITLE, MARGIN = 2.3, 0.42, 0.1  # inches: of a panel, of the text above a row, around the page
+DPI, LONGEST = 130, 60_000  # pixels an inch; Agg draws no page of more pixels than 65536
+PIXELS = 300  # along the longer side of a panel
+TILES = 7  # of the checkerboard, along the longer side
+SEARCH = 6.0  # mm between the points at which the organ is looked for
+# of the checkerboard's tiles, pale and equally light: they tell the images apart, and leave the anatomy to be seen
+TINTS = {"fixed": np.array([0.80, 0.90, 1.0]), "moving": np.array([1.0, 0.87, 0.64])}
+NEAR = 10.0  # mm around the organ, to whose intensities a picture is scaled
+MOST_CHARACTERS = 130  # that fit above a row
+MOST_FAILED = 5  # that are named
+WARNING = to_rgb(COLOURS[5])
+
+
+@dataclass
+class _Stage:
+    """The moving volume on the slice shown, under one map.
+
+    Args:
+        image: (h, w) float; NaN where the volume does not reach.
+        label: (h, w) integers, or None where the case has none.
+    """
+
+    image: np.ndarray
+    label: np.ndarray | None
+
+
+@dataclass
+class _View:
+    """What is drawn of a pair.
+
+    Args:
+        fixed: (h, w) float, the slice of the fixed image.
+        spacing: mm of rows and columns.
+        stages: the moving volume before and after registration.
+    """
+
+    fixed: np.ndarray
+    spacing: tuple[float, float]
+    stages: tuple[_Stage, _Stage]
+
+
+def draw_pairs(
+    path: str | Path,
+    rows: Sequence[Mapping[str, Any]],
+    cases: Sequence[Mapping[str, Any]],
+    folder: str | Path,
+    count: int = 12,
+) -> None:
+    """Draw the worst pairs on one page, before and after: both images as a checkerboard, the moving label's contours.
+
+    One slice is shown of each pair, through the middle of the warped label (of what the moving volume covers, where
+    there is no label) and cropped around it, as radiologists see it: anterior or head up, the patient's left on the
+    right. "Before" is what the headers say. Failed pairs have no transform to draw; their ids are written below.
+
+    Args:
+        path: of the PNG file.
+        rows: of "pairs.csv", see :func:`~custom.registration.record.register_job`.
+        cases: those of the pairs: "case", "image", and of moving ones perhaps a "region" or "label".
+        folder: the one to which the rows' "transform" is relative.
+        count: most pairs drawn.
+
+    Raises:
+        OSError: an image or a transform is missing or damaged, or the picture cannot be written.
+        RegistrationError: an image that changed since, see :func:`~custom.registration.read_volume`.
+    """
+    by_id = {case["case"]: case for case in cases}
+    candidates = _worst_first(rows)
+    drawn = candidates[:count]
+    figure, panels = _page(len(drawn))
+    for row, axes in zip(drawn, panels, strict=True):
+        view = _view(by_id[row["fixed"]], by_id[row["moving"]], load_transform(Path(folder) / row["transform"]))
+        _draw(axes, view)
+        _entitle(axes[0], row)
+    _head_and_foot(figure, panels, rows, f"{len(drawn)} of {len(candidates)} registered pairs, the worst first")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=min(DPI, LONGEST / figure.get_size_inches()[1]))
+    print(f"Pictures of {len(drawn)} pairs, the worst first: {path}", flush=True)
+
+
+def _worst_first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows that have a transform: unusable ones first, then the less similar ones; NaN is the worst similarity."""
+
+    def rank(row: Mapping[str, Any]) -> tuple[bool, float]:
+        after = float(row["similarity_after"])
+        return row["state"] == "usable", -math.inf if math.isnan(after) else after
+
+    return sorted((row for row in rows if row["state"] != "failed"), key=rank)
+
+
+def _view(fixed_case: Mapping[str, Any], moving_case: Mapping[str, Any], transform: Transform) -> _View:
+    """Read a pair and resample it to the slice shown, a few hundred pixels wide: the volumes are not kept."""
+    fixed, moving = _upright(read_volume(fixed_case["image"])), read_volume(moving_case["image"])
+    region = moving_case.get("region") or moving_case.get("label")
+    label = _as_tensor(read_volume(region, label=True)) if region else None
+    grid = _slice_shown(fixed.grid, moving, label, transform)
+    stages = [_stage(moving, label, replace(transform, steps=s, fixed=grid)) for s in ((), transform.steps)]
+    spacing = float(grid.spacing[1]), float(grid.spacing[0])
+    return _View(_pixels(fixed.at(grid.points())), spacing, tuple(stages))
+
+
+def _upright(volume: Volume) -> Volume:
+    """Its slices along the last axis, the axes within them ready for :func:`~custom.pictures.as_seen`."""
+    normal = volume.grid.directions[:, slice_axis(volume.grid.affine, volume.grid.shape)]
+    values = OrientSlices(normal)(_as_tensor(volume))
+    return Volume(volume.name, values[0].as_tensor(), Grid(tuple(values.shape[1:]), values.affine.numpy()))
+
+
+def _slice_shown(fixed: Grid, moving: Volume, label: MetaTensor | None, transform: Transform) -> Grid:
+    """The slice of the fixed volume through the middle of the organ, cropped around it, as a grid (X, Y, 1)."""
+    coarse, stride = _thinned(fixed)
+    found = _organ(moving, label, replace(transform, fixed=coarse))
+    slices = np.flatnonzero(found.any(axis=(0, 1)))
+    number = slices[(len(slices) - 1) // 2] * stride[2]  # a slice that was searched, so something is seen on it
+    window = window_around(found.any(axis=2), coarse.spacing[:2])
+    ends = [part.indices(size)[:2] for part, size in zip(window, coarse.shape[:2], strict=True)]
+    low = np.array([ends[0][0] * stride[0], ends[1][0] * stride[1], number])
+    high = np.minimum([ends[0][1] * stride[0], ends[1][1] * stride[1], number + 1], fixed.shape)
+    side = ((high - low) * fixed.spacing)[:2].max()
+    pixel = min(side / PIXELS, *fixed.spacing[:2])  # never coarser than the image, so that nothing is aliased
+    return fixed.part(low, high, np.array([pixel, pixel, fixed.spacing[2]]))
+
+
+def _thinned(grid: Grid) -> tuple[Grid, np.ndarray]:
+    """Every few voxels of a grid, and the (3,) strides: enough to find an organ in a fraction of a second."""
+    stride = np.maximum(1, np.floor(SEARCH / grid.spacing)).astype(int)
+    affine = grid.affine @ np.diag([*stride, 1.0])
+    return Grid(tuple(int(n) for n in -(-np.array(grid.shape) // stride)), affine), stride
+
+
+def _organ(moving: Volume, label: MetaTensor | None, transform: Transform) -> np.ndarray:
+    """Where on the fixed grid the warped label is, (X, Y, Z) bool; else the moving volume, else anything."""
+    found = warp_label(label, transform)[0].numpy() > 0 if label is not None else np.zeros(transform.fixed.shape, bool)
+    if not found.any():
+        found = np.isfinite(_sampled(moving, transform).numpy())
+    return found if found.any() else np.ones_like(found)
+
+
+def _stage(moving: Volume, label: MetaTensor | None, transform: Transform) -> _Stage:
+    image = _pixels(_sampled(moving, transform))
+    return _Stage(image, None if label is None else _pixels(warp_label(label, transform)[0].as_tensor()))
+
+
+def _sampled(moving: Volume, transform: Transform) -> torch.Tensor:
+    """(X, Y, Z) on the fixed grid; NaN where the moving volume does not reach, since 0 may be an intensity."""
+    return moving.at(transform(transform.fixed.points()), outside=math.nan)
+
+
+def _pixels(values: torch.Tensor) -> np.ndarray:
+    """One slice (X, Y, 1) as rows and columns (h, w)."""
+    return as_seen(values[..., 0].numpy())
+
+
+def _as_tensor(volume: Volume) -> MetaTensor:
+    return MetaTensor(volume.values[None], affine=torch.from_numpy(volume.grid.affine.copy()))
+
+
+def _page(count: int) -> tuple[Figure, list[list[Axes]]]:
+    """An empty page with a row of four panels for each of ``count`` pairs."""
+    head, foot = 0.55, 0.35  # inches
+    width, height = len(COLUMNS) * PANEL + 2 * MARGIN + 0.1, count * (PANEL + TITLE) + head + foot
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    if count == 0:
+        return figure, []
+    edges = {"left": MARGIN / width, "right": 1 - MARGIN / width}
+    edges |= {"bottom": foot / height, "top": 1 - (head + TITLE) / height}
+    grid = figure.add_gridspec(count, len(COLUMNS), wspace=0.015, hspace=TITLE / PANEL, **edges)
+    return figure, [[figure.add_subplot(grid[r, c]) for c in range(len(COLUMNS))] for r in range(count)]
+
+
+def _draw(axes: Sequence[Axes], view: _View) -> None:
+    """Fill the four panels of a pair."""
+    before, after = view.stages
+    organ = _near(after.label, view)
+    grey = _scaled(view.fixed, view.fixed[organ])
+    known = after.image[organ]  # one scale for before and after, so that they can be compared
+    known = known if np.isfinite(known).any() else before.image
+    for stage, checkered, outlined in zip(view.stages, axes[:2], axes[2:], strict=True):
+        board = _checkerboard(grey, _scaled(stage.image, known), view.spacing)
+        show(checkered, board, view.spacing)
+        show(outlined, grey, view.spacing, cmap="gray", vmin=0, vmax=1)
+        if stage.label is not None:
+            outline(outlined, stage.label, view.spacing)
+        overlaps = np.isfinite(stage.image).any()
+        _remark(checkered, "" if overlaps else "no overlap")
+        _remark(outlined, _about_label(stage.label) if overlaps else "no overlap")
+    for panel in axes:
+        panel.set(xticks=[], yticks=[], facecolor="black")
+        view_square(panel, grey.shape, view.spacing)
+
+
+def _near(label: np.ndarray | None, view: _View) -> np.ndarray:
+    """(h, w) bool, the organ and what is around it; everything where there is no organ.
+
+    With the air around a patient in it, a scale of greys would leave one shade to soft tissue.
+    """
+    if label is None or not label.any():
+        return np.ones(view.fixed.shape, dtype=bool)
+    return distance_transform_edt(label == 0, sampling=view.spacing) <= NEAR
+
+
+def _scaled(image: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """``image`` in [0, 1] from the 1st to the 99th percentile of ``known`` intensities; NaN stays."""
+    known = known[np.isfinite(known)]
+    low, high = np.percentile(known, [1, 99]) if known.size else (0.0, 1.0)
+    return np.clip((image - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+
+
+def _checkerboard(fixed: np.ndarray, moving: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
+    """Tiles, square in mm, of the fixed image, bluish, and of the moving one, where it reaches, orange.
+
+    Args:
+        fixed, moving: (h, w) in [0, 1]; NaN where there is no moving volume.
+        spacing: mm of rows and columns.
+
+    Returns:
+        (h, w, 3).
+    """
+    tile = np.multiply(fixed.shape, spacing).max() / TILES  # mm
+    rows, columns = (np.floor((np.arange(n) + 0.5) * s / tile) for n, s in zip(fixed.shape, spacing, strict=True))
+    other = ((rows[:, None] + columns) % 2 == 1) & np.isfinite(moving)
+    return np.where(other[..., None], moving[..., None] * TINTS["moving"], fixed[..., None] * TINTS["fixed"])
+
+
+def _about_label(label: np.ndarray | None) -> str:
+    """What explains a picture without contours."""
+    if label is None:
+        return "no label"
+    return "" if label.any() else "label elsewhere"
+
+
+def _remark(axes: Axes, text: str) -> None:
+    """Write into the lower edge of a panel."""
+    if text:
+        box = {"facecolor": "black", "edgecolor": "none", "alpha": 0.6, "pad": 2.5}
+        place = {"xycoords": "axes fraction", "ha": "center", "va": "bottom"}
+        axes.annotate(text, (0.5, 0.04), **place, color="white", fontsize=9, bbox=box)
+
+
+def _entitle(axes: Axes, row: Mapping[str, Any]) -> None:
+    """Write what is known of a pair above its row; a dollar sign in its name is no formula."""
+    usable, message = row["state"] == "usable", row["message"]
+    left = {**ABOVE, "ha": "left", "fontsize": 9, "parse_math": False}
+    colour = "black" if usable else WARNING
+    axes.annotate(_cut(_title(row)), (0, 1), (0, 16 if message else 3), **left, weight="bold", color=colour)
+    if message:
+        axes.annotate(_cut(message), (0, 1), (0, 3), **left)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 4]} ..."
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    parts = [
+        f"{row['fixed']} <- {row['moving']}: {row['state']}",
+        f"similarity {float(row['similarity_before']):.2f} -> {float(row['similarity_after']):.2f}",
+        f"{100 * float(row['folded_fraction']):.1f} % folded",
+    ]
+    if not math.isnan(error := float(row["inverse_error_mm"])):  # where it was looked at
+        parts.append(f"inverse error {error:.1f} mm")
+    return ", ".join(parts)
+
+
+def _head_and_foot(
+    figure: Figure, panels: Sequence[Sequence[Axes]], rows: Sequence[Mapping[str, Any]], what: str
+) -> None:
+    """Write what the page and its columns show, and which pairs failed."""
+    width, height = figure.get_size_inches()
+    edge = {"x": MARGIN / width, "fontsize": 9, "parse_math": False}
+    tiles = "tiles: fixed image bluish, moving image orange; contours: the moving label on the fixed image"
+    figure.text(y=1 - MARGIN / height, s=f"{what}; {tiles}" if panels else what, va="top", **edge)
+    for first in panels[:1]:
+        for axes, name in zip(first, COLUMNS, strict=True):
+            axes.annotate(name, (0.5, 1), (0, 32), **ABOVE, ha="center", fontsize=9)
+    failed = [f"{row['fixed']} <- {row['moving']}" for row in rows if row["state"] == "failed"]
+    if failed:
+        more = f" and {len(failed) - MOST_FAILED} more" if len(failed) > MOST_FAILED else ""
+        text = f"Failed, not drawn: {', '.join(failed[:MOST_FAILED])}{more}"
+        figure.text(y=MARGIN / height, s=text, va="bottom", color=WARNING, **edge)
