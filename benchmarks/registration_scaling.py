@@ -16,15 +16,14 @@ import time
 from itertools import permutations
 from pathlib import Path
 
-for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
-    os.environ[name] = "1"  # so that core-seconds are seconds of work
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from custom.data import load_sections
-from custom.registration import PairRunner, Registrations, RegistrationWorkflow, register
-
 
 def main() -> None:
+    for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        os.environ[name] = "1"  # so that core-seconds are seconds of work
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from custom.data import load_sections
+    from custom.registration import PairRunner, Registrations, RegistrationWorkflow, register
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_dir", required=True, help="ACDC's training folder")
     parser.add_argument("--split_dir", default=str(Path(__file__).resolve().parents[1] / "splits" / "acdc"))
