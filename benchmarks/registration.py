@@ -74,10 +74,11 @@ def measure(arguments: argparse.Namespace) -> None:
     classes = range(1, len(parser.get_parsed_content("class_names")) + 1)
     table = arguments.output_dir / "pairs.csv"
     done = {(row["method"], row["fixed"], row["moving"]) for row in _rows(table)}
-    methods = [method for method in arguments.methods if method != "composed"]
-    if any((method, *pair) not in done for method in methods for pair in pairs if method == "ours"):
+    if "ours" in arguments.methods and any(("ours", *pair) not in done for pair in pairs):
         _ours(truth[pairs[0].fixed], truth[pairs[0].moving], settings)  # loads ITK, which takes seconds
-    composed = _composing(arguments, parser, sections, others) if "composed" in arguments.methods else None
+    composed = None
+    if any(("composed", *pair) not in done for pair in pairs) and "composed" in arguments.methods:
+        composed = _composing(arguments, parser, sections, others)
     for pair in pairs:
         fixed, moving = truth[pair.fixed], truth[pair.moving]
         for method in arguments.methods:

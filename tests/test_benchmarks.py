@@ -17,7 +17,7 @@ from commands import ROOT
 def table_rows(script: str, *options: str) -> list[list[str]]:
     """Run a benchmark and return the cells of its tables' rows, headers included."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / script), "--quick", *options],
+        [sys.executable, str(ROOT / "benchmarks" / script), *options],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -34,7 +34,7 @@ def number(cell: str) -> float:
 
 
 def test_coral_loss_compares_all_forms_at_the_small_sizes():
-    rows = table_rows("coral_loss.py")
+    rows = table_rows("coral_loss.py", "--quick")
     sizes = [row[0] for row in rows if row[0].isdigit()]
     assert sizes == ["64", "128"] * 2
     assert all(number(cell) > 0 for row in rows if row[0].isdigit() for cell in row[1:4])
@@ -45,7 +45,7 @@ def test_coral_loss_compares_all_forms_at_the_small_sizes():
     reason="batchgenerators is not installed: pip install -e '.[benchmark]'",
 )
 def test_pretrain_throughput_measures_both_pipelines_and_every_part(phantom):
-    rows = table_rows("pretrain_throughput.py", "--dataset_dir", str(phantom))
+    rows = table_rows("pretrain_throughput.py", "--quick", "--dataset_dir", str(phantom))
     rates = {(row[0], row[1]): row for row in rows if row[0] in ("bundle", "plain loop")}
     assert {("bundle", "float32"), ("plain loop", "float32")} <= set(rates)
     assert all(number(row[2]) > 0 and number(row[3]) > 0 for row in rates.values())
@@ -55,3 +55,21 @@ def test_pretrain_throughput_measures_both_pipelines_and_every_part(phantom):
     assert {"slices", "augmentation", "network, forward", "network, backward", "loss, forward"} < set(parts)
     total = parts.pop("sum")
     assert total == pytest.approx(sum(parts.values()), abs=0.05 * (len(parts) + 1))
+
+
+def test_registration_is_scored_beside_no_registration(phantom, tmp_path):
+    data = ["--dataset_dir", str(phantom), "--labeled_cases", "2", "--count", "1", "--config", "variants/acdc.json"]
+    options = [*data, "--methods", "before", "ours", "composed", "--output_dir", str(tmp_path)]
+    found = {row[0]: row for row in table_rows("registration.py", *options)[1:]}
+    assert set(found) == {"before", "ours", "composed"}
+    assert all(row[1] == "4" for row in found.values())  # two atlases, ED and ES
+    assert number(found["ours"][2]) > number(found["before"][2])
+    again = {row[0]: row for row in table_rows("registration.py", *options)[1:]}
+    assert again == found  # read from the table, seconds included
+
+
+def test_the_cost_of_all_pairs_is_measured(phantom):
+    options = ["--dataset_dir", str(phantom), "--split_dir", str(phantom / "splits"), "--labeled_cases", "1"]
+    rows = table_rows("registration_scaling.py", *options, "--volumes", "2", "3")
+    assert [row[:2] for row in rows[1:]] == [["2", "2"], ["3", "6"]]
+    assert all(number(row[4]) >= number(row[3]) > 0 for row in rows[1:])
