@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Registration with ITK: where each point of a volume lies in another one."""
+"""Registration: where each point of a volume lies in another one. The only part that uses ITK, and Dask."""
 
 from custom.registration.figures import draw_pairs
 from custom.registration.fusion import fuse_labels
