@@ -60,31 +60,36 @@ def test_registration_finds_corresponding_points(registered, abdomen):
     assert np.median(np.linalg.norm(found - moving, axis=1)) < 3.0  # mm
 
 
-def test_atlases_segment_and_are_scored(registered, abdomen):
+@pytest.fixture(scope="module")
+def segmented(registered, abdomen) -> Path:
     settings = {**QUICK, "dataset_dir": abdomen, "output_dir": registered}
     printed = run("atlas_segmentation", ["registration.json"], configs=CONFIGS, **settings)
+    assert "1 cases of the section 'test'" in printed
+    return registered
+
+
+def test_atlases_segment_and_are_scored(segmented, abdomen):
     (test,) = (abdomen / "splits" / "test.txt").read_text().split()
-    (case,) = rows(registered / "cases.csv")
+    (case,) = rows(segmented / "cases.csv")
     assert case["case"] == test and float(case["dice_liver"]) > 0.8
-    written = nib.load(registered / "predictions" / f"img{test}_seg.nii.gz")
+    written = nib.load(segmented / "predictions" / f"img{test}_seg.nii.gz")
     label = nib.load(abdomen / "label" / f"label{test}.nii.gz")
     assert written.shape == label.shape and np.allclose(written.affine, label.affine, atol=1e-4)
     values = [np.asarray(file.dataobj) == 6 for file in (written, label)]
     assert 2 * (values[0] & values[1]).sum() / sum(v.sum() for v in values) == pytest.approx(
         float(case["dice_liver"]), abs=1e-4
     )
-    assert (registered / "overview.png").stat().st_size > 10_000
-    assert "1 cases of the section 'test'" in printed
+    assert (segmented / "overview.png").stat().st_size > 10_000
 
 
-def test_images_of_ones_own_are_segmented(registered, abdomen, tmp_path):
+def test_images_of_ones_own_are_segmented(segmented, abdomen, tmp_path):
     (test,) = (abdomen / "splits" / "test.txt").read_text().split()
     image = tmp_path / "mine.nii.gz"
     image.write_bytes((abdomen / "img" / f"img{test}.nii.gz").read_bytes())
     settings = {**QUICK, "dataset_dir": abdomen, "output_dir": tmp_path / "out", "images": image}
     run("atlas_segmentation", ["registration.json"], configs=CONFIGS, **settings)
     mine = nib.load(tmp_path / "out" / "predictions" / "mine_seg.nii.gz")
-    before = nib.load(registered / "predictions" / f"img{test}_seg.nii.gz")
+    before = nib.load(segmented / "predictions" / f"img{test}_seg.nii.gz")
     assert np.array_equal(np.asarray(mine.dataobj), np.asarray(before.dataobj))
     assert not (tmp_path / "out" / "cases.csv").exists()
 
@@ -116,6 +121,21 @@ def test_own_data(phantom, tmp_path):
     assert len(rows(tmp_path / "registration" / "pairs.csv")) == 1
     run("atlas_segmentation", CARDIAC, configs=CONFIGS, **settings)
     assert {"dice_right", "dice_wall", "dice_left"} <= set(rows(tmp_path / "cases.csv")[0])
+
+
+def test_a_volume_that_cannot_be_registered_stays_empty(abdomen, tmp_path):
+    (test,) = (abdomen / "splits" / "test.txt").read_text().split()
+    good = nib.load(abdomen / "img" / f"img{test}.nii.gz")
+    for name, values in (("good", np.asarray(good.dataobj)), ("flat", np.full(good.shape, 7, np.int16))):
+        nib.save(nib.Nifti1Image(values, good.affine), tmp_path / f"{name}.nii.gz")
+    settings = {**QUICK, "dataset_dir": abdomen, "output_dir": tmp_path / "out", "images": tmp_path}
+    printed = run("atlas_segmentation", ["registration.json"], configs=CONFIGS, **settings)
+    assert "flat: no atlas could be registered: it stays empty" in printed
+    assert "flat.nii.gz is constant" in printed
+    found = {
+        n: np.asarray(nib.load(tmp_path / "out" / "predictions" / f"{n}_seg.nii.gz").dataobj) for n in ("good", "flat")
+    }
+    assert found["good"].any() and not found["flat"].any()
 
 
 @pytest.mark.parametrize("place", ["/", str(CONFIGS.parent)])

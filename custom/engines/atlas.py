@@ -12,7 +12,7 @@ from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
-from custom.registration import RegistrationError, Registrations, fuse_labels, warp_label
+from custom.registration import Registrations, fuse_labels, warp_label
 
 __all__ = ["AtlasEvaluator"]
 
@@ -20,16 +20,14 @@ __all__ = ["AtlasEvaluator"]
 class AtlasEvaluator(Evaluator):
     """Warps the labels of the atlases onto each volume and fuses them.
 
-    Atlases whose registration is not usable take part only where a volume has no usable one, and a line says so.
+    Atlases whose registration is not usable take part only where a volume has no usable one, and a volume without any
+    stays empty; a line says so.
 
     Args:
         atlases: the labelled cases.
         folder: of the registrations, which must be finished when the run starts.
         fusion: see :func:`~custom.registration.fuse_labels`.
         arguments: of :class:`monai.engines.Evaluator`; batches hold one volume.
-
-    Raises:
-        RegistrationError: during the run, for a volume onto which no atlas could be registered.
     """
 
     def __init__(
@@ -65,16 +63,17 @@ class AtlasEvaluator(Evaluator):
         found = engine.registrations.atlases(case)
         if not found:
             found = engine.registrations.atlases(case, usable=False)
-            if not found:
-                raise RegistrationError(f"{case}: no atlas could be registered; {engine.folder}/pairs.csv says why.")
-            print(f"{case}: no atlas fits well; the segmentation is a guess.", flush=True)
-        warped = [
-            warp_label(engine.labels[atlas], engine.registrations.between(case, atlas, usable=False))
-            for atlas, _ in found
-        ]
-        fused = fuse_labels(warped, [similarity for _, similarity in found], engine.fusion)
+            quality = "fits well: the segmentation is a guess" if found else "could be registered: it stays empty"
+            print(f"{case}: no atlas {quality} (see {engine.folder}/pairs.csv).", flush=True)
         image = batchdata[CommonKeys.IMAGE]
-        output = {CommonKeys.IMAGE: image, CommonKeys.PRED: torch.zeros_like(image) + fused.as_tensor()}
+        segmentation = torch.zeros_like(image)
+        if found:
+            warped = [
+                warp_label(engine.labels[atlas], engine.registrations.between(case, atlas, usable=False))
+                for atlas, _ in found
+            ]
+            segmentation += fuse_labels(warped, [alike for _, alike in found], engine.fusion).as_tensor()
+        output = {CommonKeys.IMAGE: image, CommonKeys.PRED: segmentation}
         if CommonKeys.LABEL in batchdata:
             output[CommonKeys.LABEL] = batchdata[CommonKeys.LABEL]
         engine.state.output = output

@@ -24,11 +24,14 @@ def best_template(labelled: Sequence[Mapping[str, Any]], transforms: Mapping[Pai
 
     Args:
         labelled: cases of one group, at least one, with "case" and "label".
-        transforms: of all their pairs; None where a pair has no usable one, which counts as no agreement.
+        transforms: of all their pairs; None where a pair has no usable one, which counts as no agreement. A case
+            whose labels could be brought onto no other one, a broken one perhaps, has no say.
 
     Returns:
         Its id; the first one of those that are equally good.
     """
+    moved = {pair.moving for pair, transform in transforms.items() if transform is not None}
+    labelled = [case for case in labelled if case["case"] in moved] or labelled[:1]
     by_id = {case["case"]: case for case in labelled}
 
     def carries_over(name: str) -> float:

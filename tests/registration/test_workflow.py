@@ -181,6 +181,17 @@ def test_the_template_is_the_volume_whose_labels_carry_over_best(tmp_path):
     assert best_template(cases[:1], {}) == "far"
 
 
+def test_a_broken_labelled_case_takes_none_with_it(cases, tmp_path):
+    label = tmp_path / "label.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.int16), np.eye(4)), label)
+    broken = {**cases, "a": {**cases["a"], "label": str(label)}}
+    rows = workflow(tmp_path, broken).run()
+    assert {(row["fixed"], row["moving"]) for row in rows if row["state"] == "usable"} == {(f, "b") for f in "acde"}
+    failed = [row for row in rows if row["state"] == "failed"]
+    assert [row["fixed"] for row in failed] == list(UNLABELLED)
+    assert all("another geometry than its image" in row["message"] for row in failed)
+
+
 def test_no_registration_yet(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"pairs\.csv is missing; run 'registration' to its end"):
         Registrations(tmp_path)
