@@ -6,8 +6,9 @@ Between patients the organ of interest lies anywhere in the image, in another si
 So the start is not the whole image: the moving volume's organ (known where the volume is labelled) is looked for in
 the fixed image at several sizes by normalised cross-correlation, each of the best places is refined to an affine map,
 and the best of those starts the deformable step, within a box around the organ. Both later steps compare images whose
-local mean and contrast are taken out, so that the changing contrast of MR does not pull. Voxels are refined from coarse
-to fine within slices; across thick slices the volume keeps its own spacing.
+local mean and contrast are taken out, so that the changing contrast of MR does not pull; for CT, whose intensities are
+the same in every scan, either step can do without. Voxels are refined from coarse to fine within slices; across thick
+slices the volume keeps its own spacing.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Settings:
         reach: standard deviation, in mm within the slice, of where the organ may lie from the middle of the image.
         context: what belongs to the template around the organ, mm.
         margin: what the deformable step sees around the organ, mm.
-        contrast: standard deviation, in mm, of the window in which mean and contrast are taken out.
+        contrast: standard deviation, in mm, of the window in which mean and contrast are taken out for the deformable
+            step. None compares the intensities themselves, which must mean the same in both volumes, as in CT.
+        affine_contrast: the same for the affine fit.
         affine_iterations: at most, for each candidate.
         iterations: of the deformable step, from coarse to fine.
         smoothing: standard deviation of the displacement's smoothing, in voxels of the level.
@@ -59,15 +62,19 @@ class Settings:
     reach: float = 100.0
     context: float = 24.0
     margin: float = 25.0
-    contrast: float = 20.0
+    contrast: float | None = 20.0
+    affine_contrast: float | None = 20.0
     affine_iterations: int = 60
     iterations: tuple[int, ...] = (40, 40, 20)
     smoothing: float = 3.0
 
     def __post_init__(self) -> None:
-        for name in ("spacing", "reach", "context", "margin", "contrast", "smoothing"):
-            if not getattr(self, name) > 0:
-                raise SettingError(f"{name}: {getattr(self, name)} must be positive.")
+        for name in ("spacing", "reach", "context", "margin", "contrast", "affine_contrast", "smoothing"):
+            value = getattr(self, name)
+            if name.endswith("contrast") and value is None:
+                continue
+            if value is None or not value > 0:
+                raise SettingError(f"{name}: {value} must be positive.")
         for name in ("candidates", "affine_iterations"):
             if getattr(self, name) < 0:
                 raise SettingError(f"{name}: {getattr(self, name)} must not be negative.")
@@ -96,7 +103,7 @@ def register(fixed: Any, moving: Any, *, region: Any = None, **settings: Any) ->
         TypeError: an unknown setting.
     """
     options = Settings(**settings)
-    target, source = _normalised(read_volume(fixed)), _normalised(read_volume(moving))
+    target, source = _normalised(read_volume(fixed), read_volume(moving), options)
     mask = _region(region, source)
     starts = _locate(target, source, mask, options) if options.candidates else [np.eye(4)]
     attempts = []
@@ -118,7 +125,9 @@ def register(fixed: Any, moving: Any, *, region: Any = None, **settings: Any) ->
 
 
 def similarity(fixed: Any, moving: Any, transform: Transform | None = None, *, region: Any = None, **settings) -> float:
-    """Correlation of the locally normalised images over the moving volume's region, mapped onto the fixed volume.
+    """Correlation of the images over the moving volume's region, mapped onto the fixed volume.
+
+    They are compared as in the deformable step: see ``contrast`` in :class:`Settings`.
 
     Args:
         fixed, moving, region: as for :func:`register`.
@@ -129,7 +138,7 @@ def similarity(fixed: Any, moving: Any, transform: Transform | None = None, *, r
         From -1 to 1; 0 where nothing overlaps.
     """
     options = Settings(**settings)
-    target, source = _normalised(read_volume(fixed)), _normalised(read_volume(moving))
+    target, source = _normalised(read_volume(fixed), read_volume(moving), options)
     mapped = transform or Transform((), target.grid, source.grid)
     if not (same_grid(mapped.fixed, target.grid) and same_grid(mapped.moving, source.grid)):
         raise RegistrationError(
@@ -138,7 +147,7 @@ def similarity(fixed: Any, moving: Any, transform: Transform | None = None, *, r
     grid = _coarser(target.grid, options.spacing)
     points = mapped(grid.points())
     weight = _region(region, source).at(points, outside=0.0)
-    pair = _pair(target, source, grid, points, options)
+    pair = _pair(target, source, grid, points, options.contrast)
     return float(_correlation(*pair, weight))
 
 
@@ -283,7 +292,7 @@ def _refine(target: Volume, source: Volume, mask: Volume, matrix: np.ndarray, op
             break
     else:
         return matrix
-    pair = _pair(target, source, grid, points, options, matrix)
+    pair = _pair(target, source, grid, points, options.affine_contrast, matrix)
     itk = _itk()
     fixed, moving = (_to_itk(values, grid) for values in pair)
     image = type(fixed)
@@ -340,7 +349,7 @@ def _deform(
     """
     grid = _organ_grid(target.grid, mask, matrix, level * options.spacing, options)
     points = grid.points()
-    pair = _pair(target, source, grid, Affine(torch.from_numpy(matrix))(points), options, matrix)
+    pair = _pair(target, source, grid, Affine(torch.from_numpy(matrix))(points), options.contrast, matrix)
     start = None if found is None else found(points) - points
     return Displacement(_demons(*pair, grid, start, options.iterations[-level], options), grid)
 
@@ -350,7 +359,7 @@ def _alike(
 ) -> float:
     """Correlation over the organ."""
     points = Affine(torch.from_numpy(matrix))(found(found.grid.points()))
-    pair = _pair(target, source, found.grid, points, options, matrix)
+    pair = _pair(target, source, found.grid, points, options.contrast, matrix)
     return float(_correlation(*pair, mask.at(points, outside=0.0)))
 
 
@@ -388,14 +397,26 @@ def _demons(
 # Images ----------------------------------------------------------------------------------------------------------
 
 
-def _normalised(volume: Volume) -> Volume:
-    """Intensities between the percentiles, 0 to 1."""
+def _normalised(fixed: Volume, moving: Volume, options: Settings) -> tuple[Volume, Volume]:
+    """Intensities from 0 to 1 between the percentiles of each volume; in one window where intensities are compared."""
+    windows = [_window(volume) for volume in (fixed, moving)]
+    if options.contrast is None or options.affine_contrast is None:
+        lows, highs = zip(*windows, strict=True)
+        windows = [(min(lows), max(highs))] * 2
+    return tuple(
+        Volume(volume.name, ((volume.values - low) / (high - low)).clamp(0, 1), volume.grid)
+        for volume, (low, high) in zip((fixed, moving), windows, strict=True)
+    )
+
+
+def _window(volume: Volume) -> tuple[float, float]:
+    """The percentiles of the intensities, or their extremes where the percentiles are one value."""
     low, high = np.percentile(volume.values, CLIP)
     if not high > low:  # a few bright voxels in an empty image
-        low, high = float(volume.values.min()), float(volume.values.max())
+        low, high = volume.values.min(), volume.values.max()
     if not high > low:
         raise RegistrationError(f"{volume.name} is constant, every voxel is {low:g}; export it again or leave it out.")
-    return Volume(volume.name, ((volume.values - float(low)) / float(high - low)).clamp(0, 1), volume.grid)
+    return float(low), float(high)
 
 
 def _region(region: Any, source: Volume) -> Volume:
@@ -422,12 +443,18 @@ def _pair(
     source: Volume,
     grid: Grid,
     points: Tensor,
-    options: Settings,
+    window: float | None,
     matrix: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Both images on a grid, the moving one read at ``points``, with their local mean and contrast taken out."""
+    """Both images on a grid, the moving one read at ``points``.
+
+    Args:
+        window: standard deviation, in mm, of the window whose mean and contrast are taken out; None leaves them in.
+    """
     fixed, moving = target.smoothed(grid).at(grid.points()), source.smoothed(grid, matrix).at(points)
-    return tuple(_locally_normalised(values, grid.spacing, options.contrast) for values in (fixed, moving))
+    if window is None:
+        return fixed, moving
+    return tuple(_locally_normalised(values, grid.spacing, window) for values in (fixed, moving))
 
 
 def _locally_normalised(values: Tensor, spacing: np.ndarray, window: float) -> Tensor:
