@@ -7,7 +7,8 @@ So the start is not the whole image: the moving volume's organ (known where the 
 the fixed image at several sizes and turns by normalised cross-correlation, each of the best places is refined to an
 affine map that may not stretch at will, and the best of those starts the deformable step, within a box around the
 organ. All steps compare images whose local mean and contrast are taken out, so that the changing contrast of MR does
-not pull. Voxels are refined from coarse to fine within slices; across thick slices the volume keeps its own spacing.
+not pull; for CT, whose intensities are the same in every scan, a step can do without. Voxels are refined from
+coarse to fine within slices; across thick slices the volume keeps its own spacing.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ class Settings:
         rim: what the affine fit sees around the organ, mm.
         stretch: standard deviation of the affine fit's departures from a shift (strain and rotation), without unit.
         margin: what the deformable step sees around the organ, mm.
-        contrast: standard deviation, in mm, of the window in which mean and contrast are taken out.
+        contrast: standard deviation, in mm, of the window in which mean and contrast are taken out for the search and
+            the deformable step. None compares the intensities themselves, which must mean the same in both volumes, as
+            in CT.
+        affine_contrast: the same for the affine fit.
         affine_iterations: at most, for each candidate and level.
         iterations: of the deformable step, from coarse to fine.
         smoothing: standard deviation of the displacement's smoothing, in voxels of the level.
@@ -73,15 +77,20 @@ class Settings:
     rim: float = 10.0
     stretch: float = 0.5
     margin: float = 25.0
-    contrast: float = 20.0
+    contrast: float | None = 20.0
+    affine_contrast: float | None = 20.0
     affine_iterations: int = 15
     iterations: tuple[int, ...] = (40, 40, 20)
     smoothing: float = 3.0
 
     def __post_init__(self) -> None:
-        for name in ("spacing", "reach", "stack_reach", "context", "rim", "stretch", "margin", "contrast", "smoothing"):
-            if not getattr(self, name) > 0:
-                raise SettingError(f"{name}: {getattr(self, name)} must be positive.")
+        lengths = ("spacing", "reach", "stack_reach", "context", "rim", "stretch", "margin", "smoothing")
+        for name in (*lengths, "contrast", "affine_contrast"):
+            value = getattr(self, name)
+            if name.endswith("contrast") and value is None:
+                continue
+            if value is None or not value > 0:
+                raise SettingError(f"{name}: {value} must be positive.")
         for name in ("candidates", "affine_iterations"):
             if getattr(self, name) < 0:
                 raise SettingError(f"{name}: {getattr(self, name)} must not be negative.")
@@ -115,7 +124,7 @@ def register(
         TypeError: an unknown setting.
     """
     options = Settings(**settings)
-    target, source = _normalised(read_volume(fixed)), _normalised(read_volume(moving))
+    target, source = _normalised(read_volume(fixed), read_volume(moving), options)
     mask = _region(region, source)
     if start is not None:
         candidates = [_nearest_affine(_between(start, target, source), mask, options)]
@@ -140,7 +149,9 @@ def register(
 
 
 def similarity(fixed: Any, moving: Any, transform: Transform | None = None, *, region: Any = None, **settings) -> float:
-    """Correlation of the locally normalised images over the moving volume's region, mapped onto the fixed volume.
+    """Correlation of the images over the moving volume's region, mapped onto the fixed volume.
+
+    They are compared as in the deformable step: see ``contrast`` in :class:`Settings`.
 
     Args:
         fixed, moving, region: as for :func:`register`.
@@ -151,12 +162,12 @@ def similarity(fixed: Any, moving: Any, transform: Transform | None = None, *, r
         From -1 to 1; 0 where nothing overlaps.
     """
     options = Settings(**settings)
-    target, source = _normalised(read_volume(fixed)), _normalised(read_volume(moving))
+    target, source = _normalised(read_volume(fixed), read_volume(moving), options)
     mapped = _between(transform or Transform((), target.grid, source.grid), target, source)
     grid = _coarser(target.grid, options.spacing)
     points = mapped(grid.points())
     weight = _region(region, source).at(points, outside=0.0)
-    pair = _pair(target, source, grid, points, options)
+    pair = _pair(target, source, grid, points, options.contrast)
     return float(_correlation(*pair, weight))
 
 
@@ -173,7 +184,8 @@ def organ_image(image: Any, transform: Transform | None, template: Any, region: 
     Returns:
         (m,) float32, the same m points for every volume.
     """
-    volume, target = _normalised(read_volume(image)), read_volume(template)
+    volume, target = read_volume(image), read_volume(template)
+    volume = _scaled(volume, *_window(volume))
     mask = _region(region, target)
     grid = _organ_grid(target.grid, mask, np.eye(4), 2 * options.spacing, options)
     points = grid.points()
@@ -369,7 +381,7 @@ def _refine(target: Volume, source: Volume, mask: Volume, matrix: np.ndarray, op
             continue
         if frame is None:
             frame = _frame(grid.points()[organ].numpy())
-        pair = _pair(target, source, grid, points, options, matrix)
+        pair = _pair(target, source, grid, points, options.affine_contrast, matrix)
         parameters = _fit(*pair, grid, _near(organ, grid.spacing, options.rim) > 0, *frame, parameters, options)
     if frame is None:
         return matrix
@@ -429,7 +441,7 @@ def _alike(target: Volume, source: Volume, mask: Volume, matrix: np.ndarray, opt
     """Correlation over the organ, on the voxels of the coarsest deformable level."""
     grid = _organ_grid(target.grid, mask, matrix, len(options.iterations) * options.spacing, options)
     points = Affine(torch.from_numpy(matrix))(grid.points())
-    pair = _pair(target, source, grid, points, options, matrix)
+    pair = _pair(target, source, grid, points, options.contrast, matrix)
     return float(_correlation(*pair, mask.at(points, outside=0.0)))
 
 
@@ -453,7 +465,7 @@ def _deform(
     """
     grid = _organ_grid(target.grid, mask, matrix, level * options.spacing, options)
     points = grid.points()
-    pair = _pair(target, source, grid, Affine(torch.from_numpy(matrix))(points), options, matrix)
+    pair = _pair(target, source, grid, Affine(torch.from_numpy(matrix))(points), options.contrast, matrix)
     start = None if found is None else found(points) - points
     return Displacement(_demons(*pair, grid, start, options.iterations[-level], options), grid)
 
@@ -492,14 +504,27 @@ def _demons(
 # Images ----------------------------------------------------------------------------------------------------------
 
 
-def _normalised(volume: Volume) -> Volume:
-    """Intensities between the percentiles, 0 to 1."""
+def _normalised(fixed: Volume, moving: Volume, options: Settings) -> tuple[Volume, Volume]:
+    """Intensities from 0 to 1 between the percentiles of each volume; in one window where intensities are compared."""
+    windows = [_window(volume) for volume in (fixed, moving)]
+    if options.contrast is None or options.affine_contrast is None:
+        lows, highs = zip(*windows, strict=True)
+        windows = [(min(lows), max(highs))] * 2
+    return tuple(_scaled(volume, *window) for volume, window in zip((fixed, moving), windows, strict=True))
+
+
+def _scaled(volume: Volume, low: float, high: float) -> Volume:
+    return Volume(volume.name, ((volume.values - low) / (high - low)).clamp(0, 1), volume.grid)
+
+
+def _window(volume: Volume) -> tuple[float, float]:
+    """The percentiles of the intensities, or their extremes where the percentiles are one value."""
     low, high = np.percentile(volume.values, CLIP)
     if not high > low:  # a few bright voxels in an empty image
-        low, high = float(volume.values.min()), float(volume.values.max())
+        low, high = volume.values.min(), volume.values.max()
     if not high > low:
         raise RegistrationError(f"{volume.name} is constant, every voxel is {low:g}; export it again or leave it out.")
-    return Volume(volume.name, ((volume.values - float(low)) / float(high - low)).clamp(0, 1), volume.grid)
+    return float(low), float(high)
 
 
 def _between(transform: Transform, target: Volume, source: Volume) -> Transform:
@@ -533,15 +558,22 @@ def _pair(
     source: Volume,
     grid: Grid,
     points: Tensor,
-    options: Settings,
+    window: float | None,
     matrix: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Both images on a grid, the moving one read at ``points``, with their local mean and contrast taken out."""
+    """Both images on a grid, the moving one read at ``points``.
+
+    Args:
+        window: see :func:`_locally_normalised`.
+    """
     fixed, moving = target.smoothed(grid).at(grid.points()), source.smoothed(grid, matrix).at(points)
-    return tuple(_locally_normalised(values, grid.spacing, options.contrast) for values in (fixed, moving))
+    return tuple(_locally_normalised(values, grid.spacing, window) for values in (fixed, moving))
 
 
-def _locally_normalised(values: Tensor, spacing: np.ndarray, window: float) -> Tensor:
+def _locally_normalised(values: Tensor, spacing: np.ndarray, window: float | None) -> Tensor:
+    """(X, Y, Z) with its mean and contrast taken out in a Gaussian window of mm within the slice; None leaves them."""
+    if window is None:
+        return values
     thick = _thick_axis(spacing)
     sigma = np.array([0 if axis == thick else window / spacing[axis] for axis in range(3)])
     array = values.numpy()

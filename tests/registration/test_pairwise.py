@@ -25,7 +25,7 @@ from custom.registration import (
     use_threads,
     warp_label,
 )
-from custom.registration.pairwise import _match
+from custom.registration.pairwise import Settings, _match, _normalised
 
 SHIFT = np.array([4.0, -5.0, 2.0])  # mm, 6.7 long
 SHIFT *= 7.0 / np.linalg.norm(SHIFT)
@@ -153,6 +153,24 @@ def test_contrast_may_change(pair):
     assert dice(warp_label(region, transform) > 0, truth > 0) > 0.93
 
 
+def test_intensities_themselves_may_be_compared(pair):
+    """Without local contrast, as for CT: what else a scan holds does not change what its intensities mean."""
+    (fixed, truth), (moving, region) = pair
+    values = moving.as_tensor().clone()
+    values[:, :8] = 3 * values.max()  # a bright table along one side, far from the organ, in one of the scans
+    table = MetaTensor(values, affine=moving.affine)
+    points = np.random.default_rng(2).uniform(-20, 20, (200, 3))
+    transform = register(fixed, table, region=region, contrast=None, affine_contrast=None)
+    assert np.linalg.norm((map_points(points, transform).numpy() - points).mean(axis=0) - SHIFT) < 0.5
+    assert dice(warp_label(region, transform) > 0, truth > 0) > 0.95
+    target, source = _normalised(read_volume(fixed), read_volume(table), Settings(affine_contrast=None))
+    slopes = []
+    for volume, raw in ((target, fixed), (source, table)):
+        inside = (volume.values > 0.01) & (volume.values < 0.9)
+        slopes.append(np.polyfit(raw.as_tensor()[0][inside], volume.values[inside], 1))
+    np.testing.assert_allclose(*slopes, rtol=1e-3)
+
+
 def test_threads_do_not_change_the_result(pair):
     (fixed, _), (moving, region) = pair
     points = np.random.default_rng(3).uniform(-25, 25, (100, 3))
@@ -224,6 +242,9 @@ def test_faults_are_named(pair, transform):
         register(fixed, moving, spacings=2.0)
     for setting, message in [
         ({"spacing": 0}, "spacing: 0 must be positive"),
+        ({"contrast": 0}, "contrast: 0 must be positive"),
+        ({"affine_contrast": -1}, "affine_contrast: -1 must be positive"),
+        ({"spacing": None}, "spacing: None must be positive"),
         ({"iterations": 5}, "iterations: 5 must be a list"),
         ({"scales": []}, r"scales: \[\] must be a list"),
         ({"turns": []}, r"turns: \[\] must be a list of degrees"),
