@@ -49,19 +49,19 @@ class Settings:
         scales: sizes of the fixed organ over the moving one that are tried.
         turns: rotations about the slice axis that are tried, degrees. Quarter turns join them where one field of view
             is longer along its columns and the other along its rows.
-        candidates: how many of the best places are refined to an affine map; 0 takes world coordinates as they are.
-            Where a result is bad, more of them, more scales and more turns search further.
+        candidates: how many of the best places are refined to an affine map, beside the one where the headers put the
+            organ; 0 takes that one alone. Where a result is bad, more of them, more scales and turns search further.
         reach: standard deviation, in mm within the slice, of where the organ may lie from the middle of the image.
         stack_reach: standard deviation, in mm across slices, of the same, where both volumes are stacks of thick
-            slices: those are planned to the organ, thin ones may be of a whole trunk.
+            slices: those of a heart are planned to it, those of a trunk need more.
         context: what belongs to the template around the organ, mm.
         rim: what the affine fit sees around the organ, mm.
         stretch: standard deviation of the affine fit's departures from a shift (strain and rotation), without unit.
         margin: what the deformable step sees around the organ, mm.
-        contrast: standard deviation, in mm, of the window in which mean and contrast are taken out for the search and
-            the deformable step. None compares the intensities themselves, which must mean the same in both volumes, as
+        contrast: standard deviation, in mm, of the window in which mean and contrast are taken out for the
+            deformable step. None compares the intensities themselves, which must mean the same in both volumes, as
             in CT.
-        affine_contrast: the same for the affine fit.
+        affine_contrast: the same for the search and the affine fit.
         affine_iterations: at most, for each candidate and level.
         iterations: of the deformable step, from coarse to fine.
         smoothing: standard deviation of the displacement's smoothing, in voxels of the level.
@@ -80,7 +80,7 @@ class Settings:
     contrast: float | None = 20.0
     affine_contrast: float | None = 20.0
     affine_iterations: int = 15
-    iterations: tuple[int, ...] = (40, 40, 20)
+    iterations: tuple[int, ...] = (40, 40, 10)
     smoothing: float = 3.0
 
     def __post_init__(self) -> None:
@@ -129,7 +129,8 @@ def register(
     if start is not None:
         candidates = [_nearest_affine(_between(start, target, source), mask, options)]
     else:
-        candidates = _locate(target, source, mask, options) if options.candidates else [np.eye(4)]
+        # the headers may be right: where scans of one protocol agree, nothing is found better than that
+        candidates = [*_locate(target, source, mask, options), np.eye(4)] if options.candidates else [np.eye(4)]
     attempts = []
     for candidate in candidates:
         matrix = _refine(target, source, mask, candidate, options)
@@ -200,7 +201,7 @@ def organ_image(image: Any, transform: Transform | None, template: Any, region: 
 def _locate(target: Volume, source: Volume, mask: Volume, options: Settings) -> list[np.ndarray]:
     """Where the moving organ may lie in the fixed image: matrices from fixed to moving, the likeliest first."""
     grid = _coarser(target.grid, 2.5 * options.spacing)
-    image = _locally_normalised(target.smoothed(grid).at(grid.points()), grid.spacing, options.contrast)
+    image = _locally_normalised(target.smoothed(grid).at(grid.points()), grid.spacing, options.affine_contrast)
     along = slice_axis(target.grid.affine, target.grid.shape)
     reach = np.full(3, options.reach)
     stacks = _thick_axis(target.grid.spacing) is not None and _thick_axis(source.grid.spacing) is not None
@@ -284,7 +285,7 @@ def _template(grid: Grid, source: Volume, mask: Volume, matrix: np.ndarray, opti
     weight = _near(organ, box.spacing, options.context) * known
     organ = grid.to_voxels(_box(mask, 0.0) @ back[:3, :3].T + back[:3, 3])
     middle = (organ.min(axis=0) + organ.max(axis=0)) / 2 - low
-    return _locally_normalised(values, box.spacing, options.contrast), weight, low, middle
+    return _locally_normalised(values, box.spacing, options.affine_contrast), weight, low, middle
 
 
 def _nearest_affine(transform: Transform, mask: Volume, options: Settings) -> np.ndarray:
@@ -441,7 +442,7 @@ def _alike(target: Volume, source: Volume, mask: Volume, matrix: np.ndarray, opt
     """Correlation over the organ, on the voxels of the coarsest deformable level."""
     grid = _organ_grid(target.grid, mask, matrix, len(options.iterations) * options.spacing, options)
     points = Affine(torch.from_numpy(matrix))(grid.points())
-    pair = _pair(target, source, grid, points, options.contrast, matrix)
+    pair = _pair(target, source, grid, points, options.affine_contrast, matrix)
     return float(_correlation(*pair, mask.at(points, outside=0.0)))
 
 
