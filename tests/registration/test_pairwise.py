@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import math
 import re
 import subprocess
 import sys
@@ -12,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from scenes import image_on, scanner
 from scipy.ndimage import gaussian_filter
 
 from custom.errors import SettingError
 from custom.registration import (
-    Grid,
     RegistrationError,
     map_points,
     read_volume,
@@ -31,44 +30,9 @@ SHIFT = np.array([4.0, -5.0, 2.0])  # mm, 6.7 long
 SHIFT *= 7.0 / np.linalg.norm(SHIFT)
 
 
-def texture(points: np.ndarray, seed: int = 0) -> np.ndarray:
-    """A smooth random image of space, RAS mm."""
-    random = np.random.default_rng(seed)
-    waves = random.normal(size=(60, 3)) / 18.0
-    phases, heights = random.uniform(0, 2 * np.pi, 60), random.normal(size=60)
-    return np.sin(points @ waves.T + phases) @ heights
-
-
-def organ(points: np.ndarray) -> np.ndarray:
-    """Two classes: a ball of 30 mm about the origin, with a core."""
-    radius = np.linalg.norm(points, axis=-1)
-    return (radius < 30).astype(np.int16) + (radius < 15)
-
-
-def image_on(grid: Grid, move: np.ndarray) -> tuple[MetaTensor, MetaTensor]:
-    """The scene, moved, as this scanner sees it: image and labels."""
-    points = grid.points().numpy() - move
-    values = texture(points) + 8.0 * (organ(points) > 0) + 5.0 * (organ(points) > 1)
-    affine = torch.from_numpy(grid.affine)
-    return (
-        MetaTensor(torch.from_numpy(values.astype(np.float32))[None], affine=affine),
-        MetaTensor(torch.from_numpy(organ(points))[None], affine=affine),
-    )
-
-
 def dice(a: MetaTensor, b: MetaTensor) -> float:
     a, b = a.as_tensor(), b.as_tensor()
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
-
-
-def scanner(shape, spacing, angle: float) -> Grid:
-    """Axes turned about all three directions, the middle at the origin."""
-    c, s = math.cos(angle), math.sin(angle)
-    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-    affine = np.eye(4)
-    affine[:3, :3] = turn * spacing
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return Grid(tuple(shape), affine)
 
 
 FIXED = scanner((90, 80, 16), (1.5, 1.5, 6.0), 0.3)
