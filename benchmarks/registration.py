@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import statistics
 import subprocess
@@ -22,6 +23,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from custom.registration import Pair, Transform
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "bundles" / "cctr_synapse" / "configs"
@@ -58,7 +63,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace) -> None:
     """Run the methods on every pair, append their rows, and print the table."""
     from custom.data import load_sections, split_folder
-    from custom.registration import atlas_pairs
+    from custom.registration import atlas_pairs, leading_pairs
 
     parser = _config(arguments)
     splits = arguments.split_dir or split_folder(arguments.dataset_dir, str(ROOT / "splits" / _layout(arguments)))
@@ -73,9 +78,14 @@ def measure(arguments: argparse.Namespace) -> None:
     settings = parser["settings"]
     classes = range(1, len(parser.get_parsed_content("class_names")) + 1)
     table = arguments.output_dir / "pairs.csv"
+    _same_run(arguments.output_dir / "settings.json", {"settings": settings, "leading": parser["leading"]})
+    _end_last_line(table)
     done = {(row["method"], row["fixed"], row["moving"]) for row in _rows(table)}
+    leads = leading_pairs(pairs, truth.values(), parser["group_by"], parser["leading"]) if parser["leading"] else {}
+    pairs = [*(pair for pair in pairs if pair not in leads), *leads]
+    found: dict[Pair, Transform | None] = {}
     if "ours" in arguments.methods and any(("ours", *pair) not in done for pair in pairs):
-        _ours(truth[pairs[0].fixed], truth[pairs[0].moving], settings)  # loads ITK, which takes seconds
+        _ours(truth[pairs[0].fixed], truth[pairs[0].moving], settings, None)  # loads ITK, which takes seconds
     composed = None
     if any(("composed", *pair) not in done for pair in pairs) and "composed" in arguments.methods:
         composed = _composing(arguments, parser, sections, others)
@@ -88,8 +98,13 @@ def measure(arguments: argparse.Namespace) -> None:
                 warped, seconds = _composed(composed, moving, *pair)
             elif method in OTHERS:
                 warped, seconds = _other(arguments, method, fixed, moving)
+            elif method == "before":
+                warped, seconds = _before(fixed, moving), 0.0
             else:
-                warped, seconds = (_before if method == "before" else _ours)(fixed, moving, settings)
+                lead = leads.get(pair)
+                if lead and lead not in found:  # of an earlier run
+                    found[lead] = _ours(truth[lead.fixed], truth[lead.moving], settings, None)[2]
+                warped, seconds, found[pair] = _ours(fixed, moving, settings, found.get(lead))
             scores = _dice(warped, fixed["label"], classes)
             _append(table, {"method": method, "fixed": pair.fixed, "moving": pair.moving, "seconds": seconds, **scores})
             mean = statistics.fmean(v for v in scores.values() if v == v)
@@ -117,23 +132,27 @@ def summary(table: Path, pairs: list[tuple[str, str]]) -> None:
 # Methods ---------------------------------------------------------------------------------------------------------
 
 
-def _before(fixed: dict, moving: dict, settings: dict) -> tuple:
+def _before(fixed: dict, moving: dict):
     from custom.registration import Transform, read_volume, warp_label
 
     grids = [read_volume(case["image"]).grid for case in (fixed, moving)]
-    return warp_label(moving["label"], Transform((), *grids))[0].numpy(), 0.0
+    return warp_label(moving["label"], Transform((), *grids))[0].numpy()
 
 
-def _ours(fixed: dict, moving: dict, settings: dict) -> tuple:
-    from custom.registration import RegistrationError, register, warp_label
+def _ours(fixed: dict, moving: dict, settings: dict, lead: Transform | None) -> tuple:
+    """Warped labels, seconds, the transform; from where the same patients' leading volumes ended."""
+    from custom.registration import RegistrationError, Transform, read_volume, register, warp_label
 
-    start = time.perf_counter()
+    begin = time.perf_counter()
+    pair = fixed["image"], moving["image"]
+    start = lead and Transform(lead.steps, *(read_volume(image).grid for image in pair))
     try:
-        transform = register(fixed["image"], moving["image"], region=moving["label"], **settings)
+        transform = register(*pair, region=moving["label"], start=start, **settings)
     except RegistrationError as error:
         print(error, flush=True)
-        return _nothing(fixed), time.perf_counter() - start
-    return warp_label(moving["label"], transform)[0].numpy(), time.perf_counter() - start
+        return _nothing(fixed), time.perf_counter() - begin, None
+    warped = warp_label(moving["label"], transform)[0].numpy()
+    return warped, time.perf_counter() - begin, transform
 
 
 def _composing(arguments: argparse.Namespace, parser, sections: dict, others: list):
@@ -146,7 +165,7 @@ def _composing(arguments: argparse.Namespace, parser, sections: dict, others: li
     runner = PairRunner(folder / "transforms", parser["settings"], limits=limits, workers=0)
     start = time.perf_counter()
     unlabelled = [{k: v for k, v in case.items() if k != "label"} for case in others]
-    options = {"plan": "template", "group_by": parser["group_by"], "figure_count": 0}
+    options = {"plan": "template", "figure_count": 0, "group_by": parser["group_by"], "leading": parser["leading"]}
     RegistrationWorkflow(runner, sections["training"], unlabelled, folder, **options).run()
     print(f"To the templates: {time.perf_counter() - start:.1f} s", flush=True)
     return Registrations(folder)
@@ -214,6 +233,20 @@ def _dice(warped, label: str, classes: range) -> dict[str, float]:
     return scores
 
 
+def _same_run(file: Path, state: dict) -> None:
+    """Rows of other settings are not to be mixed."""
+    if file.is_file() and json.loads(file.read_text()) != state:
+        raise SystemExit(f"{file} is of a run with other settings; give another --output_dir.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(state, indent=1))
+
+
+def _end_last_line(table: Path) -> None:
+    """Drop what a killed run wrote of its last row."""
+    if table.is_file() and not (text := table.read_bytes()).endswith(b"\n"):
+        table.write_bytes(text[: text.rfind(b"\n") + 1])
+
+
 def _rows(table: Path) -> list[dict[str, str]]:
     if not table.is_file():
         return []
@@ -222,8 +255,7 @@ def _rows(table: Path) -> list[dict[str, str]]:
 
 
 def _append(table: Path, row: dict) -> None:
-    table.parent.mkdir(parents=True, exist_ok=True)
-    new = not table.is_file()
+    new = not table.is_file() or not table.stat().st_size
     with table.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row))
         if new:

@@ -6,7 +6,16 @@ from custom.registration.figures import draw_pairs
 from custom.registration.fusion import fuse_labels
 from custom.registration.library import Registrations
 from custom.registration.pairwise import Settings, register, similarity, use_threads
-from custom.registration.plan import Pair, all_pairs, atlas_pairs, most_similar, read_plan, template_pairs, write_plan
+from custom.registration.plan import (
+    Pair,
+    all_pairs,
+    atlas_pairs,
+    leading_pairs,
+    most_similar,
+    read_plan,
+    template_pairs,
+    write_plan,
+)
 from custom.registration.quality import folded_fraction, inverse_error
 from custom.registration.record import Limits
 from custom.registration.runner import PairRunner, write_table
@@ -37,6 +46,7 @@ __all__ = [
     "inverse_error",
     "invert",
     "label_agreement",
+    "leading_pairs",
     "load_transform",
     "map_points",
     "most_similar",

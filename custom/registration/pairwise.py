@@ -13,7 +13,7 @@ coarse to fine within slices; across thick slices the volume keeps its own spaci
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
@@ -84,6 +84,16 @@ class Settings:
     smoothing: float = 3.0
 
     def __post_init__(self) -> None:
+        self._check()
+        # one spelling, so that 4 and 4.0 name the same stored result
+        for name in ("scales", "turns", "iterations"):
+            number = int if name == "iterations" else float
+            object.__setattr__(self, name, tuple(number(value) for value in getattr(self, name)))
+        for field in fields(self):
+            if field.type == "float" or (field.type == "float | None" and getattr(self, field.name) is not None):
+                object.__setattr__(self, field.name, float(getattr(self, field.name)))
+
+    def _check(self) -> None:
         lengths = ("spacing", "reach", "stack_reach", "context", "rim", "stretch", "margin", "smoothing")
         for name in (*lengths, "contrast", "affine_contrast"):
             value = getattr(self, name)
@@ -661,15 +671,21 @@ def _itk() -> Any:
     return itk
 
 
-def use_threads(count: int) -> None:
+def use_threads(count: int) -> int:
     """Set on how many threads ITK works in this process. The result does not depend on it.
+
+    Returns:
+        On how many it worked before.
 
     Raises:
         ValueError: fewer than one.
     """
     if count < 1:
         raise ValueError(f"threads: {count}; at least one.")
-    _itk().MultiThreaderBase.SetGlobalDefaultNumberOfThreads(count)
+    threader = _itk().MultiThreaderBase
+    before = threader.GetGlobalDefaultNumberOfThreads()
+    threader.SetGlobalDefaultNumberOfThreads(count)
+    return int(before)
 
 
 def _to_itk(values: Tensor, grid: Grid) -> Any:

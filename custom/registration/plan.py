@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 from custom.errors import SettingError
 from custom.files import replacing
 
-__all__ = ["Pair", "all_pairs", "atlas_pairs", "most_similar", "read_plan", "template_pairs", "write_plan"]
+__all__ = [
+    "Pair",
+    "all_pairs",
+    "atlas_pairs",
+    "leading_pairs",
+    "most_similar",
+    "read_plan",
+    "template_pairs",
+    "write_plan",
+]
 
 Case = Mapping[str, Any]
 
@@ -81,6 +90,28 @@ def most_similar(
         ranked = sorted(((similarity(case["case"], other), other) for other in others), key=lambda found: -found[0])
         pairs += [Pair(case["case"], other) for value, other in ranked[:count] if value > float("-inf")]
     return pairs
+
+
+def leading_pairs(pairs: Iterable[Pair], cases: Iterable[Case], group_by: str, leading: Any) -> dict[Pair, Pair]:
+    """For pairs of other groups the pair of the same two patients in the leading one, where it is among the pairs.
+
+    Args:
+        pairs: to look through.
+        cases: with "case", "patient" and the key ``group_by``.
+        group_by: see :func:`atlas_pairs`.
+        leading: value of that key. A patient with several volumes in that group leads nothing.
+    """
+    patients, leaders = {case["case"]: case["patient"] for case in cases}, {}
+    for case in cases:
+        if group_of(case, group_by) == leading:
+            leaders.setdefault(case["patient"], []).append(case["case"])
+    pairs, leads = list(pairs), {}
+    for pair in pairs:
+        found = [leaders.get(patients[name], []) for name in pair]
+        if all(len(names) == 1 for names in found):
+            leads[pair] = Pair(found[0][0], found[1][0])
+    there = set(pairs)
+    return {pair: lead for pair, lead in leads.items() if lead != pair and lead in there}
 
 
 def group_of(case: Case, group_by: str | None) -> Any:

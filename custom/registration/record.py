@@ -8,7 +8,8 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ import torch
 
 from custom.registration.pairwise import Settings, register, similarity, use_threads
 from custom.registration.quality import folded_fraction, inverse_error
-from custom.registration.storage import StorageError, content_hash, read_notes, save_transform
+from custom.registration.storage import StorageError, content_hash, load_transform, read_notes, save_transform
 from custom.registration.transform import Transform, invert, warp_label
-from custom.registration.volume import RegistrationError
+from custom.registration.volume import RegistrationError, read_volume
 
 __all__ = ["Job", "Limits", "blank_row", "finished", "job_for", "register_job"]
 
-VERSION = 1  # of the computation: one more makes every stored transform an old one
+VERSION = 2  # of the computation: one more makes every stored transform an old one
 Row = dict[str, Any]
 
 
@@ -51,6 +52,8 @@ class Job:
         fixed, moving: ids of the cases.
         fixed_image, moving_image: files.
         region: label map of the moving volume, or None for all of it.
+        start: file of a transform between volumes that lie where these do, from which the first attempt starts, or
+            None for none.
         attempts: settings of :func:`~custom.registration.register`, the next ones for a pair that failed with those
             before.
         limits: see :class:`Limits`.
@@ -62,19 +65,25 @@ class Job:
     fixed_image: str
     moving_image: str
     region: str | None
+    start: str | None
     attempts: tuple[Mapping[str, Any], ...]
     limits: Limits
     path: str
 
 
 def job_for(
-    fixed: Mapping[str, Any], moving: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]], limits: Limits, folder
+    fixed: Mapping[str, Any],
+    moving: Mapping[str, Any],
+    attempts: Sequence[Mapping[str, Any]],
+    limits: Limits,
+    folder: str | Path,
+    start: str | None = None,
 ) -> Job:
     """The job of two cases, its file named by the content of what is read and by the settings.
 
     Args:
         fixed, moving: cases with "case" and "image"; a "region" or else a "label" of the moving one marks the organ.
-        attempts, limits: see :class:`Job`.
+        attempts, limits, start: see :class:`Job`; the start is a result of another job, named by its content too.
         folder: for the result.
 
     Raises:
@@ -88,21 +97,21 @@ def job_for(
         "content": [f and _hash(f, os.stat(f).st_mtime_ns) for f in files],
         "attempts": [asdict(Settings(**settings)) for settings in attempts],
         "limits": asdict(limits),
+        "start": start and Path(start).name,
     }
     key = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
     path = str(Path(os.path.abspath(folder)) / f"{key[:32]}.transform")
-    return Job(fixed["case"], moving["case"], *files, tuple(dict(s) for s in attempts), limits, path)
+    return Job(fixed["case"], moving["case"], *files, start, tuple(dict(s) for s in attempts), limits, path)
 
 
 def finished(job: Job) -> Row | None:
-    """The row of a pair that was registered before; None where there is no file, or a damaged one, which goes."""
+    """The row of a pair that was registered before; None where there is no file, or a damaged one, to be replaced."""
     try:
         row = read_notes(job.path)["row"]
     except FileNotFoundError:
         return None
-    except StorageError as error:
+    except (StorageError, KeyError) as error:
         print(f"{error}", flush=True)
-        Path(job.path).unlink()
         return None
     return {**row, "fixed": job.fixed, "moving": job.moving, "transform": Path(job.path).name}
 
@@ -120,13 +129,18 @@ def register_job(job: Job) -> Row:
     """
     if row := finished(job):
         return row
-    one_thread()
+    with one_thread():
+        return _registered(job)
+
+
+def _registered(job: Job) -> Row:
     best: tuple[Row, Transform] | None = None
     errors, attempts = [], 0
-    for settings in job.attempts:
+    started = [(job.attempts[0], load_transform(job.start))] if job.start else []
+    for settings, start in [*started, *((settings, None) for settings in job.attempts)]:
         attempts += 1
         try:
-            row, transform = _attempt(job, settings)
+            row, transform = _attempt(job, settings, start)
         except RegistrationError as error:
             errors.append(str(error))
             continue
@@ -137,7 +151,8 @@ def register_job(job: Job) -> Row:
     row = blank_row(job.fixed, job.moving) | (best[0] if best else {"message": errors[-1]})
     row |= {"attempts": attempts, "transform": Path(job.path).name}
     save_transform(job.path, best[1] if best else None, row=row, message=row["message"])
-    return finished(job)  # as it is read: what was computed now and what was computed before are the same
+    # as it is read: what was computed now and what was computed before are the same
+    return finished(job) or {**row, "fixed": job.fixed, "moving": job.moving}
 
 
 def blank_row(fixed: str, moving: str) -> Row:
@@ -157,15 +172,23 @@ def blank_row(fixed: str, moving: str) -> Row:
     }
 
 
-def one_thread() -> None:
-    """A process a core: let ITK and torch work on one thread each."""
-    use_threads(1)
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A process a core: let ITK and torch work on one thread each, and on as many as before afterwards."""
+    before = torch.get_num_threads(), use_threads(1)
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        use_threads(before[1])
 
 
-def _attempt(job: Job, settings: Mapping[str, Any]) -> tuple[Row, Transform]:
+def _attempt(job: Job, settings: Mapping[str, Any], start: Transform | None) -> tuple[Row, Transform]:
     pair, region = (job.fixed_image, job.moving_image), job.region
-    transform = register(*pair, region=region, **settings)
+    if start is not None:
+        start = Transform(start.steps, *(read_volume(image).grid for image in pair))
+    transform = register(*pair, region=region, start=start, **settings)
     spacing = Settings(**settings).spacing
     row = {
         "similarity_before": similarity(*pair, region=region, **settings),

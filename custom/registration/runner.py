@@ -27,6 +27,7 @@ __all__ = ["PairRunner", "write_table"]
 MEMORY = 3 << 30  # bytes that a process may need: a few copies of a large CT
 TRIES = 3  # of a pair whose worker dies
 SHOWN = 5  # problems printed
+KILLED = "its process died again and again, for want of memory perhaps; use fewer --workers, and run again"
 
 
 class PairRunner:
@@ -68,30 +69,44 @@ class PairRunner:
         if workers is not None and workers < 0:
             raise SettingError(f"workers: {workers}; give the number of processes, or 0 to work in this one.")
         self.workers, self.scheduler = workers, scheduler
-        self._open, self._depth, self._connected = ExitStack(), 0, None
+        self._open, self._depth = ExitStack(), 0
+        self._connected = self._cluster = None
 
-    def __call__(self, pairs: Sequence[Pair], cases: Sequence[Mapping[str, Any]], name: str = "Registering") -> list:
+    def __call__(
+        self,
+        pairs: Sequence[Pair],
+        cases: Sequence[Mapping[str, Any]],
+        name: str = "Registering",
+        starts: Mapping[Pair, str] | None = None,
+    ) -> list[Row]:
         """Register pairs that are not yet done.
 
         Args:
             pairs: ids of cases.
             cases: those of the pairs: "case", "image", and of moving ones a "label" or "region" that marks the organ.
             name: for the progress bar.
+            starts: of some pairs, the file of a transform where the first attempt starts.
 
         Returns:
             A row a pair (see :func:`~custom.registration.record.register_job`), in the order of ``pairs``.
 
         Raises:
-            SettingError: a pair names a case that is not there, or the scheduler cannot be reached.
+            SettingError: a pair names a case that is not there, two images have one id, or the scheduler cannot be
+                reached, or is lost.
         """
-        by_id = {case["case"]: case for case in cases}
+        by_id: dict[str, Mapping[str, Any]] = {}
+        for case in cases:
+            if by_id.setdefault(case["case"], case)["image"] != case["image"]:
+                both = f"{by_id[case['case']]['image']} and {case['image']}"
+                raise SettingError(f"{case['case']} names two images, {both}; rename one of them.")
         if unknown := sorted({name for pair in pairs for name in pair} - set(by_id)):
             raise SettingError(f"plan: no such case: {', '.join(unknown[:5])}; the cases are {', '.join(by_id)}.")
         rows: dict[Pair, Row] = {}
         jobs: dict[Pair, Job] = {}
         for pair in dict.fromkeys(pairs):
             try:
-                job = job_for(by_id[pair.fixed], by_id[pair.moving], self.attempts, self.limits, self.folder)
+                two = by_id[pair.fixed], by_id[pair.moving]
+                job = job_for(*two, self.attempts, self.limits, self.folder, (starts or {}).get(pair))
             except (OSError, DataError) as error:
                 rows[pair] = _failed(pair, str(error))
                 continue
@@ -114,10 +129,10 @@ class PairRunner:
             for pair, job in jobs.items():
                 try:
                     yield pair, register_job(job)
-                except OSError as error:
-                    yield pair, _failed(pair, _explain(error))
+                except Exception as error:  # whatever it is, the other pairs do not hang on it
+                    yield pair, _failed(pair, _told(error))
             return
-        from dask.distributed import as_completed
+        from dask.distributed import KilledWorker, as_completed
 
         with self:
             client = self._client(len(jobs))
@@ -128,9 +143,17 @@ class PairRunner:
                 for pair, job in jobs.items()
             }
             for future in as_completed(futures):
-                error = future.exception()
                 pair = futures[future]
-                yield pair, future.result() if error is None else _failed(pair, _explain(error))
+                if future.cancelled():
+                    raise SettingError(
+                        f"scheduler: {client.scheduler.address} was lost; start it again, and run this again: the "
+                        "pairs that were finished are kept."
+                    )
+                error = future.exception()
+                if isinstance(error, KilledWorker):
+                    yield pair, _failed(pair, KILLED)
+                else:
+                    yield pair, future.result() if error is None else _failed(pair, _told(error))
 
     def __enter__(self) -> PairRunner:
         """Keep the processes, once started, for several calls: each loads ITK for seconds."""
@@ -141,14 +164,17 @@ class PairRunner:
         self._depth -= 1
         if self._depth == 0:
             self._open.close()
-            self._connected = None
+            self._connected = self._cluster = None
 
     def _client(self, jobs: int) -> Any:
         if self._connected is None:
-            self._connected = self._connect(jobs)
+            self._connected = self._connect()
+        if self._cluster is not None:  # grows with the work, and keeps what it has
+            most = self.workers or min(_fitting_workers(), jobs)
+            self._cluster.scale(max(most, len(self._cluster.worker_spec)))
         return self._connected
 
-    def _connect(self, jobs: int) -> Any:
+    def _connect(self) -> Any:
         import dask
         from dask.distributed import Client, LocalCluster
 
@@ -165,10 +191,12 @@ class PairRunner:
         # Each process works on one thread. Memory is bounded by their number: a limit would kill a worker whose large
         # pair is just what it was started for.
         options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
-        count = self.workers or min(_fitting_workers(), jobs)
-        self._open.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": TRIES - 1}))
-        cluster = self._open.enter_context(LocalCluster(n_workers=count, **options))
-        return self._open.enter_context(Client(cluster))
+        # a process takes its next pair when it is free: pairs differ in length by their retries
+        scheduling = {"allowed-failures": TRIES - 1, "worker-saturation": 1.0}
+        scheduling = {f"distributed.scheduler.{key}": value for key, value in scheduling.items()}
+        self._open.enter_context(dask.config.set(scheduling))
+        self._cluster = self._open.enter_context(LocalCluster(n_workers=0, **options))
+        return self._open.enter_context(Client(self._cluster))
 
 
 def write_table(path: str | Path, rows: Sequence[Row]) -> None:
@@ -198,9 +226,5 @@ def _failed(pair: Pair, message: str) -> Row:
     return {**blank_row(*pair), "message": message}
 
 
-def _explain(error: BaseException) -> str:
-    from dask.distributed import KilledWorker
-
-    if isinstance(error, KilledWorker):
-        return f"its process died {TRIES} times, for want of memory perhaps; use fewer --workers, and run again"
-    return f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)
+def _told(error: BaseException) -> str:
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"

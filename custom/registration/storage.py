@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def content_hash(path: str | Path) -> str:
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise StorageError(f"{path} is truncated or no gzip file ({error}); copy it again.") from error
     return digest.hexdigest()
 

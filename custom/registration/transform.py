@@ -57,15 +57,16 @@ class Displacement:
     def __call__(self, points: Tensor) -> Tensor:
         if not self.backward:
             return points + self._at(points)
-        x, step, before = points - self._at(points), 1.0, torch.inf
+        x = points - self._at(points)
+        step, before = torch.ones_like(points[..., :1]), torch.full_like(points[..., :1], torch.inf)
         for _ in range(INVERSE_ITERATIONS):
             error = points - x - self._at(x)
-            worst = float(error.abs().max()) if error.numel() else 0.0
-            if worst < INVERSE_TOLERANCE:
+            size = error.norm(dim=-1, keepdim=True)
+            if not (size >= INVERSE_TOLERANCE).any():
                 break
-            if worst >= before:  # overshoots where the field is steep
-                step = max(step / 2, 0.1)
-            x, before = x + step * error, worst
+            # overshoots where the field is steep, which is a matter of each point
+            step = torch.where(size >= before, (step / 2).clamp(min=0.1), step)
+            x, before = x + step * error, size
         return x
 
     def inverse(self) -> Displacement:

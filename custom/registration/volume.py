@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def read_volume(image: Any, label: bool = False) -> Volume:
     Raises:
         FileNotFoundError: the path is none.
         TypeError: a bare array, which has no geometry.
-        RegistrationError: not 3-D, sheared, NaN or infinite voxels, or a label map that holds no classes.
+        RegistrationError: a broken file, not 3-D, sheared, NaN or infinite voxels, or a label map without classes.
     """
     if isinstance(image, MetaTensor):
         name = str(image.meta.get("filename_or_obj", "MetaTensor"))
@@ -173,9 +174,12 @@ def read_volume(image: Any, label: bool = False) -> Volume:
         name = str(image)
         if not Path(image).is_file():
             raise FileNotFoundError(f"{name} is missing.")
-        file = nib.load(image)
-        affine = np.asarray(file.affine, dtype=np.float64)
-        array = np.array(file.dataobj, dtype=np.float32)
+        try:
+            file = nib.load(image)
+            affine = np.asarray(file.affine, dtype=np.float64)
+            array = np.array(file.dataobj, dtype=np.float32)
+        except (EOFError, OSError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+            raise RegistrationError(f"{name} cannot be read as a volume ({error}); copy or export it again.") from error
         values = torch.from_numpy(array.reshape(array.shape[:3] + tuple(n for n in array.shape[3:] if n > 1)))
     else:
         raise TypeError(f"found {type(image).__name__}; give a path or a MetaTensor, which hold the geometry.")

@@ -20,12 +20,13 @@ from custom.registration.plan import (
     all_pairs,
     atlas_pairs,
     group_of,
+    leading_pairs,
     most_similar,
     read_plan,
     template_pairs,
     write_plan,
 )
-from custom.registration.record import Row
+from custom.registration.record import Row, blank_row
 from custom.registration.runner import PairRunner, write_table
 from custom.registration.storage import load_transform
 from custom.registration.template import best_template, template_similarity
@@ -34,6 +35,7 @@ from custom.registration.transform import Transform, warp_label
 __all__ = ["PLANS", "RegistrationWorkflow"]
 
 PLANS = ("atlas", "template", "similar", "all")
+TEMPLATE_CANDIDATES = 6  # registered with each other: 30 registrations
 Case = Mapping[str, Any]
 
 
@@ -45,11 +47,14 @@ class RegistrationWorkflow:
     - "atlas": every labelled volume onto every unlabelled one;
     - "template": every volume to one labelled volume, so that N registrations give the map between any two
       (:class:`~custom.registration.Registrations` composes it). The template is the labelled volume whose labels
-      carry over best to the other labelled ones;
+      carry over best to the other labelled ones, of which the first few are tried;
     - "similar": the volumes most similar to each one onto it, compared in the template's space;
     - "all": every volume onto every other, n (n - 1) registrations;
 
     or the path of a JSON list of ["fixed", "moving"].
+
+    Where an unlabelled volume is the moving one, its organ is marked by the template's labels, warped; a pair for
+    which that is not to be had fails.
 
     Args:
         runner: registers.
@@ -59,12 +64,16 @@ class RegistrationWorkflow:
         plan: see above.
         group_by: key of the cases; only volumes that agree in it are registered with each other ("phase": diastole
             with diastole).
+        leading: value of that key, "ED" say. Its pairs are registered first, and those of the same two patients in
+            the other groups start where these ended, in place of a search. For volumes of a patient that lie in the
+            same coordinates, such as the frames of a cine series.
         similar_count: volumes for each one in the plan "similar".
         template: id of the template, in place of the choice.
         figure_count: pairs in the picture, the worst ones; 0 draws none.
 
     Raises:
-        SettingError: an unknown plan, a template that is no case, no labelled case, a negative number of pictures.
+        SettingError: an unknown plan or none, a template that is no case, no labelled case, a negative number of
+            pictures.
     """
 
     def __init__(
@@ -75,17 +84,24 @@ class RegistrationWorkflow:
         folder: str | Path,
         plan: str | Sequence[str] = ("atlas", "template"),
         group_by: str | None = None,
+        leading: Any = None,
         similar_count: int = 5,
         template: str | None = None,
         figure_count: int = 12,
     ) -> None:
         self.runner, self.folder = runner, Path(folder)
         self.labelled, self.unlabelled = list(labelled), [dict(case) for case in unlabelled]
-        self.group_by, self.similar_count, self.template = group_by, similar_count, template
+        self.group_by, self.leading = group_by, leading
+        self.similar_count, self.template = similar_count, template
         self.given = read_plan(plan) if isinstance(plan, str) and plan.endswith(".json") else None
         self.plan = () if self.given is not None else ((plan,) if isinstance(plan, str) else tuple(plan))
         if unknown := [name for name in self.plan if name not in PLANS]:
             raise SettingError(f"plan: {unknown[0]!r} is none of {', '.join(PLANS)}, and no .json file.")
+        if not self.plan and not self.given:
+            raise SettingError(f"plan: {plan} holds no pairs; name one or more of {', '.join(PLANS)}.")
+        if leading is not None and leading not in {group_of(case, group_by) for case in self.cases}:
+            print(f"leading: the {group_by} of no volume is {leading}: every pair is searched on its own.", flush=True)
+            self.leading = None
         if not self.labelled:
             raise SettingError("registration: no case is labelled; the label says where the organ is: label one.")
         if template is not None and template not in {case["case"] for case in self.labelled}:
@@ -122,45 +138,66 @@ class RegistrationWorkflow:
             add(self.given, "given")
         if "atlas" in self.plan:
             add(atlas_pairs(self.labelled, self.unlabelled, self.group_by), "atlas")
-        if {"template", "similar", "all"} & set(self.plan):
+        unlabelled = {case["case"] for case in self.unlabelled}
+        if {"template", "similar", "all"} & set(self.plan) or any(pair.moving in unlabelled for pair in roles):
             templates = self._templates()
             grouped = [case for case in self.cases if group_of(case, self.group_by) in templates]
             if left_out := len(self.cases) - len(grouped):
                 print(f"template: {left_out} volumes belong to groups without a labelled one: left out.", flush=True)
             to_template = template_pairs(grouped, templates, self.group_by)
             add(to_template, "template")
-            if {"similar", "all"} & set(self.plan):
-                rows = self.runner(list(roles), self.cases)
+            if set(self.plan) != {"template"}:
+                rows = self._register(to_template)
                 self._mark_organs(rows, templates)
                 if "all" in self.plan:
                     add(all_pairs(grouped, self.group_by), "all")
                 if "similar" in self.plan:
                     add(self._similar(rows, grouped, templates), "similar")
         write_plan(self.folder / "plan.json", roles)
-        rows = self.runner(list(roles), self.cases)
+        rows = self._register(list(roles))
         rows = [{**row, "roles": " ".join(roles[Pair(row["fixed"], row["moving"])]), **self._path(row)} for row in rows]
         write_table(self.folder / "pairs.csv", rows)
         return rows
+
+    def _register(self, pairs: Sequence[Pair], cases: Sequence[Case] | None = None, name: str = "Registering") -> list:
+        """A row a pair, in their order; the leading group's pairs first, the others from where these ended."""
+        cases = self.cases if cases is None else cases
+        organs = {case["case"] for case in cases if case.get("label") or case.get("region")}
+        lost = [pair for pair in pairs if pair.moving not in organs]
+        message = "the template has no usable registration to the moving volume, which would mark its organ"
+        rows = {pair: {**blank_row(*pair), "message": message} for pair in lost}
+        pairs_left = [pair for pair in pairs if pair not in rows]
+        leads = {} if self.leading is None else leading_pairs(pairs_left, cases, self.group_by, self.leading)
+        first = [pair for pair in pairs_left if pair not in leads]
+        rows |= zip(first, self.runner(first, cases, name), strict=True)
+        usable = {pair: lead for pair, lead in leads.items() if rows[lead]["state"] == "usable"}
+        starts = {pair: str(self.runner.folder / rows[lead]["transform"]) for pair, lead in usable.items()}
+        rows |= zip(leads, self.runner(list(leads), cases, name, starts), strict=True)
+        return [rows[pair] for pair in pairs]
 
     def _path(self, row: Row) -> Row:
         """Where the transform is, seen from the table, so that both can be moved together."""
         return {"transform": row["transform"] and os.path.relpath(self.runner.folder / row["transform"], self.folder)}
 
     def _templates(self) -> dict[Any, str]:
-        """Value of ``group_by`` to the id of the template."""
-        templates = {}
-        for group in dict.fromkeys(group_of(case, self.group_by) for case in self.labelled):
+        """Value of ``group_by`` to the id of the template; of one patient in all groups where one of them leads."""
+        templates, patient = {}, None
+        groups = dict.fromkeys(group_of(case, self.group_by) for case in self.labelled)
+        for group in sorted(groups, key=lambda group: group != self.leading):
             labelled = [case for case in self.labelled if group_of(case, self.group_by) == group]
-            names = [case["case"] for case in labelled]
-            if self.template in names:
-                templates[group] = self.template
-                continue
-            rows = self.runner(all_pairs(labelled), labelled, name="Choosing a template")
-            transforms = {Pair(row["fixed"], row["moving"]): self._loaded(row) for row in rows}
-            templates[group] = best_template(labelled, transforms)
-            about = "" if group is None else f" of {self.group_by} {group}"
-            print(f"Template{about}: {templates[group]}, of {len(names)} labelled volumes.", flush=True)
+            given = [case for case in labelled if case["case"] == self.template or case["patient"] == patient]
+            templates[group] = given[0]["case"] if given else self._choose(labelled, group)
+            if self.leading is not None and patient is None:
+                patient = next(case["patient"] for case in labelled if case["case"] == templates[group])
         return templates
+
+    def _choose(self, labelled: Sequence[Case], group: Any) -> str:
+        labelled = labelled[:TEMPLATE_CANDIDATES]
+        rows = self._register(all_pairs(labelled), labelled, "Choosing a template")
+        template = best_template(labelled, {Pair(row["fixed"], row["moving"]): self._loaded(row) for row in rows})
+        about = "" if group is None else f" of {self.group_by} {group}"
+        print(f"Template{about}: {template}, of {len(labelled)} labelled volumes.", flush=True)
+        return template
 
     def _loaded(self, row: Row) -> Transform | None:
         if row["state"] != "usable":
@@ -178,7 +215,7 @@ class RegistrationWorkflow:
             label = warp_label(by_id[row["moving"]]["label"], transform)
             case["region"] = str(self.folder / "regions" / f"{case['case']}.nii.gz")
             with replacing(case["region"]) as temporary:
-                nib.save(nib.Nifti1Image(label[0].numpy().astype(np.uint8), label.affine.numpy()), temporary)
+                nib.save(nib.Nifti1Image(label[0].numpy().astype(np.int16), label.affine.numpy()), temporary)
 
     def _similar(self, rows: Sequence[Row], cases: Sequence[Case], templates: Mapping[Any, str]) -> list[Pair]:
         by_id = {case["case"]: case for case in cases}

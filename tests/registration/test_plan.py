@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from custom.errors import SettingError
-from custom.registration import Pair, all_pairs, atlas_pairs, most_similar, read_plan, template_pairs, write_plan
+from custom.registration import (
+    Pair,
+    all_pairs,
+    atlas_pairs,
+    leading_pairs,
+    most_similar,
+    read_plan,
+    template_pairs,
+    write_plan,
+)
 
 ED = [{"case": f"{name}_ed", "phase": "ED"} for name in "abcd"]
 ES = [{"case": f"{name}_es", "phase": "ES"} for name in "abcd"]
@@ -24,6 +33,17 @@ def test_all_pairs_are_quadratic_and_those_of_a_template_linear():
     assert len(pairs) == 6
     assert {pair.moving for pair in pairs if pair.fixed.endswith("ed")} == {"b_ed"}
     assert template_pairs(ED, {None: "a_ed"}) == [Pair(f"{n}_ed", "a_ed") for n in "bcd"]
+
+
+def test_pairs_of_one_group_lead_those_of_the_same_patients():
+    cases = [{**case, "patient": case["case"][0]} for case in [*ED, *ES]]
+    pairs = atlas_pairs(cases, cases[:2] + cases[4:7], "phase")
+    leads = leading_pairs(pairs, cases, "phase", "ED")
+    assert leads[Pair("b_es", "d_es")] == Pair("b_ed", "d_ed")
+    # those of the leading group have none, nor has a pair whose lead is not in the plan
+    assert set(leads) == {Pair(f"{f}_es", f"{m}_es") for f in "ab" for m in "abcd" if f != m}
+    twice = [*cases, {"case": "b_other", "patient": "b", "phase": "ED"}]
+    assert not any("b_es" in pair for pair in leading_pairs(pairs, twice, "phase", "ED"))
 
 
 def test_the_most_similar_ones_in_their_order():

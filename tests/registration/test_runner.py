@@ -240,10 +240,12 @@ def test_a_worker_that_dies_loses_its_pair_only_and_that_is_retried(cases, finis
 SCRIPT = """
 import sys, json
 from pathlib import Path
-from custom.registration import PairRunner, all_pairs, write_table
+from custom.registration import PairRunner, RegistrationWorkflow
 folder, cases, settings = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
-rows = PairRunner(folder / "transforms", settings, workers=0)(all_pairs(cases), cases)
-write_table(folder / "pairs.csv", rows)
+runner = PairRunner(folder / "transforms", settings, workers=0)
+unlabelled = [{k: v for k, v in case.items() if k != "label"} for case in cases[2:]]
+print("begins", flush=True)
+RegistrationWorkflow(runner, cases[:2], unlabelled, folder, plan="all").run()
 """
 
 
@@ -253,18 +255,28 @@ def test_killed_at_any_moment_the_table_is_that_of_an_uninterrupted_run(cases, t
         arguments = [str(folder), json.dumps(cases), json.dumps(QUICK)]
         folder.mkdir(exist_ok=True)
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env=environment)
+        command = [sys.executable, "-c", SCRIPT, *arguments]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "begins\n"
+        return process
 
+    process = start(tmp_path / "whole")
     began = time.monotonic()
-    assert start(tmp_path / "whole").wait() == 0
+    process.communicate()
     took = time.monotonic() - began
+    assert process.returncode == 0
     moments = random.Random(0)
     for _ in range(5):
         process = start(tmp_path / "killed")
-        time.sleep(moments.uniform(0.4, 0.95) * took)
+        time.sleep(moments.uniform(0.0, 0.25) * took)
         process.kill()
-        process.wait()
-    assert start(tmp_path / "killed").wait() == 0
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    done = len(list((tmp_path / "killed" / "transforms").glob("*.transform")))
+    assert 0 < done < 6
+    process = start(tmp_path / "killed")
+    process.communicate()
+    assert process.returncode == 0
     tables = [(tmp_path / name / "pairs.csv").read_bytes() for name in ("whole", "killed")]
     assert tables[0] == tables[1]
     with (tmp_path / "whole" / "pairs.csv").open(newline="") as file:

@@ -21,6 +21,7 @@ from custom.registration import (
     RegistrationWorkflow,
     Transform,
     best_template,
+    load_transform,
     read_plan,
     read_volume,
 )
@@ -144,6 +145,30 @@ def test_groups_are_registered_within_themselves(cases, tmp_path, capsys):
     assert not Registrations(tmp_path).usable("a", "b")
 
 
+def test_groups_start_where_the_leading_one_ended(cases, tmp_path, capsys):
+    def two(name: str) -> list[dict]:
+        """Two frames of one patient, the same image twice."""
+        return [{**cases[name], "case": f"{name}{p}", "patient": name, "phase": p} for p in ("ES", "ED")]
+
+    labelled, unlabelled = [*two("a"), *two("b")], [{**case, "label": None} for case in two("c")]
+    runner = PairRunner(tmp_path / "t", {**QUICK, "iterations": (0, 0)}, workers=0)
+    options = {"group_by": "phase", "plan": ["atlas", "template"], "figure_count": 0}
+    RegistrationWorkflow(runner, labelled, unlabelled, tmp_path, leading="ED", **options).run()
+    rows = table(tmp_path)
+    assert {p.moving for p, row in rows.items() if "template" in row["roles"]} in ({"aED", "aES"}, {"bED", "bES"})
+    assert Pair("cES", "aES") in rows and {row["state"] for row in rows.values()} == {"usable"}
+    led = {pair: row for pair, row in rows.items() if pair.fixed.endswith("ES")}
+    for pair, row in led.items():
+        assert error_mm(load_transform(tmp_path / row["transform"]), pair.fixed[0], pair.moving[0]) < 3
+        assert row["transform"] not in {other["transform"] for p, other in rows.items() if p not in led}
+    capsys.readouterr()
+    RegistrationWorkflow(runner, labelled, unlabelled, tmp_path / "none", leading="diastole", **options).run()
+    assert "leading: the phase of no volume is diastole: every pair is searched on its own" in capsys.readouterr().out
+    # with no leading group the two frames, of one content, are one pair
+    alone = table(tmp_path / "none")
+    assert Path(alone[Pair("cES", "aES")]["transform"]).name == Path(alone[Pair("cED", "aED")]["transform"]).name
+
+
 def test_the_template_can_be_named_and_a_plan_given(cases, tmp_path):
     shared = PairRunner(tmp_path / "shared", QUICK, workers=0)
     workflow(tmp_path / "b", cases, shared, plan="template", template="b").run()
@@ -199,4 +224,4 @@ def test_no_registration_yet(tmp_path):
 
 def test_labels_of_regions_are_files_that_others_read(run):
     file = nib.load(run / "regions" / "c.nii.gz")
-    assert file.get_data_dtype() == np.uint8 and set(np.unique(np.asarray(file.dataobj))) == {0, 1, 2}
+    assert file.get_data_dtype() == np.int16 and set(np.unique(np.asarray(file.dataobj))) == {0, 1, 2}
