@@ -38,7 +38,16 @@ class Registrations:
         with table.open(newline="", encoding="utf-8") as file:
             self.rows = {Pair(row["fixed"], row["moving"]): row for row in csv.DictReader(file)}
         self._template = {p.fixed: p.moving for p, row in self.rows.items() if "template" in row["roles"].split()}
+        self._kept = kept
         self._load = functools.lru_cache(maxsize=kept)(load_transform)
+
+    def __getstate__(self) -> dict:
+        """For the processes of a data loader: each reads for itself."""
+        return {name: value for name, value in vars(self).items() if name != "_load"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._load = functools.lru_cache(maxsize=self._kept)(load_transform)
 
     def usable(self, fixed: str, moving: str) -> bool:
         """Whether there is a map between two cases that is good enough for training."""
@@ -48,7 +57,7 @@ class Registrations:
         """From the points of one case to those of another: as registered, else composed through the template.
 
         Args:
-            fixed, moving: ids.
+            fixed, moving: ids, of two cases.
             usable: False takes what was registered between the two even where it is marked unusable.
 
         Raises:

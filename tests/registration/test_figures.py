@@ -205,7 +205,8 @@ def test_the_workflow_draws(tmp_path, fixed, moving, monkeypatch):
     """With a runner that finds everything done."""
     runner = PairRunner(tmp_path / "transforms", workers=0)
     save_transform(tmp_path / "transforms" / "a.transform", shift(STRAIGHT))
-    monkeypatch.setattr(PairRunner, "__call__", lambda self, pairs, cases: [row("moving", transform="a.transform")])
+    found = row("moving", transform="a.transform")
+    monkeypatch.setattr(PairRunner, "__call__", lambda self, pairs, *_: len(pairs) * [found])
     RegistrationWorkflow(runner, [moving], [fixed], tmp_path / "none", plan="atlas", figure_count=0).run()
     assert not (tmp_path / "none" / "pairs.png").exists()
     RegistrationWorkflow(runner, [moving], [fixed], tmp_path / "out", plan="atlas").run()

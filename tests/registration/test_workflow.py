@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 import shutil
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def test_any_two_volumes_are_joined(run):
                 transform = registrations.between(fixed, moving)
                 assert error_mm(transform, fixed, moving) < 3, (fixed, moving)
                 assert transform.fixed.shape == transform.moving.shape == (44, 40, 14)
+    copy = pickle.loads(pickle.dumps(registrations))  # as for the processes of a data loader
+    assert error_mm(copy.between("c", "d"), "c", "d") < 3
     assert not registrations.usable("a", "x")
     with pytest.raises(RegistrationError, match="a and x have no usable registration"):
         registrations.between("a", "x")
