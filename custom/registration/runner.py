@@ -179,7 +179,7 @@ class PairRunner:
         from dask.distributed import Client, LocalCluster
 
         for name in [n for n in logging.root.manager.loggerDict if n.split(".")[0] == "distributed"]:
-            logging.getLogger(name).setLevel(logging.ERROR)  # every start and end of a process is news to it
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # every start and end of a process is news to it
         if self.scheduler is not None:
             try:
                 return self._open.enter_context(Client(self.scheduler, timeout=10))
@@ -190,7 +190,7 @@ class PairRunner:
                 ) from error
         # Each process works on one thread. Memory is bounded by their number: a limit would kill a worker whose large
         # pair is just what it was started for.
-        options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
+        options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0"}
         # a process takes its next pair when it is free: pairs differ in length by their retries
         scheduling = {"allowed-failures": TRIES - 1, "worker-saturation": 1.0}
         scheduling = {f"distributed.scheduler.{key}": value for key, value in scheduling.items()}

@@ -243,10 +243,11 @@ def test_an_image_in_lps_is_read_as_such(pair):
     np.testing.assert_allclose(read_volume(lps).grid.affine, read_volume(fixed).grid.affine)
 
 
-def test_only_registering_loads_itk():
+def test_only_registering_loads_itk_and_dask():
     """MONAI imports the lazy package `itk`; its compiled modules, which take seconds, are not touched."""
     code = "import sys, custom.registration, custom.data, custom.losses; "
-    code += "assert not [m for m in sys.modules if m.startswith('itk.') and m.endswith('Python')]"
+    code += "assert not [m for m in sys.modules if m.startswith('itk.') and m.endswith('Python')]; "
+    code += "assert not {'dask', 'distributed'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

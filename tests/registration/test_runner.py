@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -190,51 +192,71 @@ def test_the_result_does_not_depend_on_the_processes(cases, finished, tmp_path):
     assert runner(tmp_path, workers=2)(pairs_of(cases), cases) == rows
 
 
-def test_a_worker_that_dies_loses_its_pair_only_and_that_is_retried(cases, finished, tmp_path):
-    """A scheduler and two workers of their own, as on several machines; one worker is killed at work."""
+@contextmanager
+def dask_of_its_own(folder: Path, workers: int) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """A running scheduler and its workers, as on several machines: its address, and the processes, itself first."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "fork"}
-    file = tmp_path / "scheduler.json"
-    options = {"cwd": tmp_path, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    file = folder / "scheduler.json"
+    options = {"cwd": folder, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     scheduler = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     worker = ["distributed.cli.dask_worker", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
     processes = [
-        subprocess.Popen([sys.executable, "-m", *scheduler, "--scheduler-file", str(file)], **options),
-        *(
-            subprocess.Popen([sys.executable, "-m", *worker, "--scheduler-file", str(file)], **options)
-            for _ in range(2)
-        ),
+        subprocess.Popen([sys.executable, "-m", *program, "--scheduler-file", str(file)], **options)
+        for program in (scheduler, *[worker] * workers)
     ]
     try:
-        from dask.distributed import Client
-
         until = time.monotonic() + 60
         while not file.is_file():
             assert time.monotonic() < until
             time.sleep(0.2)
-        with Client(scheduler_file=str(file)) as client:
-            address = client.scheduler.address
-            client.wait_for_workers(2, timeout=60)
-            stop = threading.Event()
-
-            def kill_one_at_work() -> None:
-                while not stop.is_set():
-                    if all(client.processing().values()):  # both have a pair
-                        processes[1].kill()
-                        return
-                    time.sleep(0.05)
-
-            killer = threading.Thread(target=kill_one_at_work)
-            killer.start()
-            rows = runner(tmp_path / "t", workers=None, scheduler=address)(all_pairs(cases), cases)
-            stop.set()
-            killer.join()
-        assert processes[1].wait(10) == -signal.SIGKILL
+        yield json.loads(file.read_text())["address"], processes
     finally:
         for process in processes:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def killed_when(ready: Callable[[], bool], process: subprocess.Popen) -> Iterator[None]:
+    """Kill a process as soon as something is so."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.05):
+            if ready():
+                process.kill()
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+    assert process.wait(10) == -signal.SIGKILL
+
+
+def test_a_worker_that_dies_loses_its_pair_only_and_that_is_retried(cases, finished, tmp_path):
+    from dask.distributed import Client
+
+    with dask_of_its_own(tmp_path, 2) as (address, processes), Client(address) as client:
+        client.wait_for_workers(2, timeout=60)
+        with killed_when(lambda: all(client.processing().values()), processes[1]):  # both have a pair
+            rows = runner(tmp_path / "t", workers=None, scheduler=address)(all_pairs(cases), cases)
     assert [row["state"] for row in rows] == ["usable"] * 6
     assert [row for row in rows if row["moving"] == "a"] == finished[1]
+
+
+def test_a_scheduler_that_is_lost_is_named_and_what_was_finished_is_kept(cases, tmp_path):
+    with dask_of_its_own(tmp_path, 1) as (address, processes):
+        away = runner(tmp_path / "t", workers=None, scheduler=address)
+        with (
+            killed_when(lambda: any((tmp_path / "t").glob("*.transform")), processes[0]),
+            pytest.raises(SettingError, match=f"scheduler: {address} was lost; .* finished are kept"),
+        ):
+            away(all_pairs(cases), cases)
+    assert list((tmp_path / "t").glob("*.transform"))
 
 
 SCRIPT = """
