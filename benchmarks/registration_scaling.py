@@ -19,7 +19,6 @@ import time
 from itertools import permutations
 from pathlib import Path
 
-
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -174,7 +174,7 @@ def _btcv_case(root: Path, number: str) -> list[Case]:
 
 _ACDC = _Layout(
     there=lambda root, patient: (root / patient).is_dir(),
-    what="the patientNNN folders",
+    what="the patientNNN folders (ACDC), or img and label (Synapse/BTCV)",
     cases=_acdc_frames,
     images=_acdc_images,
 )
