@@ -19,16 +19,21 @@ from custom.losses.coral import (
     relational_anatomical_loss,
 )
 from custom.losses.gather import gather_embeddings
+from custom.losses.pixel_contrast import PixelContrastLoss, class_contrast, draw_pixels, pixels_at
 
 __all__ = [
     "ContrastiveLoss",
     "CoralLoss",
     "GCLLoss",
     "PCLLoss",
+    "PixelContrastLoss",
     "SimCLRLoss",
     "SupervisedContrastiveLoss",
+    "class_contrast",
+    "draw_pixels",
     "gather_embeddings",
     "ordinal_anatomical_loss",
+    "pixels_at",
     "relational_anatomical_loss",
     "same_quarter",
     "same_slice",

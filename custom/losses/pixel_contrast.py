@@ -1,0 +1,154 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Contrast between pixels by their class, on anchors drawn from each class (MCSC, CCT-R)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from custom.losses.coral import check_temperature
+
+
+def draw_pixels(labels: Tensor, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Draw up to ``count`` pixels of each class, at random and without repetition.
+
+    Args:
+        labels: (B, H, W), integers; a pixel below 0 is not drawn (unsure, or without a label).
+        count: at most, of each class.
+        generator: on the labels' device.
+
+    Returns:
+        (m,) int64, index into the flattened labels, and (m,) the classes; sorted by class, in random order within one.
+
+    Raises:
+        ValueError: another shape, or a count below 1.
+    """
+    if labels.ndim != 3 or labels.is_floating_point():
+        raise ValueError(f"labels must be integers of shape (B, H, W), found {labels.dtype} of {tuple(labels.shape)}.")
+    if count < 1:
+        raise ValueError(f"count must be at least 1, found {count}: the paper draws up to 1000 pixels a class.")
+    (pixels,) = (labels.flatten() >= 0).nonzero(as_tuple=True)
+    shuffled = pixels[torch.randperm(len(pixels), generator=generator, device=labels.device)]
+    classes, order = labels.flatten()[shuffled].sort(stable=True)
+    place = torch.arange(len(classes), device=classes.device) - _first_of_run(classes)
+    drawn = place < count
+    return shuffled[order][drawn], classes[drawn].long()
+
+
+def pixels_at(features: Tensor, index: Tensor) -> Tensor:
+    """Features of pixels that :func:`draw_pixels` gave.
+
+    Args:
+        features: (B, d, H, W).
+        index: (m,), into (B, H, W), flattened.
+
+    Returns:
+        (m, d).
+    """
+    height, width = features.shape[2:]
+    return features[index // (height * width), :, index // width % height, index % width]
+
+
+def class_contrast(
+    anchors: Tensor, classes: Tensor, temperature: float = 0.1, negatives: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Supervised contrast in which every class has the same say in the denominator.
+
+    The mean over the positives j of ``s_ij`` is ``s`` of the anchor and their mean: one sum a class gives it exactly,
+    without a mask of pairs.
+
+    Args:
+        anchors: (m, d), any floating type; computed in float32 at least.
+        classes: (m,), integers, sorted, as :func:`draw_pixels` gives them.
+        temperature: divides the cosine similarities, > 0.
+        negatives: at most so many of each class stand in the denominator, the first ones, at least 2, so that an
+            anchor never stands there alone; None takes all.
+
+    Returns:
+        (m,), the loss of each anchor, 0 for one that is alone in its class; and (m,) bool, which are not.
+
+    Raises:
+        ValueError: shapes do not match, temperature is not positive, negatives are below 2.
+
+    Source:
+        MCSC (BMVC 2023), class-balanced contrast; CCT-R (https://arxiv.org/abs/2409.10422), mean positive keys.
+    """
+    check_temperature(temperature)
+    if anchors.ndim != 2 or classes.shape != anchors.shape[:1]:
+        raise ValueError(
+            f"anchors must be of shape (m, d) and classes (m,), found {tuple(anchors.shape)}, {tuple(classes.shape)}."
+        )
+    _check_negatives(negatives)
+    anchors = F.normalize(anchors if anchors.dtype == torch.float64 else anchors.float(), dim=1)
+    first = _first_of_run(classes)  # (m,)
+    run = (first.diff(prepend=first[:1]) > 0).cumsum(0)  # (m,), 0, 1, ... without gaps
+    size = torch.zeros_like(run).index_add_(0, run, torch.ones_like(run))[run]  # (m,), N_c of its class
+    paired = size > 1
+
+    sums = torch.zeros_like(anchors).index_add_(0, run, anchors)  # (m, d), a row a class, then zeros
+    positive = (anchors * (sums[run] - anchors)).sum(dim=1) / (size - 1).clamp(min=1) / temperature  # (m,)
+
+    place = torch.arange(len(anchors), device=anchors.device)
+    keys = place if negatives is None else place[place - first < negatives]  # (k,)
+    shown = size[keys] if negatives is None else size[keys].clamp(max=negatives)
+    similarity = anchors @ anchors[keys].T / temperature - shown.to(anchors.dtype).log()  # (m, k)
+    denominator = similarity.masked_fill(place.unsqueeze(1) == keys, -torch.inf).logsumexp(dim=1)
+    return torch.where(paired, denominator - positive, 0), paired
+
+
+class PixelContrastLoss(nn.Module):
+    """Pixels of a class draw together, those of other classes apart.
+
+    Args:
+        anchors: at most so many pixels of each class, drawn anew each time.
+        negatives: at most so many of them stand in the denominator, at least 2; None takes all.
+        temperature: divides the cosine similarities, > 0.
+
+    Raises:
+        ValueError: temperature or anchors is not positive, negatives are below 2.
+    """
+
+    def __init__(self, anchors: int = 1000, negatives: int | None = 500, temperature: float = 0.1) -> None:
+        super().__init__()
+        check_temperature(temperature)
+        _check_negatives(negatives)
+        if anchors < 1:
+            raise ValueError(f"anchors must be at least 1, found {anchors}: the paper draws up to 1000 a class.")
+        self.anchors, self.negatives, self.temperature = anchors, negatives, temperature
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Contrast the pixels of a batch.
+
+        Args:
+            features: (B, d, H, W), any floating type.
+            labels: (B, H, W), integers; pixels below 0 take no part.
+
+        Returns:
+            The mean over the drawn pixels that are not alone in their class, a scalar; zero if there are none.
+
+        Raises:
+            ValueError: features and labels differ in size.
+        """
+        if features.ndim != 4 or features.shape[0] != labels.shape[0] or features.shape[2:] != labels.shape[1:]:
+            raise ValueError(
+                "features must be of shape (B, d, H, W) and labels (B, H, W), found "
+                f"{tuple(features.shape)} and {tuple(labels.shape)}: resize the labels, by the nearest pixel."
+            )
+        index, classes = draw_pixels(labels, self.anchors)
+        loss, paired = class_contrast(pixels_at(features, index), classes, self.temperature, self.negatives)
+        return loss.sum() / paired.sum().clamp(min=1)
+
+
+def _check_negatives(negatives: int | None) -> None:
+    if negatives is not None and negatives < 2:
+        raise ValueError(f"negatives must be at least 2, found {negatives}: the paper has 500; None takes all.")
+
+
+def _first_of_run(values: Tensor) -> Tensor:
+    """(m,), sorted, to (m,): where the run of equal values begins in which each one lies."""
+    place = torch.arange(len(values), device=values.device)
+    begins = torch.ones_like(place, dtype=torch.bool)
+    begins[1:] = values.diff() != 0
+    return torch.where(begins, place, 0).cummax(0).values if len(values) else place

@@ -1,0 +1,156 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from custom.losses import PixelContrastLoss, class_contrast, draw_pixels, pixels_at
+
+
+def naive_class_contrast(anchors, classes, temperature, negatives=None):
+    """A loop over anchors, positives and classes; None for an anchor that is alone."""
+    z, c = F.normalize(anchors.double(), dim=1).tolist(), classes.tolist()
+    s = [[sum(a * b for a, b in zip(x, y, strict=True)) / temperature for y in z] for x in z]
+    members = {name: [k for k in range(len(c)) if c[k] == name] for name in sorted(set(c))}
+    losses = []
+    for i in range(len(c)):
+        total = 0.0
+        for names in members.values():
+            keys = names[:negatives]
+            total += sum(math.exp(s[i][k]) for k in keys if k != i) / len(keys)
+        positives = [j for j in members[c[i]] if j != i]
+        losses.append(-sum(s[i][j] - math.log(total) for j in positives) / len(positives) if positives else None)
+    return losses
+
+
+def batch(dtype=torch.float64):
+    """Four classes with a gap, one of them with one pixel."""
+    generator = torch.Generator().manual_seed(0)
+    anchors = torch.randn(12, 5, generator=generator, dtype=torch.float64).to(dtype)
+    return anchors, torch.tensor([0, 0, 0, 0, 2, 3, 3, 3, 3, 3, 7, 7])
+
+
+class TestClassContrast:
+    @pytest.mark.parametrize("temperature", [1.0, 0.1, 0.01])
+    @pytest.mark.parametrize("negatives", [None, 3, 2])
+    def test_naive_loop(self, temperature, negatives):
+        anchors, classes = batch()
+        loss, paired = class_contrast(anchors, classes, temperature, negatives)
+        expected = naive_class_contrast(anchors, classes, temperature, negatives)
+        assert paired.tolist() == [value is not None for value in expected]
+        assert loss.tolist() == pytest.approx([value or 0.0 for value in expected], abs=1e-10)
+
+    def test_value_by_hand(self):
+        # two of one class across each other, two of another: log(e^0 / 2 + (e^1 + e^0) / 2) - 0 for the first
+        anchors = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+        loss, _ = class_contrast(anchors, torch.tensor([0, 0, 1, 1]), temperature=1.0)
+        assert loss[0].item() == pytest.approx(math.log(1 / 2 + (math.e + 1) / 2), abs=1e-12)
+
+    def test_gradcheck(self):
+        anchors, classes = batch()
+        assert torch.autograd.gradcheck(lambda z: class_contrast(z, classes, 0.5, 3)[0], anchors.requires_grad_())
+
+    def test_a_large_class_weighs_no_more_than_a_small_one(self):
+        anchors, classes = batch()
+        many = torch.cat([anchors[:5], anchors[5:10].repeat_interleave(20, dim=0), anchors[10:]])
+        classes_of_many = torch.cat([classes[:5], classes[5:10].repeat_interleave(20), classes[10:]])
+        few_loss, many_loss = class_contrast(anchors, classes)[0], class_contrast(many, classes_of_many)[0]
+        torch.testing.assert_close(few_loss[:4], many_loss[:4])
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision(self, dtype):
+        anchors, classes = batch(dtype)
+        loss, _ = class_contrast(anchors.requires_grad_(), classes, 0.01)
+        assert loss.dtype == torch.float32 and loss.isfinite().all()
+        loss.sum().backward()
+        assert anchors.grad.isfinite().all()
+
+    def test_one_class_alone(self):
+        anchors, _ = batch()
+        loss, paired = class_contrast(anchors.requires_grad_(), torch.ones(12), negatives=2)
+        loss.sum().backward()
+        assert paired.all() and loss.isfinite().all() and anchors.grad.isfinite().all()
+        loss, paired = class_contrast(anchors[:1], torch.ones(1))
+        (gradient,) = torch.autograd.grad(loss.sum(), anchors)
+        assert not paired.any() and loss.item() == 0 and not gradient.any()
+
+    def test_faults(self):
+        with pytest.raises(ValueError, match=r"anchors must be of shape \(m, d\) and classes \(m,\)"):
+            class_contrast(torch.zeros(3, 2), torch.zeros(4))
+        with pytest.raises(ValueError, match="temperature"):
+            class_contrast(torch.zeros(3, 2), torch.zeros(3), temperature=0)
+
+
+class TestDrawing:
+    def test_up_to_so_many_of_each_class_without_repetition(self):
+        labels = torch.randint(-1, 4, (2, 15, 10), generator=torch.Generator().manual_seed(0))
+        labels[labels == 2] = 0
+        labels[1, 3, 4] = 9
+        index, classes = draw_pixels(labels, 20)
+        assert classes.tolist() == [0] * 20 + [1] * 20 + [3] * 20 + [9]
+        assert len(set(index.tolist())) == 61
+        assert torch.equal(labels.flatten()[index], classes)
+
+    def test_every_pixel_is_drawn_as_often(self):
+        labels = torch.zeros(1, 4, 5, dtype=torch.long)
+        generator = torch.Generator().manual_seed(0)
+        counts = torch.zeros(20)
+        for _ in range(2000):
+            counts[draw_pixels(labels, 5, generator)[0]] += 1
+        assert (counts - 500).abs().max() < 5 * math.sqrt(2000 * 0.25 * 0.75)
+
+    def test_features_and_labels_are_read_in_one_order(self):
+        """The public code flattens the two differently, so that pixels get each other's labels."""
+        b, y, x = torch.meshgrid(torch.arange(2), torch.arange(7), torch.arange(5), indexing="ij")
+        features = torch.stack([b, y, x], dim=1).double()  # (B, 3, H, W): each pixel knows where it is
+        labels = 35 * b + 5 * y + x
+        index, classes = draw_pixels(labels, 1)
+        where = pixels_at(features, index).long()
+        assert torch.equal(labels[where[:, 0], where[:, 1], where[:, 2]], classes)
+
+    def test_faults(self):
+        with pytest.raises(ValueError, match="labels must be integers of shape"):
+            draw_pixels(torch.zeros(1, 2, 2), 3)
+        with pytest.raises(ValueError, match="count must be at least 1"):
+            draw_pixels(torch.zeros(1, 2, 2, dtype=torch.long), 0)
+
+
+class TestLoss:
+    def test_mean_over_pixels_that_are_not_alone(self):
+        labels = torch.tensor([[[0, 0, 5], [1, 1, -1]]])
+        features = torch.randn(1, 4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        kept = features[0].flatten(1).T[[0, 1, 3, 4, 2]]
+        expected = naive_class_contrast(kept, torch.tensor([0, 0, 1, 1, 5]), 0.1)
+        loss = PixelContrastLoss(negatives=None)(features, labels)
+        assert loss.item() == pytest.approx(sum(expected[:4]) / 4, abs=1e-10)
+
+    @pytest.mark.parametrize("labels", [torch.full((1, 2, 3), -1), torch.arange(6).reshape(1, 2, 3)])
+    def test_no_pair_is_zero_with_a_graph(self, labels):
+        features = torch.randn(1, 4, 2, 3, requires_grad=True)
+        loss = PixelContrastLoss()(features, labels)
+        loss.backward()
+        assert loss.item() == 0 and torch.equal(features.grad, torch.zeros_like(features))
+
+    def test_it_separates_classes(self):
+        torch.manual_seed(0)
+        labels = torch.randint(0, 3, (2, 8, 8))
+        features = torch.randn(2, 6, 8, 8, requires_grad=True)
+        optimizer, loss = torch.optim.Adam([features], lr=0.1), PixelContrastLoss(anchors=20, negatives=10)
+        first = loss(features, labels).item()
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss(features, labels).backward()
+            optimizer.step()
+        assert loss(features, labels).item() < 0.3 * first
+
+    def test_faults(self):
+        with pytest.raises(ValueError, match=r"features must be .* resize the labels"):
+            PixelContrastLoss()(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 2, dtype=torch.long))
+        with pytest.raises(ValueError, match="anchors must be at least 1"):
+            PixelContrastLoss(anchors=0)
+        with pytest.raises(ValueError, match="negatives must be at least 2"):
+            PixelContrastLoss(negatives=1)
