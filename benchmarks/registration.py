@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registration of labelled volumes onto others, ours beside ANTs SyN and elastix: Dice of the warped labels, seconds.
 
-"ours" is one call of ``register`` a pair; "checked" is the bundle's workflow: judged by the way back, and registered
-again from another start where that fails; "composed" goes through the template. The pairs are the outermost loop, so
-that whatever slows the machine slows every method. Seconds are of registering and warping, files read included,
-programs already loaded. Rows are appended to a CSV; what is there is not run again.
+"ours" is one call of ``register`` a pair, those of the bundle's leading group with a search, the others from where the
+same patients' leading pair ended; "checked" is the bundle's workflow on one thread: judged by the way back, and
+registered again from another start where that fails; "composed" goes through the template. The pairs are the outermost
+loop, so that whatever slows the machine slows every method. Seconds are of registering and warping, files read
+included, programs already loaded. Rows are appended to a CSV; what is there is not run again.
 
     python benchmarks/registration.py --dataset_dir .../ACDC/training --labeled_cases 3 --section validation \\
         --config variants/acdc.json --others_python /envs/others/bin/python --output_dir runs/registration_acdc
@@ -66,6 +67,7 @@ def measure(arguments: argparse.Namespace) -> None:
     """Run the methods on every pair, append their rows, and print the table."""
     from custom.data import load_sections, split_folder
     from custom.registration import atlas_pairs, leading_pairs
+    from custom.registration.record import VERSION
 
     parser = _config(arguments)
     splits = arguments.split_dir or split_folder(arguments.dataset_dir, str(ROOT / "splits" / _layout(arguments)))
@@ -76,17 +78,22 @@ def measure(arguments: argparse.Namespace) -> None:
     atlases, others = sections["training"], sections[arguments.section]
     patients = list(dict.fromkeys(case["patient"] for case in others))[: arguments.count]
     others = [truth[case["case"]] for case in others if case["patient"] in patients]
-    pairs = atlas_pairs(atlases, others, parser["group_by"])
+    group_by, leading = (parser.get_parsed_content(key) for key in ("group_by", "leading"))
+    pairs = atlas_pairs(atlases, others, group_by)
     settings = parser["settings"]
     classes = range(1, len(parser.get_parsed_content("class_names")) + 1)
     table = arguments.output_dir / "pairs.csv"
-    _same_run(arguments.output_dir / "settings.json", {"settings": settings, "leading": parser["leading"]})
+    keys = ("settings", "retries", "limits")
+    state = {key: parser[key] for key in keys} | {"leading": leading, "version": VERSION, "threads": arguments.threads}
+    state |= {"dataset_dir": arguments.dataset_dir, "labeled_cases": arguments.labeled_cases}
+    _same_run(arguments.output_dir / "settings.json", state, table)
     _end_last_line(table)
     done = {(row["method"], row["fixed"], row["moving"]) for row in _rows(table)}
-    leads = leading_pairs(pairs, truth.values(), parser["group_by"], parser["leading"]) if parser["leading"] else {}
+    leads = leading_pairs(pairs, truth.values(), group_by, leading) if leading else {}
     pairs = [*(pair for pair in pairs if pair not in leads), *leads]
     found: dict[Pair, Transform | None] = {}
-    if "ours" in arguments.methods and any(("ours", *pair) not in done for pair in pairs):
+    ours = {"ours", "checked"} & set(arguments.methods)
+    if any((method, *pair) not in done for method in ours for pair in pairs):
         _ours(truth[pairs[0].fixed], truth[pairs[0].moving], settings, None)  # loads ITK, which takes seconds
     runner = _runner(arguments.output_dir / "checked", parser)
     composed = None
@@ -175,7 +182,7 @@ def _checked(runner, truth: dict, pair: Pair, lead: Pair | None) -> tuple:
         (row,) = runner([lead], [truth[name] for name in lead])
         starts = {pair: str(runner.folder / row["transform"])} if row["state"] == "usable" else {}
     begin = time.perf_counter()
-    (row,) = runner([pair], [truth[name] for name in pair], starts=starts)
+    (row,) = runner([pair], [truth[name] for name in pair], starts=starts)  # a stored one of a killed run is quick
     print(f"{pair.fixed} <- {pair.moving} {row['state']}, {row['attempts']} attempts {row['message']}", flush=True)
     if row["state"] == "failed":
         return _nothing(truth[pair.fixed]), time.perf_counter() - begin
@@ -193,7 +200,8 @@ def _composing(arguments: argparse.Namespace, parser, sections: dict, others: li
     runner = PairRunner(folder / "transforms", parser["settings"], limits=limits, workers=0)
     start = time.perf_counter()
     unlabelled = [{k: v for k, v in case.items() if k != "label"} for case in others]
-    options = {"plan": "template", "figure_count": 0, "group_by": parser["group_by"], "leading": parser["leading"]}
+    keys = ("group_by", "leading")
+    options = {"plan": "template", "figure_count": 0} | {key: parser.get_parsed_content(key) for key in keys}
     RegistrationWorkflow(runner, sections["training"], unlabelled, folder, **options).run()
     print(f"To the templates: {time.perf_counter() - start:.1f} s", flush=True)
     return Registrations(folder)
@@ -261,10 +269,10 @@ def _dice(warped, label: str, classes: range) -> dict[str, float]:
     return scores
 
 
-def _same_run(file: Path, state: dict) -> None:
+def _same_run(file: Path, state: dict, table: Path) -> None:
     """Rows of other settings are not to be mixed."""
-    if file.is_file() and json.loads(file.read_text()) != state:
-        raise SystemExit(f"{file} is of a run with other settings; give another --output_dir.")
+    if (file.is_file() or table.is_file()) and (not file.is_file() or json.loads(file.read_text()) != state):
+        raise SystemExit(f"{table} is of a run with other settings; give another --output_dir.")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(state, indent=1))
 

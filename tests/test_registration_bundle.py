@@ -119,7 +119,7 @@ def test_own_data(phantom, tmp_path):
     }
     datalist = tmp_path / "mine.json"
     datalist.write_text(json.dumps(content))
-    settings = {"datalist": datalist, "output_dir": tmp_path, "limits#inverse_mm": None, "workers": 0, "group_by": None}
+    settings = {"datalist": datalist, "output_dir": tmp_path, "limits#inverse_mm": None, "workers": 0}
     run("registration", CARDIAC, configs=CONFIGS, **settings)
     assert len(rows(tmp_path / "registration" / "pairs.csv")) == 1
     run("atlas_segmentation", CARDIAC, configs=CONFIGS, **settings)

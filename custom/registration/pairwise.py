@@ -13,8 +13,9 @@ coarse to fine within slices; across thick slices the volume keeps its own spaci
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -84,32 +85,37 @@ class Settings:
     smoothing: float = 3.0
 
     def __post_init__(self) -> None:
-        self._check()
-        # one spelling, so that 4 and 4.0 name the same stored result
-        for name in ("scales", "turns", "iterations"):
-            number = int if name == "iterations" else float
-            object.__setattr__(self, name, tuple(number(value) for value in getattr(self, name)))
-        for field in fields(self):
-            if field.type == "float" or (field.type == "float | None" and getattr(self, field.name) is not None):
-                object.__setattr__(self, field.name, float(getattr(self, field.name)))
-
-    def _check(self) -> None:
+        """Check, and give every number one spelling: 4 and 4.0 name the same stored result."""
+        found: dict[str, Any] = {}
         lengths = ("spacing", "reach", "stack_reach", "context", "rim", "stretch", "margin", "smoothing")
         for name in (*lengths, "contrast", "affine_contrast"):
             value = getattr(self, name)
             if name.endswith("contrast") and value is None:
                 continue
-            if value is None or not value > 0:
+            if not isinstance(value, Real) or not value > 0:
                 raise SettingError(f"{name}: {value} must be positive.")
+            found[name] = float(value)
         for name in ("candidates", "affine_iterations"):
-            if getattr(self, name) < 0:
-                raise SettingError(f"{name}: {getattr(self, name)} must not be negative.")
-        if not isinstance(self.scales, (tuple, list)) or not self.scales or min(self.scales) <= 0:
+            found[name] = _count(name, getattr(self, name))
+        for name, what in (
+            ("scales", "positive numbers"),
+            ("turns", "degrees"),
+            ("iterations", "numbers, one a level"),
+        ):
+            values = getattr(self, name)
+            if not isinstance(values, (tuple, list)) or not values or not all(isinstance(v, Real) for v in values):
+                raise SettingError(f"{name}: {values} must be a list of {what}.")
+            found[name] = tuple(_count(name, v) if name == "iterations" else float(v) for v in values)
+        if min(found["scales"]) <= 0:
             raise SettingError(f"scales: {self.scales} must be a list of positive numbers.")
-        if not isinstance(self.turns, (tuple, list)) or not self.turns:
-            raise SettingError(f"turns: {self.turns} must be a list of degrees.")
-        if not isinstance(self.iterations, (tuple, list)) or not self.iterations or min(self.iterations) < 0:
-            raise SettingError(f"iterations: {self.iterations} must be a list of numbers, one a level, none negative.")
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
+
+
+def _count(name: str, value: Any) -> int:
+    if not isinstance(value, Real) or value < 0 or value != int(value):
+        raise SettingError(f"{name}: {value} must be a whole number and not negative.")
+    return int(value)
 
 
 def register(

@@ -11,20 +11,22 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from custom.errors import SettingError
 from custom.registration.pairwise import Settings, register, similarity, use_threads
 from custom.registration.quality import folded_fraction, inverse_error
 from custom.registration.storage import StorageError, content_hash, load_transform, read_notes, save_transform
-from custom.registration.transform import Transform, invert, warp_label
+from custom.registration.transform import Transform, warp_label
 from custom.registration.volume import RegistrationError, read_volume
 
 __all__ = ["Job", "Limits", "blank_row", "finished", "job_for", "register_job"]
 
-VERSION = 2  # of the computation: one more makes every stored transform an old one
+VERSION = 3  # of the computation: one more makes every stored transform an old one
 Row = dict[str, Any]
 
 
@@ -36,13 +38,25 @@ class Limits:
         gain: least increase of the similarity (-1 to 1) over what the headers alone give.
         folded: largest share of the organ that may be folded.
         inverse_mm: largest mean inverse-consistency error, mm; None skips the registration back, about a third of the
-            time. The way back is affine and searched on its own, so that it tells a found organ from a lost one:
-            between two hearts 5 to 15 mm are common, over 25 mm most often one of the two is somewhere else.
+            time. The way back is affine and always searched on its own, so that it tells a found organ from a lost
+            one: between two hearts 5 to 15 mm are common, over 25 mm most often one of the two is somewhere else.
+
+    Raises:
+        SettingError: something that is no number.
     """
 
     gain: float = 0.0
     folded: float = 0.01
     inverse_mm: float | None = 20.0
+
+    def __post_init__(self) -> None:
+        for name in ("gain", "folded", "inverse_mm"):
+            value = getattr(self, name)
+            if name == "inverse_mm" and value is None:
+                continue
+            if not isinstance(value, Real):
+                raise SettingError(f"limits: {name} is {value!r}; give a number.")
+            object.__setattr__(self, name, float(value))  # 20 and 20.0 name the same stored result
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,7 @@ class Job:
         start: file of a transform between volumes that lie where these do, from which the first attempt starts, or
             None for none.
         attempts: settings of :func:`~custom.registration.register`, the next ones for a pair that failed with those
-            before.
+            before. With a start the first ones are tried from there, then all of them with a search.
         limits: see :class:`Limits`.
         path: of the result.
     """
@@ -198,25 +212,20 @@ def _attempt(job: Job, settings: Mapping[str, Any], start: Transform | None) -> 
         "inverse_error_mm": float("nan"),
     }
     if job.limits.inverse_mm is not None:
-        row["inverse_error_mm"] = _inverse_error(job, transform, settings, searched=start is None)
+        row["inverse_error_mm"] = _inverse_error(job, transform, settings)
     # six digits: the last ones of a sum depend on where in memory it lies
     row = {name: float(f"{value:.6g}") for name, value in row.items()}
     problems = list(_problems(row, job.limits))
     return {"state": "unusable" if problems else "usable", **row, "message": "; ".join(problems)}, transform
 
 
-def _inverse_error(job: Job, transform: Transform, settings: Mapping[str, Any], searched: bool) -> float:
-    """Register the other way round, affinely; infinite where that finds nothing.
-
-    Args:
-        searched: as the way there was; else from where it ended.
-    """
+def _inverse_error(job: Job, transform: Transform, settings: Mapping[str, Any]) -> float:
+    """Register the other way round, affinely and with a search; infinite where that finds nothing."""
     region = warp_label(job.region, transform) if job.region else None
     options = Settings(**settings)
     affine = {**settings, "iterations": [0] * len(options.iterations)}
-    start = None if searched else invert(transform)
     try:
-        back = register(job.moving_image, job.fixed_image, region=region, start=start, **affine)
+        back = register(job.moving_image, job.fixed_image, region=region, **affine)
     except RegistrationError:
         return float("inf")
     return inverse_error(transform, back, job.region, options.spacing)

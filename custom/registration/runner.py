@@ -14,7 +14,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from custom.data.checks import DataError
 from custom.errors import SettingError
 from custom.files import write_csv
 from custom.registration.pairwise import Settings
@@ -26,6 +25,7 @@ __all__ = ["PairRunner", "write_table"]
 
 MEMORY = 3 << 30  # bytes that a process may need: a few copies of a large CT
 TRIES = 3  # of a pair whose worker dies
+WORKER_TIMEOUT = 60  # seconds until a scheduler has one
 SHOWN = 5  # problems printed
 KILLED = "its process died again and again, for want of memory perhaps; use fewer --workers, and run again"
 
@@ -85,7 +85,8 @@ class PairRunner:
             pairs: ids of cases.
             cases: those of the pairs: "case", "image", and of moving ones a "label" or "region" that marks the organ.
             name: for the progress bar.
-            starts: of some pairs, the file of a transform where the first attempt starts.
+            starts: of some pairs, the file of a transform where the first attempt starts: a result of this class,
+                whose name stands for its content.
 
         Returns:
             A row a pair (see :func:`~custom.registration.record.register_job`), in the order of ``pairs``.
@@ -107,7 +108,7 @@ class PairRunner:
             try:
                 two = by_id[pair.fixed], by_id[pair.moving]
                 job = job_for(*two, self.attempts, self.limits, self.folder, (starts or {}).get(pair))
-            except (OSError, DataError) as error:
+            except OSError as error:
                 rows[pair] = _failed(pair, str(error))
                 continue
             if row := finished(job):
@@ -132,10 +133,11 @@ class PairRunner:
                 except Exception as error:  # whatever it is, the other pairs do not hang on it
                     yield pair, _failed(pair, _told(error))
             return
-        from dask.distributed import KilledWorker, as_completed
+        from dask.distributed import CancelledError, KilledWorker, as_completed
 
         with self:
             client = self._client(len(jobs))
+            address = client.scheduler.address
             # a name of its own: a scheduler that goes on running would remember the outcome of an earlier run
             run = uuid.uuid4().hex
             futures = {
@@ -144,16 +146,18 @@ class PairRunner:
             }
             for future in as_completed(futures):
                 pair = futures[future]
-                if future.cancelled():
+                try:
+                    row = future.result()
+                except CancelledError as error:
                     raise SettingError(
-                        f"scheduler: {client.scheduler.address} was lost; start it again, and run this again: the "
-                        "pairs that were finished are kept."
-                    )
-                error = future.exception()
-                if isinstance(error, KilledWorker):
-                    yield pair, _failed(pair, KILLED)
-                else:
-                    yield pair, future.result() if error is None else _failed(pair, _told(error))
+                        f"scheduler: {address} was lost; start it again, and run this again: the pairs that were "
+                        "finished are kept."
+                    ) from error
+                except KilledWorker:
+                    row = _failed(pair, KILLED)
+                except Exception as error:
+                    row = _failed(pair, _told(error))
+                yield pair, row
 
     def __enter__(self) -> PairRunner:
         """Keep the processes, once started, for several calls: each loads ITK for seconds."""
@@ -177,17 +181,26 @@ class PairRunner:
     def _connect(self) -> Any:
         import dask
         from dask.distributed import Client, LocalCluster
+        from distributed import TimeoutError as NoWorkerError
 
         for name in [n for n in logging.root.manager.loggerDict if n.split(".")[0] == "distributed"]:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # every start and end of a process is news to it
         if self.scheduler is not None:
             try:
-                return self._open.enter_context(Client(self.scheduler, timeout=10))
+                client = self._open.enter_context(Client(self.scheduler, timeout=10))
             except (OSError, ValueError) as error:
                 raise SettingError(
                     f"scheduler: {self.scheduler} cannot be reached ({error}); start one with 'dask scheduler' and "
                     "give its address as tcp://host:port, or leave --scheduler away to work on this machine."
                 ) from error
+            try:
+                client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
+            except NoWorkerError as error:
+                raise SettingError(
+                    f"scheduler: {self.scheduler} has no workers; start some with 'dask worker {self.scheduler} "
+                    "--nthreads 1', which need this package and the same paths."
+                ) from error
+            return client
         # Each process works on one thread. Memory is bounded by their number: a limit would kill a worker whose large
         # pair is just what it was started for.
         options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0"}

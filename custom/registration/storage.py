@@ -102,9 +102,11 @@ def content_hash(path: str | Path) -> str:
 
     Raises:
         FileNotFoundError: there is no such file.
-        StorageError: a broken .gz file.
+        StorageError: a broken .gz file, or half of a pair of files.
     """
     path = Path(path)
+    if path.name.removesuffix(".gz").endswith((".hdr", ".img")):
+        raise StorageError(f"{path} is one file of a pair, header and image; convert them to one .nii.gz.")
     digest = hashlib.sha256()
     try:
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:

@@ -179,6 +179,8 @@ def read_volume(image: Any, label: bool = False) -> Volume:
             affine = np.asarray(file.affine, dtype=np.float64)
             array = np.array(file.dataobj, dtype=np.float32)
         except (EOFError, OSError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's fault, which may pass, not the file's
             raise RegistrationError(f"{name} cannot be read as a volume ({error}); copy or export it again.") from error
         values = torch.from_numpy(array.reshape(array.shape[:3] + tuple(n for n in array.shape[3:] if n > 1)))
     else:

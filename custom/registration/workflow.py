@@ -58,8 +58,8 @@ class RegistrationWorkflow:
 
     Args:
         runner: registers.
-        labelled: cases with "case", "image", "label".
-        unlabelled: cases with "case", "image".
+        labelled: cases with "case", "image", "label"; for ``leading`` with "patient", too.
+        unlabelled: the same without "label".
         folder: for the tables; the transforms are in the runner's.
         plan: see above.
         group_by: key of the cases; only volumes that agree in it are registered with each other ("phase": diastole
@@ -72,8 +72,8 @@ class RegistrationWorkflow:
         figure_count: pairs in the picture, the worst ones; 0 draws none.
 
     Raises:
-        SettingError: an unknown plan or none, a template that is no case, no labelled case, a negative number of
-            pictures.
+        SettingError: an unknown plan or none, a plan of unknown cases, a template that is no case, no labelled case,
+            a leading group that there is not, a negative number of pictures.
     """
 
     def __init__(
@@ -99,9 +99,14 @@ class RegistrationWorkflow:
             raise SettingError(f"plan: {unknown[0]!r} is none of {', '.join(PLANS)}, and no .json file.")
         if not self.plan and not self.given:
             raise SettingError(f"plan: {plan} holds no pairs; name one or more of {', '.join(PLANS)}.")
+        if leading is not None and group_by is None:
+            raise SettingError(f"leading: {leading!r} is a value of group_by, which is not given; name that key.")
         if leading is not None and leading not in {group_of(case, group_by) for case in self.cases}:
-            print(f"leading: the {group_by} of no volume is {leading}: every pair is searched on its own.", flush=True)
-            self.leading = None
+            there = sorted({str(group_of(case, group_by)) for case in self.cases})
+            raise SettingError(f"leading: no volume has {leading!r} as its {group_by}; there are {', '.join(there)}.")
+        ids = {case["case"] for case in self.cases}
+        if unknown := sorted({name for pair in self.given or () for name in pair} - ids):
+            raise SettingError(f"plan: no such case: {', '.join(unknown[:5])}; the cases are {', '.join(sorted(ids))}.")
         if not self.labelled:
             raise SettingError("registration: no case is labelled; the label says where the organ is: label one.")
         if template is not None and template not in {case["case"] for case in self.labelled}:
@@ -146,7 +151,7 @@ class RegistrationWorkflow:
                 print(f"template: {left_out} volumes belong to groups without a labelled one: left out.", flush=True)
             to_template = template_pairs(grouped, templates, self.group_by)
             add(to_template, "template")
-            if set(self.plan) != {"template"}:
+            if {"similar", "all"} & set(self.plan) or any(pair.moving in unlabelled for pair in roles):
                 rows = self._register(to_template)
                 self._mark_organs(rows, templates)
                 if "all" in self.plan:
@@ -181,12 +186,17 @@ class RegistrationWorkflow:
 
     def _templates(self) -> dict[Any, str]:
         """Value of ``group_by`` to the id of the template; of one patient in all groups where one of them leads."""
-        templates, patient = {}, None
+        templates: dict[Any, str] = {}
+        patient = None
+        if self.leading is not None and self.template is not None:
+            patient = next(case["patient"] for case in self.labelled if case["case"] == self.template)
         groups = dict.fromkeys(group_of(case, self.group_by) for case in self.labelled)
         for group in sorted(groups, key=lambda group: group != self.leading):
             labelled = [case for case in self.labelled if group_of(case, self.group_by) == group]
-            given = [case for case in labelled if case["case"] == self.template or case["patient"] == patient]
-            templates[group] = given[0]["case"] if given else self._choose(labelled, group)
+            named = [case["case"] for case in labelled if case["case"] == self.template]
+            if patient is not None:
+                named += [case["case"] for case in labelled if case["patient"] == patient]
+            templates[group] = named[0] if named else self._choose(labelled, group)
             if self.leading is not None and patient is None:
                 patient = next(case["patient"] for case in labelled if case["case"] == templates[group])
         return templates

@@ -19,6 +19,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from processes import largest_file
 from scenes import QUICK, SMALL_SCANNER, write_case
 
@@ -27,13 +28,17 @@ from custom.registration import (
     Pair,
     PairRunner,
     RegistrationError,
+    Transform,
     all_pairs,
     atlas_pairs,
     load_transform,
     map_points,
+    read_volume,
+    save_transform,
     write_table,
 )
 from custom.registration import record as record_module
+from custom.registration.transform import Affine
 
 MOVES = {"a": (0.0, 0.0, 0.0), "b": (7.0, -4.0, 3.0), "c": (-6.0, 8.0, -3.0)}
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +107,9 @@ def test_other_settings_images_or_labels_are_other_transforms(cases, finished, t
     copy.write_bytes(Path(cases[1]["image"]).read_bytes())
     (row,) = runner(folder)([Pair("z", "a")], [cases[0], {"case": "z", "image": str(copy)}])
     assert row == {**rows[0], "fixed": "z"}
+    # a number is one number, however it is spelt
+    spelt = runner(folder, settings={**QUICK, "spacing": 5, "candidates": 1.0}, limits={"inverse_mm": 20, "gain": 0})
+    assert spelt([Pair("b", "a")], cases) == rows[:1]
 
 
 def test_a_damaged_file_is_computed_again(cases, finished, tmp_path, capsys):
@@ -158,6 +166,45 @@ def test_a_pair_that_got_worse_is_tried_again_and_marked(cases, tmp_path, capsys
     assert (row["state"], row["attempts"], row["message"]) == ("usable", 2, "")
 
 
+def test_a_start_that_misleads_is_told_by_the_way_back(cases, tmp_path):
+    """Neither affine fit nor deformation: what comes out is the start, or what the search found."""
+    move = np.array([25.0, -20.0, 0.0])
+    two, pair = [cases[0], write_case(tmp_path, "shifted", move)], Pair("shifted", "a")
+    grid = read_volume(cases[0]["image"]).grid
+    starts = {}
+    for name, shift in (("wrong", 0 * move), ("right", -move)):
+        matrix = torch.eye(4, dtype=torch.float64)
+        matrix[:3, 3] = torch.from_numpy(shift)
+        starts[name] = str(tmp_path / f"{name}.transform")
+        save_transform(starts[name], Transform((Affine(matrix),), grid, grid))
+    point = np.array([[30.0, -10.0, 5.0]])
+
+    def registered(start: str, inverse_mm: float | None) -> tuple[dict, np.ndarray]:
+        settings = {**QUICK, "affine_iterations": 0, "iterations": (0, 0)}
+        limited = runner(tmp_path / "t", settings=settings, limits={"gain": -2.0, "inverse_mm": inverse_mm})
+        (row,) = limited([pair], two, starts={pair: starts[start]})
+        assert row["state"] == "usable"
+        return row, map_points(point, load_transform(tmp_path / "t" / row["transform"])).numpy()
+
+    row, mapped = registered("wrong", None)
+    assert row["attempts"] == 1 and np.allclose(mapped, point, atol=0.01)
+    row, mapped = registered("wrong", 15.0)
+    assert row["attempts"] == 2 and np.linalg.norm(mapped - (point - move)) < 12
+    row, mapped = registered("right", 15.0)
+    assert row["attempts"] == 1 and np.allclose(mapped, point - move, atol=0.01)
+
+
+def test_a_fault_of_the_disk_is_not_kept(cases, tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nib, "load", fails)
+        (row,) = runner(tmp_path)([Pair("b", "a")], cases)
+        assert row["state"] == "failed" and "Input/output error" in row["message"]
+    assert runner(tmp_path)([Pair("b", "a")], cases)[0]["state"] == "usable"
+
+
 def test_a_full_disk_is_named_and_the_next_run_goes_on(cases, tmp_path):
     with largest_file(3000):
         rows = runner(tmp_path)(pairs_of(cases), cases)
@@ -177,6 +224,14 @@ def test_faults_in_the_settings(cases, tmp_path):
         runner(tmp_path, limits={"fold": 3})
     with pytest.raises(SettingError, match="spacing: -1 must be positive"):
         runner(tmp_path, retries=[{"spacing": -1}])
+    with pytest.raises(SettingError, match=r"iterations: 4\.5 must be a whole number"):
+        runner(tmp_path, settings={**QUICK, "iterations": (4.5, 3)})
+    with pytest.raises(SettingError, match="limits: inverse_mm is '5'; give a number"):
+        runner(tmp_path, limits={"inverse_mm": "5"})
+    with pytest.raises(
+        SettingError, match=r"a names two images, .*a_image\.nii\.gz and .*b_image\.nii\.gz; rename one"
+    ):
+        runner(tmp_path)([Pair("b", "a")], [*cases, {**cases[1], "case": "a"}])
     with pytest.raises(SettingError, match="workers: -2"):
         runner(tmp_path, workers=-2)
 
@@ -262,10 +317,11 @@ def test_a_scheduler_that_is_lost_is_named_and_what_was_finished_is_kept(cases, 
 SCRIPT = """
 import sys, json
 from pathlib import Path
-from custom.registration import PairRunner, RegistrationWorkflow
+from custom.registration import PairRunner, RegistrationWorkflow, register
 folder, cases, settings = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
 runner = PairRunner(folder / "transforms", settings, workers=0)
 unlabelled = [{k: v for k, v in case.items() if k != "label"} for case in cases[2:]]
+register(cases[0]["image"], cases[1]["image"], region=cases[1]["label"], **settings)  # loads ITK
 print("begins", flush=True)
 RegistrationWorkflow(runner, cases[:2], unlabelled, folder, plan="all").run()
 """
@@ -273,6 +329,8 @@ RegistrationWorkflow(runner, cases[:2], unlabelled, folder, plan="all").run()
 
 @pytest.mark.slow
 def test_killed_at_any_moment_the_table_is_that_of_an_uninterrupted_run(cases, tmp_path):
+    cases = [*cases, write_case(tmp_path, "d", (4.0, 6.0, 2.0))]  # 12 pairs
+
     def start(folder: Path) -> subprocess.Popen:
         arguments = [str(folder), json.dumps(cases), json.dumps(QUICK)]
         folder.mkdir(exist_ok=True)
@@ -290,16 +348,16 @@ def test_killed_at_any_moment_the_table_is_that_of_an_uninterrupted_run(cases, t
     moments = random.Random(0)
     for _ in range(5):
         process = start(tmp_path / "killed")
-        time.sleep(moments.uniform(0.0, 0.25) * took)
+        time.sleep(moments.uniform(0.05, 0.3) * took)
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
     done = len(list((tmp_path / "killed" / "transforms").glob("*.transform")))
-    assert 0 < done < 6
+    assert 0 < done < 12
     process = start(tmp_path / "killed")
     process.communicate()
     assert process.returncode == 0
     tables = [(tmp_path / name / "pairs.csv").read_bytes() for name in ("whole", "killed")]
     assert tables[0] == tables[1]
     with (tmp_path / "whole" / "pairs.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 6
+        assert len(list(csv.DictReader(file))) == 12

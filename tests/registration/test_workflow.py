@@ -56,6 +56,10 @@ def table(folder: Path) -> dict[Pair, dict]:
         return {Pair(row["fixed"], row["moving"]): row for row in csv.DictReader(file)}
 
 
+def table_rows(folder: Path, role: str) -> list[dict]:
+    return [row for row in table(folder).values() if role in row["roles"].split()]
+
+
 def error_mm(transform: Transform, fixed: str, moving: str) -> float:
     points = torch.tensor([[0.0, 0, 0], [12, 0, 5], [0, -15, -8]], dtype=torch.float64)
     a, b = (points + torch.tensor(MOVES[name], dtype=torch.float64) for name in (fixed, moving))
@@ -148,7 +152,7 @@ def test_groups_are_registered_within_themselves(cases, tmp_path, capsys):
     assert not Registrations(tmp_path).usable("a", "b")
 
 
-def test_groups_start_where_the_leading_one_ended(cases, tmp_path, capsys):
+def test_groups_start_where_the_leading_one_ended(cases, tmp_path):
     def two(name: str) -> list[dict]:
         """Two frames of one patient, the same image twice."""
         return [{**cases[name], "case": f"{name}{p}", "patient": name, "phase": p} for p in ("ES", "ED")]
@@ -164,9 +168,17 @@ def test_groups_start_where_the_leading_one_ended(cases, tmp_path, capsys):
     for pair, row in led.items():
         assert error_mm(load_transform(tmp_path / row["transform"]), pair.fixed[0], pair.moving[0]) < 3
         assert row["transform"] not in {other["transform"] for p, other in rows.items() if p not in led}
-    capsys.readouterr()
-    RegistrationWorkflow(runner, labelled, unlabelled, tmp_path / "none", leading="diastole", **options).run()
-    assert "leading: the phase of no volume is diastole: every pair is searched on its own" in capsys.readouterr().out
+    for phase in ("ED", "ES"):
+        named = RegistrationWorkflow(
+            runner, labelled, unlabelled, tmp_path / phase, leading="ED", template=f"b{phase}", **options
+        )
+        named.run()
+        assert {row["moving"] for row in table_rows(tmp_path / phase, "template")} == {"bED", "bES"}
+    with pytest.raises(SettingError, match="leading: no volume has 'diastole' as its phase; there are ED, ES"):
+        RegistrationWorkflow(runner, labelled, unlabelled, tmp_path, leading="diastole", **options)
+    with pytest.raises(SettingError, match="leading: 'ED' is a value of group_by, which is not given"):
+        RegistrationWorkflow(runner, labelled, unlabelled, tmp_path, leading="ED")
+    RegistrationWorkflow(runner, labelled, unlabelled, tmp_path / "none", **options).run()
     # with no leading group the two frames, of one content, are one pair
     alone = table(tmp_path / "none")
     assert Path(alone[Pair("cES", "aES")]["transform"]).name == Path(alone[Pair("cED", "aED")]["transform"]).name
@@ -180,14 +192,30 @@ def test_the_template_can_be_named_and_a_plan_given(cases, tmp_path):
     plan.write_text('[["c", "b"], ["a", "b"]]')
     rows = workflow(tmp_path / "given", cases, shared, plan=str(plan)).run()
     assert [(row["fixed"], row["moving"], row["roles"]) for row in rows] == [("c", "b", "given"), ("a", "b", "given")]
+    plan.write_text('[["c", "b"], ["a", "x"]]')
     for settings, message in (
         ({"plan": "everything"}, "plan: 'everything' is none of atlas, template, similar, all"),
+        ({"plan": []}, "holds no pairs; name one or more of atlas"),
+        ({"plan": str(plan), "template": "a"}, "plan: no such case: x; the cases are a, b, c, d, e"),
         ({"template": "c"}, "template: c is none of the labelled cases"),
     ):
         with pytest.raises(SettingError, match=message):
             workflow(tmp_path, cases, **settings)
     with pytest.raises(SettingError, match="no case is labelled"):
         RegistrationWorkflow(shared, [], [cases["a"]], tmp_path)
+
+
+def test_a_given_plan_with_unlabelled_moving_volumes_marks_their_organs(cases, tmp_path):
+    plan = tmp_path / "mine.json"
+    plan.write_text('[["d", "c"]]')
+    rows = workflow(tmp_path, cases, plan=str(plan)).run()
+    assert rows[0]["roles"] == "given" and rows[0]["state"] == "usable"
+    assert error_mm(load_transform(tmp_path / rows[0]["transform"]), "d", "c") < 3
+    assert (tmp_path / "regions" / "c.nii.gz").is_file()
+    # without a template's usable registration the pair fails: the whole volume is no organ
+    none = PairRunner(tmp_path / "none" / "transforms", QUICK, limits={"gain": 1.5}, workers=0)
+    rows = workflow(tmp_path / "none", cases, none, plan=str(plan), template="a").run()
+    assert rows[0]["state"] == "failed" and "the template has no usable registration" in rows[0]["message"]
 
 
 def test_all_pairs_are_registered_when_asked_for(cases, tmp_path):
