@@ -346,14 +346,19 @@ def test_killed_at_any_moment_the_table_is_that_of_an_uninterrupted_run(cases, t
     took = time.monotonic() - began
     assert process.returncode == 0
     moments = random.Random(0)
-    for _ in range(5):
-        process = start(tmp_path / "killed")
-        time.sleep(moments.uniform(0.05, 0.3) * took)
+
+    def done() -> int:
+        return len(list((tmp_path / "killed" / "transforms").glob("*.transform")))
+
+    for more in (1, 0, 1, 0, 1):  # pairs; and then some time of one
+        before, process = done(), start(tmp_path / "killed")
+        while done() < before + more and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, took / 12))
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-    done = len(list((tmp_path / "killed" / "transforms").glob("*.transform")))
-    assert 0 < done < 12
+    assert 3 <= done() < 12
     process = start(tmp_path / "killed")
     process.communicate()
     assert process.returncode == 0
