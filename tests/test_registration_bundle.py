@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -126,19 +127,31 @@ def test_own_data(phantom, tmp_path):
     assert {"dice_right", "dice_wall", "dice_left"} <= set(rows(tmp_path / "cases.csv")[0])
 
 
-def test_a_volume_that_cannot_be_registered_stays_empty(abdomen, tmp_path):
+def test_a_volume_that_cannot_be_used_takes_no_other_with_it(abdomen, tmp_path):
     (test,) = (abdomen / "splits" / "test.txt").read_text().split()
-    good = nib.load(abdomen / "img" / f"img{test}.nii.gz")
-    for name, values in (("good", np.asarray(good.dataobj)), ("flat", np.full(good.shape, 7, np.int16))):
-        nib.save(nib.Nifti1Image(values, good.affine), tmp_path / f"{name}.nii.gz")
+    file = abdomen / "img" / f"img{test}.nii.gz"
+    good = nib.load(file)
+    away = good.affine.copy()
+    away[0, 3] += 5000  # and no search for the organ
+    for name, affine in (("good", good.affine), ("away", away)):
+        nib.save(nib.Nifti1Image(np.asarray(good.dataobj), affine), tmp_path / f"{name}.nii.gz")
+    nib.save(nib.Nifti1Image(np.full(good.shape, 7, np.int16), good.affine), tmp_path / "flat.nii.gz")
+    (tmp_path / "broken.nii.gz").write_bytes(file.read_bytes()[:-5000])
     settings = {**QUICK, "dataset_dir": abdomen, "output_dir": tmp_path / "out", "images": tmp_path}
-    printed = run("atlas_segmentation", ["registration.json"], configs=CONFIGS, **settings)
-    assert "flat: no atlas could be registered: it stays empty" in printed
-    assert "flat.nii.gz is constant" in printed
-    found = {
-        n: np.asarray(nib.load(tmp_path / "out" / "predictions" / f"{n}_seg.nii.gz").dataobj) for n in ("good", "flat")
-    }
-    assert found["good"].any() and not found["flat"].any()
+    printed = run(
+        "atlas_segmentation",
+        ["registration.json"],
+        configs=CONFIGS,
+        **{**settings, "settings#candidates": 0, "retries": []},
+    )
+    for reason in (r"broken\.nii\.gz", r"flat\.nii\.gz is constant"):
+        assert re.search(f"Left out: .*{reason}", printed)
+    assert "away: no atlas could be registered: it stays empty" in printed
+    written = {path.name.removesuffix("_seg.nii.gz"): path for path in (tmp_path / "out" / "predictions").iterdir()}
+    assert set(written) == {"good", "away"}
+    assert np.asarray(nib.load(written["good"]).dataobj).any()
+    assert not np.asarray(nib.load(written["away"]).dataobj).any()
+    assert f"Segmentations written to {tmp_path / 'out' / 'predictions'}" in printed
 
 
 @pytest.mark.parametrize("place", ["/", str(CONFIGS.parent)])

@@ -3,7 +3,7 @@
 """Cases in, slices out."""
 
 from custom.data.augment import SpatialAugment, iteration_generator
-from custom.data.checks import DataError, case_id, check_datalist
+from custom.data.checks import DataError, case_id, check_datalist, usable_images
 from custom.data.datalist import (
     cases_to_segment,
     class_names,
@@ -37,4 +37,5 @@ __all__ = [
     "slice_axis",
     "slice_positions",
     "split_folder",
+    "usable_images",
 ]

@@ -33,6 +33,7 @@ __all__ = [
     "check_labelled_count",
     "check_pair",
     "check_unique",
+    "usable_images",
 ]
 
 HELD_APART = ("training", "validation", "test")
@@ -232,6 +233,25 @@ def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
         elif low == high:
             problems.append(f"{where} is constant, every voxel is {low:g}; export the image again or remove the case.")
     return problems
+
+
+def usable_images(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cases whose image can be used; a line says what is wrong with each other one.
+
+    Args:
+        cases: with "case" and "image".
+
+    Raises:
+        DataError: there is none.
+    """
+    problems = [check_image(case["image"]) for case in cases]
+    for found in problems:
+        for problem in found:
+            print(f"Left out: {problem}", flush=True)
+    usable = [case for case, found in zip(cases, problems, strict=True) if not found]
+    if not usable:
+        raise DataError(f"images: none of {len(cases)} can be used, the first one because: {problems[0][0]}")
+    return usable
 
 
 def check_label(path: str | os.PathLike, num_classes: int) -> list[str]:

@@ -12,41 +12,46 @@ from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
-from custom.registration import Registrations, fuse_labels, warp_label
+from custom.registration import Registrations, RegistrationWorkflow, check_fusion, fuse_labels, warp_label
 
 __all__ = ["AtlasEvaluator"]
 
 
 class AtlasEvaluator(Evaluator):
-    """Warps the labels of the atlases onto each volume and fuses them.
+    """Registers the atlases onto each volume, warps their labels and fuses them.
 
     Atlases whose registration is not usable take part only where a volume has no usable one, and a volume without any
     stays empty; a line says so.
 
     Args:
         atlases: the labelled cases.
-        folder: of the registrations, which must be finished when the run starts.
+        workflow: registers them, with the plan "atlas".
         fusion: see :func:`~custom.registration.fuse_labels`.
         arguments: of :class:`monai.engines.Evaluator`; batches hold one volume.
+
+    Raises:
+        SettingError: a fusion that there is not.
     """
 
     def __init__(
         self,
         *,
         atlases: Sequence[Mapping[str, Any]],
-        folder: str,
+        workflow: RegistrationWorkflow,
         fusion: str = "weighted",
         device: torch.device | str = "cpu",
         **arguments: Any,
     ) -> None:
         super().__init__(device=device, **arguments)
         self.labels = {case["case"]: case["label"] for case in atlases}
-        self.folder, self.fusion = folder, fusion
+        check_fusion(fusion)
+        self.workflow, self.fusion = workflow, fusion
         self.registrations: Registrations | None = None
 
     def run(self, global_epoch: int = 1) -> None:
-        """Segment every volume of the data."""
-        self.registrations = Registrations(self.folder)
+        """Register what is not yet registered, and segment every volume of the data."""
+        self.workflow.run()
+        self.registrations = Registrations(self.workflow.folder)
         super().run(global_epoch)
 
     def _iteration(self, engine: AtlasEvaluator, batchdata: dict) -> dict | list:
@@ -64,7 +69,7 @@ class AtlasEvaluator(Evaluator):
         if not found:
             found = engine.registrations.atlases(case, usable=False)
             quality = "fits well: the segmentation is a guess" if found else "could be registered: it stays empty"
-            print(f"{case}: no atlas {quality} (see {engine.folder}/pairs.csv).", flush=True)
+            print(f"{case}: no atlas {quality} (see {engine.workflow.folder}/pairs.csv).", flush=True)
         image = batchdata[CommonKeys.IMAGE]
         segmentation = torch.zeros_like(image)
         if found:

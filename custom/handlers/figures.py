@@ -31,6 +31,7 @@ __all__ = ["OverviewFigure"]
 
 CARDIAC = {"base": 0.15, "middle": 0.5, "apex": 0.85}
 PANEL = 1.45  # inches
+ENTRY = 2.0  # inches, of a long name in the legend
 MOST_SCORES = 5
 
 
@@ -121,7 +122,8 @@ class OverviewFigure:
             return
         panels = max((list(case.slices[0]) for case in self.cases), key=len)
         rows, columns = len(self.cases), len(self.slices) * len(panels)
-        below = 0.2 + 0.2 * ceil(len(self.class_names) / len(COLOURS))  # inches for the legend
+        entries = min(len(COLOURS), int(columns * PANEL / ENTRY))  # of the legend, side by side
+        below = 0.2 + 0.2 * ceil(len(self.class_names) / entries)  # inches for the legend
         figure = Figure(figsize=(columns * PANEL + 0.3, rows * (PANEL + 0.25) + 0.35 + below))
         FigureCanvasAgg(figure)
         width, height = figure.get_size_inches()
@@ -138,7 +140,7 @@ class OverviewFigure:
                         axes.annotate(f"{name}: {panel}", (0.5, 1), (0, 18), **ABOVE, ha="center", fontsize=9)
                     if c == p == 0:
                         axes.annotate(case.title, (0, 1), (0, 3), **ABOVE, ha="left", fontsize=9, weight="bold")
-        figure.legend(handles=self._legend(), loc="lower center", ncols=len(COLOURS), frameon=False, fontsize=9)
+        figure.legend(handles=self._legend(), loc="lower center", ncols=entries, frameon=False, fontsize=9)
         with replacing(self.path) as temporary:
             figure.savefig(temporary, dpi=130)
         print(f"Overview of {rows} cases: {self.path}.", flush=True)

@@ -3,7 +3,7 @@
 """Registration: where each point of a volume lies in another one. The only part that uses ITK, and Dask."""
 
 from custom.registration.figures import draw_pairs
-from custom.registration.fusion import fuse_labels
+from custom.registration.fusion import check_fusion, fuse_labels
 from custom.registration.library import Registrations
 from custom.registration.pairwise import Settings, register, similarity, use_threads
 from custom.registration.plan import (
@@ -39,6 +39,7 @@ __all__ = [
     "all_pairs",
     "atlas_pairs",
     "best_template",
+    "check_fusion",
     "compose",
     "draw_pairs",
     "folded_fraction",

@@ -11,9 +11,18 @@ from monai.data import MetaTensor
 
 from custom.errors import SettingError
 
-__all__ = ["FUSIONS", "fuse_labels"]
+__all__ = ["FUSIONS", "check_fusion", "fuse_labels"]
 
 FUSIONS = ("best", "majority", "weighted")
+
+
+def check_fusion(how: str) -> None:
+    """
+    Raises:
+        SettingError: it is none of :data:`FUSIONS`.
+    """
+    if how not in FUSIONS:
+        raise SettingError(f"fusion: {how!r} is none of {', '.join(FUSIONS)}.")
 
 
 def fuse_labels(
@@ -38,8 +47,7 @@ def fuse_labels(
         Aljabar et al., Multi-atlas based segmentation of brain images, NeuroImage 2009; Artaechevarria et al.,
         Combination strategies in multi-atlas image segmentation, IEEE TMI 2009 (global weights).
     """
-    if how not in FUSIONS:
-        raise SettingError(f"fusion: {how!r} is none of {', '.join(FUSIONS)}.")
+    check_fusion(how)
     if not labels:
         raise SettingError("fusion: there are no label maps to fuse.")
     order = sorted(range(len(labels)), key=lambda number: -similarities[number])

@@ -37,6 +37,7 @@ class Registrations:
             raise FileNotFoundError(f"{table} is missing; run 'registration' to its end, or name its folder.")
         with table.open(newline="", encoding="utf-8") as file:
             self.rows = {Pair(row["fixed"], row["moving"]): row for row in csv.DictReader(file)}
+        self._cases = list(dict.fromkeys(name for pair in self.rows for name in pair))
         self._template = {p.fixed: p.moving for p, row in self.rows.items() if "template" in row["roles"].split()}
         self._kept = kept
         self._load = functools.lru_cache(maxsize=kept)(load_transform)
@@ -57,13 +58,19 @@ class Registrations:
         """From the points of one case to those of another: as registered, else composed through the template.
 
         Args:
-            fixed, moving: ids, of two cases.
+            fixed, moving: ids. A case and itself are one and the same place.
             usable: False takes what was registered between the two even where it is marked unusable.
 
         Raises:
-            RegistrationError: neither is there, or not usable.
+            RegistrationError: neither is there, or not usable; or no such case.
             StorageError: a file that was damaged since.
         """
+        for name in (fixed, moving):
+            if name not in self._cases:
+                known = f"{', '.join(self._cases[:5])}{', ...' if len(self._cases) > 5 else ''}"
+                raise RegistrationError(f"{name} is no case of {self.folder}; there are {known}.")
+        if fixed == moving:
+            return self._identity(fixed)
         if not usable and (pair := Pair(fixed, moving)) in self.rows:
             return self._stored(pair)
         route = self._route(fixed, moving)
@@ -71,6 +78,14 @@ class Registrations:
             raise RegistrationError(f"{fixed} and {moving} have no usable registration in {self.folder}.")
         parts = [invert(self._stored(pair)) if backward else self._stored(pair) for pair, backward in route]
         return functools.reduce(compose, parts)
+
+    def _identity(self, name: str) -> Transform:
+        for pair, row in self.rows.items():
+            if name in pair and row["state"] != "failed":
+                found = self._stored(pair)
+                grid = found.fixed if name == pair.fixed else found.moving
+                return Transform((), grid, grid)
+        raise RegistrationError(f"{name} has no registration in {self.folder} that did not fail.")
 
     def atlases(self, fixed: str, usable: bool = True) -> list[tuple[str, float]]:
         """The labelled cases that were registered onto a case, with the similarity reached, the most similar first.

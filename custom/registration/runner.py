@@ -208,6 +208,7 @@ class PairRunner:
         scheduling = {"allowed-failures": TRIES - 1, "worker-saturation": 1.0}
         scheduling = {f"distributed.scheduler.{key}": value for key, value in scheduling.items()}
         self._open.enter_context(dask.config.set(scheduling))
+        print("Starting processes: the first pair of each takes longer than those after it.", flush=True)
         self._cluster = self._open.enter_context(LocalCluster(n_workers=0, **options))
         return self._open.enter_context(Client(self._cluster))
 

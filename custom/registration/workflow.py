@@ -152,7 +152,7 @@ class RegistrationWorkflow:
             to_template = template_pairs(grouped, templates, self.group_by)
             add(to_template, "template")
             if {"similar", "all"} & set(self.plan) or any(pair.moving in unlabelled for pair in roles):
-                rows = self._register(to_template)
+                rows = self._register(to_template, name="To the template")
                 self._mark_organs(rows, templates)
                 if "all" in self.plan:
                     add(all_pairs(grouped, self.group_by), "all")
@@ -174,10 +174,10 @@ class RegistrationWorkflow:
         pairs_left = [pair for pair in pairs if pair not in rows]
         leads = {} if self.leading is None else leading_pairs(pairs_left, cases, self.group_by, self.leading)
         first = [pair for pair in pairs_left if pair not in leads]
-        rows |= zip(first, self.runner(first, cases, name), strict=True)
+        rows |= zip(first, self.runner(first, cases, f"{name}, {self.leading}" if leads else name), strict=True)
         usable = {pair: lead for pair, lead in leads.items() if rows[lead]["state"] == "usable"}
         starts = {pair: str(self.runner.folder / rows[lead]["transform"]) for pair, lead in usable.items()}
-        rows |= zip(leads, self.runner(list(leads), cases, name, starts), strict=True)
+        rows |= zip(leads, self.runner(list(leads), cases, f"{name}, from there", starts), strict=True)
         return [rows[pair] for pair in pairs]
 
     def _path(self, row: Row) -> Row:
