@@ -212,7 +212,7 @@ def test_faults_are_named(pair, transform):
         ({"iterations": 5}, "iterations: 5 must be a list"),
         ({"scales": []}, r"scales: \[\] must be a list"),
         ({"turns": []}, r"turns: \[\] must be a list of degrees"),
-        ({"affine_iterations": -1}, "affine_iterations: -1 must not be negative"),
+        ({"affine_iterations": -1}, "affine_iterations: -1 must be a whole number and not negative"),
     ]:
         with pytest.raises(SettingError, match=message):
             register(fixed, moving, **setting)
