@@ -20,7 +20,7 @@ from custom.registration.quality import folded_fraction, inverse_error
 from custom.registration.record import Limits
 from custom.registration.runner import PairRunner, write_table
 from custom.registration.storage import StorageError, load_transform, save_transform
-from custom.registration.template import best_template, label_agreement, template_similarity
+from custom.registration.template import best_template, template_similarity
 from custom.registration.transform import Transform, compose, invert, map_points, warp_image, warp_label
 from custom.registration.volume import Grid, RegistrationError, read_volume
 from custom.registration.workflow import RegistrationWorkflow
@@ -46,7 +46,6 @@ __all__ = [
     "fuse_labels",
     "inverse_error",
     "invert",
-    "label_agreement",
     "leading_pairs",
     "load_transform",
     "map_points",

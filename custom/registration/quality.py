@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,12 +38,15 @@ def folded_fraction(transform: Transform, region: Any = None, spacing: float = 2
     return float((determinant <= 0)[organ].double().mean())
 
 
-def inverse_error(forth: Transform, back: Transform, region: Any = None, spacing: float = 2.0) -> float:
+def inverse_error(
+    forth: Transform, back: Callable[[Tensor], Tensor], region: Any = None, spacing: float = 2.0
+) -> float:
     """Mean distance by which the organ's points miss themselves, sent forth by one map and back by another one.
 
     Args:
         forth: from fixed to moving.
-        back: from moving to fixed, registered on its own: the inverse of ``forth`` would tell nothing.
+        back: transform or step from moving to fixed, registered on its own: the inverse of ``forth`` would tell
+            nothing.
         region, spacing: see :func:`folded_fraction`.
 
     Returns:

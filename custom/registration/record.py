@@ -21,12 +21,12 @@ from custom.errors import SettingError
 from custom.registration.pairwise import Settings, register, similarity, use_threads
 from custom.registration.quality import folded_fraction, inverse_error
 from custom.registration.storage import StorageError, content_hash, load_transform, read_notes, save_transform
-from custom.registration.transform import Transform, warp_label
+from custom.registration.transform import Affine, Transform, warp_label
 from custom.registration.volume import RegistrationError, read_volume
 
 __all__ = ["Job", "Limits", "blank_row", "finished", "job_for", "register_job"]
 
-VERSION = 3  # of the computation: one more makes every stored transform an old one
+VERSION = 4  # of the computation: one more makes every stored transform an old one
 Row = dict[str, Any]
 
 
@@ -38,8 +38,9 @@ class Limits:
         gain: least increase of the similarity (-1 to 1) over what the headers alone give.
         folded: largest share of the organ that may be folded.
         inverse_mm: largest mean inverse-consistency error, mm; None skips the registration back, about a third of the
-            time. The way back is affine and always searched on its own, so that it tells a found organ from a lost
-            one: between two hearts 5 to 15 mm are common, over 25 mm most often one of the two is somewhere else.
+            time. The way back is affine and searched on its own, so that it tells a found organ from a lost one:
+            between two hearts 5 to 15 mm are common, over 25 mm most often one of the two is somewhere else. A pair
+            that starts from another one's result is held against the way back of that one.
 
     Raises:
         SettingError: something that is no number.
@@ -149,23 +150,24 @@ def register_job(job: Job) -> Row:
 
 
 def _registered(job: Job) -> Row:
-    best: tuple[Row, Transform] | None = None
+    best: tuple[Row, Transform, Affine | None] | None = None
     errors, attempts = [], 0
-    started = [(job.attempts[0], load_transform(job.start))] if job.start else []
-    for settings, start in [*started, *((settings, None) for settings in job.attempts)]:
+    for settings, start in [*([(job.attempts[0], job.start)] if job.start else []), *((s, None) for s in job.attempts)]:
         attempts += 1
         try:
-            row, transform = _attempt(job, settings, start)
+            found = _attempt(job, settings, start)
         except RegistrationError as error:
             errors.append(str(error))
             continue
-        if best is None or _rank(row) > _rank(best[0]):
-            best = row, transform
-        if row["state"] == "usable":
+        if best is None or _rank(found[0]) > _rank(best[0]):
+            best = found
+        if found[0]["state"] == "usable":
             break
     row = blank_row(job.fixed, job.moving) | (best[0] if best else {"message": errors[-1]})
     row |= {"attempts": attempts, "transform": Path(job.path).name}
-    save_transform(job.path, best[1] if best else None, row=row, message=row["message"])
+    transform, back = best[1:] if best else (None, None)
+    way_back = back.matrix.tolist() if back else None
+    save_transform(job.path, transform, row=row, message=row["message"], way_back=way_back)
     # as it is read: what was computed now and what was computed before are the same
     return finished(job) or {**row, "fixed": job.fixed, "moving": job.moving}
 
@@ -199,11 +201,13 @@ def one_thread() -> Iterator[None]:
         use_threads(before[1])
 
 
-def _attempt(job: Job, settings: Mapping[str, Any], start: Transform | None) -> tuple[Row, Transform]:
+def _attempt(job: Job, settings: Mapping[str, Any], start: str | None) -> tuple[Row, Transform, Affine | None]:
+    """The row, the transform, and the way back where it is asked for and found."""
     pair, region = (job.fixed_image, job.moving_image), job.region
-    if start is not None:
-        start = Transform(start.steps, *(read_volume(image).grid for image in pair))
-    transform = register(*pair, region=region, start=start, **settings)
+    lead = start and load_transform(start)
+    if lead:
+        lead = Transform(lead.steps, *(read_volume(image).grid for image in pair))
+    transform = register(*pair, region=region, start=lead, **settings)
     spacing = Settings(**settings).spacing
     row = {
         "similarity_before": similarity(*pair, region=region, **settings),
@@ -211,24 +215,26 @@ def _attempt(job: Job, settings: Mapping[str, Any], start: Transform | None) -> 
         "folded_fraction": folded_fraction(transform, region, spacing),
         "inverse_error_mm": float("nan"),
     }
+    back = None
     if job.limits.inverse_mm is not None:
-        row["inverse_error_mm"] = _inverse_error(job, transform, settings)
+        # that of the start, which was searched: another search would doubt what has been found
+        matrix = read_notes(start).get("way_back") if start else None
+        back = Affine(torch.tensor(matrix, dtype=torch.float64)) if matrix else _way_back(job, transform, settings)
+        row["inverse_error_mm"] = inverse_error(transform, back, region, spacing) if back else float("inf")
     # six digits: the last ones of a sum depend on where in memory it lies
     row = {name: float(f"{value:.6g}") for name, value in row.items()}
     problems = list(_problems(row, job.limits))
-    return {"state": "unusable" if problems else "usable", **row, "message": "; ".join(problems)}, transform
+    return {"state": "unusable" if problems else "usable", **row, "message": "; ".join(problems)}, transform, back
 
 
-def _inverse_error(job: Job, transform: Transform, settings: Mapping[str, Any]) -> float:
-    """Register the other way round, affinely and with a search; infinite where that finds nothing."""
+def _way_back(job: Job, transform: Transform, settings: Mapping[str, Any]) -> Affine | None:
+    """Registered the other way round, affinely and with a search; None where that finds nothing."""
     region = warp_label(job.region, transform) if job.region else None
-    options = Settings(**settings)
-    affine = {**settings, "iterations": [0] * len(options.iterations)}
+    affine = {**settings, "iterations": [0] * len(Settings(**settings).iterations)}
     try:
-        back = register(job.moving_image, job.fixed_image, region=region, **affine)
+        return register(job.moving_image, job.fixed_image, region=region, **affine).steps[-1]
     except RegistrationError:
-        return float("inf")
-    return inverse_error(transform, back, job.region, options.spacing)
+        return None
 
 
 def _problems(row: Row, limits: Limits):

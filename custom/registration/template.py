@@ -4,51 +4,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from custom.metrics import dice
 from custom.registration.pairwise import Settings, organ_image
-from custom.registration.plan import Pair, all_pairs
-from custom.registration.transform import Transform, invert, warp_label
-from custom.registration.volume import read_volume
+from custom.registration.record import Row
+from custom.registration.transform import Transform, invert
 
-__all__ = ["best_template", "label_agreement", "template_similarity"]
+__all__ = ["best_template", "template_similarity"]
 
 
-def best_template(labelled: Sequence[Mapping[str, Any]], transforms: Mapping[Pair, Transform | None]) -> str:
-    """The labelled case whose labels, warped, agree best with those of the other labelled cases.
+def best_template(rows: Iterable[Row]) -> str:
+    """The volume that fits the others: most often usable, then with the least inverse-consistency error.
+
+    What is composed goes through the template twice, and that error is what a map can be off by. How alike the images
+    become says less: on ACDC it prefers a heart that is easily matched in the wrong place.
 
     Args:
-        labelled: cases of one group, at least one, with "case" and "label".
-        transforms: of all their pairs; None where a pair has no usable one, which counts as no agreement. A case
-            whose labels could be brought onto no other one, a broken one perhaps, has no say.
+        rows: of the pairs that were tried, see :func:`~custom.registration.record.register_job`; the candidates are
+            the moving ones, each with the same others.
 
     Returns:
         Its id; the first one of those that are equally good.
     """
-    moved = {pair.moving for pair, transform in transforms.items() if transform is not None}
-    labelled = [case for case in labelled if case["case"] in moved] or labelled[:1]
-    by_id = {case["case"]: case for case in labelled}
+    tried: dict[str, list[Row]] = {}
+    for row in rows:
+        tried.setdefault(row["moving"], []).append(row)
 
-    def carries_over(name: str) -> float:
-        pairs = [pair for pair in all_pairs(labelled) if pair.moving == name]
-        found = [(by_id[pair.fixed], transforms[pair]) for pair in pairs]
-        scores = [label_agreement(fixed, by_id[name], transform) if transform else 0.0 for fixed, transform in found]
-        return float(np.mean(scores)) if scores else 0.0
+    def fits(name: str) -> tuple[float, float, float]:
+        usable = [row for row in tried[name] if row["state"] == "usable"]
+        if not usable:
+            return 0.0, 0.0, 0.0
+        error = float(np.median([row["inverse_error_mm"] for row in usable]))
+        similarity = float(np.mean([row["similarity_after"] for row in usable]))
+        return len(usable) / len(tried[name]), -np.nan_to_num(error), similarity  # 0 where it was not measured
 
-    return max(by_id, key=carries_over)
-
-
-def label_agreement(fixed: Mapping[str, Any], moving: Mapping[str, Any], transform: Transform) -> float:
-    """Mean Dice, over the classes of the fixed case, of its label map and the moving one's, warped."""
-    truth = read_volume(fixed["label"], label=True).values
-    warped = warp_label(moving["label"], transform)[0].as_tensor()
-    classes = [int(value) for value in truth.unique() if value > 0]
-    return float(np.mean([dice(truth == c, warped == c) for c in classes])) if classes else 0.0
+    return max(tried, key=fits)
 
 
 def template_similarity(

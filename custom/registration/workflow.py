@@ -35,7 +35,8 @@ from custom.registration.transform import Transform, warp_label
 __all__ = ["PLANS", "RegistrationWorkflow"]
 
 PLANS = ("atlas", "template", "similar", "all")
-TEMPLATE_CANDIDATES = 6  # registered with each other: 30 registrations
+TEMPLATE_CANDIDATES = 6  # labelled volumes, each of which is tried
+TEMPLATE_TRIALS = 8  # on so many others: up to 48 registrations, which the plan "atlas" has anyway
 Case = Mapping[str, Any]
 
 
@@ -46,8 +47,8 @@ class RegistrationWorkflow:
 
     - "atlas": every labelled volume onto every unlabelled one;
     - "template": every volume to one labelled volume, so that N registrations give the map between any two
-      (:class:`~custom.registration.Registrations` composes it). The template is the labelled volume whose labels
-      carry over best to the other labelled ones, of which the first few are tried;
+      (:class:`~custom.registration.Registrations` composes it). The template is the labelled volume that fits some
+      of the others best (:func:`~custom.registration.best_template`), of which the first few are tried;
     - "similar": the volumes most similar to each one onto it, compared in the template's space;
     - "all": every volume onto every other, n (n - 1) registrations;
 
@@ -164,20 +165,19 @@ class RegistrationWorkflow:
         write_table(self.folder / "pairs.csv", rows)
         return rows
 
-    def _register(self, pairs: Sequence[Pair], cases: Sequence[Case] | None = None, name: str = "Registering") -> list:
+    def _register(self, pairs: Sequence[Pair], name: str = "Registering") -> list[Row]:
         """A row a pair, in their order; the leading group's pairs first, the others from where these ended."""
-        cases = self.cases if cases is None else cases
-        organs = {case["case"] for case in cases if case.get("label") or case.get("region")}
+        organs = {case["case"] for case in self.cases if case.get("label") or case.get("region")}
         lost = [pair for pair in pairs if pair.moving not in organs]
         message = "the template has no usable registration to the moving volume, which would mark its organ"
         rows = {pair: {**blank_row(*pair), "message": message} for pair in lost}
         pairs_left = [pair for pair in pairs if pair not in rows]
-        leads = {} if self.leading is None else leading_pairs(pairs_left, cases, self.group_by, self.leading)
+        leads = {} if self.leading is None else leading_pairs(pairs_left, self.cases, self.group_by, self.leading)
         first = [pair for pair in pairs_left if pair not in leads]
-        rows |= zip(first, self.runner(first, cases, f"{name}, {self.leading}" if leads else name), strict=True)
+        rows |= zip(first, self.runner(first, self.cases, f"{name}, {self.leading}" if leads else name), strict=True)
         usable = {pair: lead for pair, lead in leads.items() if rows[lead]["state"] == "usable"}
         starts = {pair: str(self.runner.folder / rows[lead]["transform"]) for pair, lead in usable.items()}
-        rows |= zip(leads, self.runner(list(leads), cases, f"{name}, from there", starts), strict=True)
+        rows |= zip(leads, self.runner(list(leads), self.cases, f"{name}, from there", starts), strict=True)
         return [rows[pair] for pair in pairs]
 
     def _path(self, row: Row) -> Row:
@@ -202,11 +202,14 @@ class RegistrationWorkflow:
         return templates
 
     def _choose(self, labelled: Sequence[Case], group: Any) -> str:
-        labelled = labelled[:TEMPLATE_CANDIDATES]
-        rows = self._register(all_pairs(labelled), labelled, "Choosing a template")
-        template = best_template(labelled, {Pair(row["fixed"], row["moving"]): self._loaded(row) for row in rows})
+        candidates = labelled[:TEMPLATE_CANDIDATES]
+        if len(candidates) == 1:
+            return candidates[0]["case"]
+        mine = [case for case in self.cases if group_of(case, self.group_by) == group]
+        others = mine[:: max(1, len(mine) // TEMPLATE_TRIALS)][:TEMPLATE_TRIALS]
+        template = best_template(self._register(atlas_pairs(candidates, others), name="Choosing a template"))
         about = "" if group is None else f" of {self.group_by} {group}"
-        print(f"Template{about}: {template}, of {len(labelled)} labelled volumes.", flush=True)
+        print(f"Template{about}: {template}, of {len(candidates)} labelled volumes.", flush=True)
         return template
 
     def _loaded(self, row: Row) -> Transform | None:

@@ -27,6 +27,7 @@ from custom.registration import (
     read_volume,
 )
 from custom.registration import record as record_module
+from custom.registration.record import blank_row
 
 MOVES = {"a": (0, 0, 0), "b": (7, -4, 3), "c": (-6, 8, -3), "d": (3, 6, 0), "e": (-4, -5, 2)}
 LABELLED, UNLABELLED = "ab", "cde"
@@ -137,8 +138,7 @@ def test_unusable_pairs_are_left_out(run, tmp_path):
         writer.writeheader()
         writer.writerows(rows[pair] for pair in direct)
     registrations = Registrations(tmp_path / "r")
-    assert not registrations.usable("c", template) and not registrations.usable("c", "d")
-    assert registrations.usable("c", other) and registrations.usable("d", "e")
+    assert registrations.usable("c", template) and registrations.usable("c", "d")  # through the other labelled one
     assert [name for name, _ in registrations.atlases("c")] == [other]
     assert {name for name, _ in registrations.atlases("c", usable=False)} == set(LABELLED)
     assert error_mm(registrations.between("c", template, usable=False), "c", template) < 3
@@ -228,14 +228,24 @@ def test_all_pairs_are_registered_when_asked_for(cases, tmp_path):
     assert all("all" in row["roles"].split() for row in rows)
 
 
-def test_the_template_is_the_volume_whose_labels_carry_over_best(tmp_path):
-    cases = [write_case(tmp_path, name, (move, 0, 0)) for name, move in (("far", 40), ("left", 0), ("middle", 6))]
-    grid = read_volume(cases[0]["image"]).grid
-    # with no registration at all, the one in the middle overlaps the others best
-    transforms = {Pair(a["case"], b["case"]): Transform((), grid, grid) for a in cases for b in cases if a is not b}
-    assert best_template(cases, transforms) == "middle"
-    assert best_template(cases, {**transforms, Pair("left", "middle"): None}) != "middle"
-    assert best_template(cases[:1], {}) == "far"
+def test_the_template_is_the_volume_that_fits_the_others_best():
+    def rows(moving: str, *errors: float, similarity: float = 0.5) -> list[dict]:
+        names = [name for name in "abcd" if name != moving]
+        found = zip(names, errors, strict=True)
+        return [
+            {**blank_row(name, moving), "state": "usable" if not e > 20 else "unusable", "inverse_error_mm": e}
+            | {"similarity_after": similarity}
+            for name, e in found
+        ]
+
+    assert best_template([*rows("a", 9.0, 8.0, 9.0), *rows("b", 8.0, 7.0, 19.0), *rows("c", 8.0, 9.0, 9.0)]) == "b"
+    assert best_template([*rows("a", 9.0, 8.0, 9.0), *rows("b", 1.0, 1.0, 25.0)]) == "a"
+    assert best_template([*rows("a", 25.0, 25.0, 25.0), *rows("b", 25.0, 25.0, 19.0)]) == "b"
+    # not measured
+    nan = [float("nan")] * 3
+    assert best_template([*rows("a", *nan, similarity=0.6), *rows("b", *nan, similarity=0.7)]) == "b"
+    failed = [blank_row(name, "c") for name in "ab"]
+    assert best_template([*failed, *rows("a", 9.0, 9.0, 19.0)]) == "a" and best_template(failed) == "c"
 
 
 def test_a_broken_labelled_case_takes_none_with_it(cases, tmp_path):

@@ -1,0 +1,78 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from custom.registration import (
+    Pair,
+    RegistrationError,
+    Registrations,
+    Transform,
+    save_transform,
+    write_table,
+)
+from custom.registration.record import blank_row
+from custom.registration.transform import Affine
+from custom.registration.volume import Grid
+
+GRID = Grid((4, 4, 4), np.eye(4))
+
+
+def registrations(folder: Path, pairs: dict[tuple[str, str], tuple]) -> Registrations:
+    """Of a table; each pair has its shift along x in mm, its error in mm, and perhaps its state."""
+    rows = []
+    for (fixed, moving), (shift, error, *state) in pairs.items():
+        matrix = torch.eye(4, dtype=torch.float64)
+        matrix[0, 3] = shift
+        name = f"{fixed}{moving}.transform"
+        save_transform(folder / name, Transform((Affine(matrix),), GRID, GRID))
+        row = {"state": state[0] if state else "usable", "inverse_error_mm": error, "transform": name, "roles": "atlas"}
+        rows.append({**blank_row(fixed, moving), **row})
+    write_table(folder / "pairs.csv", rows)
+    return Registrations(folder)
+
+
+def shift(found: Registrations, fixed: str, moving: str, **options) -> float:
+    return float(found.between(fixed, moving, **options)(torch.zeros(1, 3))[0, 0])
+
+
+def test_the_way_with_the_least_error_is_taken(tmp_path):
+    through = {("a", "t"): (10.0, 3.0), ("b", "t"): (100.0, 4.0)}
+    found = registrations(tmp_path / "1", {("a", "b"): (1.0, 6.0), **through})
+    assert shift(found, "a", "b") == 1.0 and shift(found, "b", "a") == -1.0
+    found = registrations(tmp_path / "2", {("a", "b"): (1.0, 8.0), **through})
+    assert shift(found, "a", "b") == -90.0 and shift(found, "b", "a") == 90.0
+    better = {("a", "s"): (20.0, 2.0), ("s", "b"): (200.0, 4.5)}
+    found = registrations(tmp_path / "3", {("a", "b"): (1.0, 8.0), **through, **better})
+    assert shift(found, "a", "b") == 220.0
+    # of the two registrations between two volumes
+    found = registrations(tmp_path / "4", {("a", "b"): (1.0, 5.0), ("b", "a"): (-2.0, 4.0)})
+    assert shift(found, "a", "b") == 2.0
+    # with errors that were not measured, the shortest
+    nan = float("nan")
+    found = registrations(tmp_path / "5", {("a", "t"): (10.0, nan), ("b", "t"): (100.0, nan), ("a", "b"): (1.0, nan)})
+    assert shift(found, "a", "b") == 1.0
+
+
+def test_unusable_pairs_are_the_last_choice(tmp_path):
+    pairs = {("a", "b"): (1.0, 25.0, "unusable"), ("a", "t"): (10.0, 14.0), ("b", "t"): (100.0, 14.0)}
+    found = registrations(tmp_path / "1", pairs)
+    assert found.usable("a", "b") and shift(found, "a", "b") == -90.0
+    pairs["b", "t"] = (100.0, 30.0, "unusable")
+    found = registrations(tmp_path / "2", pairs)
+    assert not found.usable("a", "b")
+    with pytest.raises(RegistrationError, match="a and b have no usable registration"):
+        found.between("a", "b")
+    assert shift(found, "a", "b", usable=False) == 1.0
+
+
+def test_failed_pairs_join_nothing(tmp_path):
+    found = registrations(tmp_path, {("a", "b"): (1.0, 5.0, "failed"), ("a", "c"): (1.0, 5.0)})
+    assert not found.usable("a", "b") and found.rows.keys() == {Pair("a", "b"), Pair("a", "c")}
+    with pytest.raises(RegistrationError, match="a and b have no usable registration"):
+        found.between("a", "b", usable=False)
