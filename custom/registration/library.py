@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import csv
 import functools
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from custom.registration.plan import Pair
@@ -101,6 +103,28 @@ class Registrations:
             if pair.fixed == fixed and "atlas" in row["roles"].split() and row["state"] in states
         ]
         return sorted(found, key=lambda atlas: -atlas[1])
+
+    def partners(self, cases: Sequence[str], count: int = 5, seed: int = 0) -> dict[str, list[str]]:
+        """For each case up to ``count`` of the others, all with a usable map to them.
+
+        First those that it was registered with itself, the most similar first. The rest, reached through the template,
+        are drawn at random: nothing is known of how alike they are, and no case becomes the partner of all.
+
+        Args:
+            cases: ids.
+            count: at most, of each.
+            seed: of the draw, which depends on it, the case and the list alone.
+        """
+        chosen = {}
+        for fixed in cases:
+            others = [name for name in cases if name != fixed and self.usable(fixed, name)]
+            random.Random(f"{seed} {fixed}").shuffle(others)
+            chosen[fixed] = sorted(others, key=lambda name: -self._similarity(Pair(fixed, name)))[:count]
+        return chosen
+
+    def _similarity(self, pair: Pair) -> float:
+        """What a registration reached; below all of them for two cases that were not registered with each other."""
+        return float(self.rows[pair]["similarity_after"]) if self._is_usable(pair) else -float("inf")
 
     def _route(self, fixed: str, moving: str) -> list[tuple[Pair, bool]] | None:
         """Pairs to go through, and whether backward; None where there is no way."""

@@ -104,6 +104,20 @@ def test_atlases_come_in_the_order_of_their_similarity(run):
     assert registrations.atlases("a") == []
 
 
+def test_partners_are_usable_those_registered_directly_first(run):
+    registrations = Registrations(run)
+    cases = list(MOVES)
+    all_of_them = registrations.partners(cases, count=9)
+    for name, partners in all_of_them.items():
+        assert sorted(partners) == sorted(set(MOVES) - {name})
+        direct = {pair.moving: float(row["similarity_after"]) for pair, row in table(run).items() if pair.fixed == name}
+        assert partners[: len(direct)] == sorted(direct, key=direct.get, reverse=True)
+    assert registrations.partners(cases, count=2) == {name: names[:2] for name, names in all_of_them.items()}
+    assert registrations.partners(["a", "x"]) == {"a": [], "x": []}
+    draws = [registrations.partners(cases, 9, seed)["c"] for seed in range(8)]
+    assert len({tuple(names) for names in draws}) > 1 and draws[0] == all_of_them["c"]
+
+
 def test_unlabelled_moving_volumes_get_the_organ_from_the_template(run):
     for name in UNLABELLED:
         region = read_volume(run / "regions" / f"{name}.nii.gz", label=True)
