@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from monai.transforms.utils import generate_spatial_bounding_box
 from scipy.stats import spearmanr
@@ -19,6 +20,8 @@ __all__ = [
     "ejection_fraction",
     "embedding_spread",
     "principal_components",
+    "pseudo_label_agreement",
+    "registered_agreement",
     "surface_distances",
 ]
 
@@ -167,3 +170,42 @@ def embedding_spread(embeddings: Tensor) -> Tensor:
     """
     z = embeddings.float()
     return (z / z.norm(dim=1, keepdim=True)).var(dim=0).sum()
+
+
+def registered_agreement(anchors: Tensor, positives: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """How many registered positives are of their anchor's true class.
+
+    Each anchor counts once, as it does in the loss, so that the share can be compared with that of
+    :func:`pseudo_label_agreement`; of the counts of several batches, the sums are divided.
+
+    Args:
+        anchors: (m,), true classes.
+        positives: (m, K), true classes at the registered points.
+        valid: (m, K) bool.
+
+    Returns:
+        Sum over the anchors of the share of their positives that agree, and the number of anchors with any; scalars.
+    """
+    count = valid.sum(dim=1)
+    agreeing = ((positives == anchors.unsqueeze(1)) & valid).sum(dim=1)
+    return (agreeing / count.clamp(min=1)).sum(), (count > 0).sum()
+
+
+def pseudo_label_agreement(anchors: Tensor, pseudo: Tensor) -> tuple[Tensor, Tensor]:
+    """How many of the other anchors with an anchor's pseudo-label are of its true class.
+
+    Args:
+        anchors: (m,), true classes.
+        pseudo: (m,), the classes that make them positives of each other.
+
+    Returns:
+        As of :func:`registered_agreement`.
+    """
+
+    def others(*values: Tensor) -> Tensor:
+        """(m,), how many others have the same values."""
+        _, group, count = torch.stack(values).unique(dim=1, return_inverse=True, return_counts=True)
+        return count[group] - 1
+
+    count = others(pseudo)
+    return (others(pseudo, anchors) / count.clamp(min=1)).sum(), (count > 0).sum()

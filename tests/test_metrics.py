@@ -16,6 +16,8 @@ from custom.metrics import (
     ejection_fraction,
     embedding_spread,
     principal_components,
+    pseudo_label_agreement,
+    registered_agreement,
     surface_distances,
 )
 
@@ -139,3 +141,25 @@ def test_spread_of_collapsed_and_null_embeddings():
     same = torch.ones(8, 3) * torch.arange(1, 9)[:, None]
     assert embedding_spread(same.half()) < 1e-6
     assert embedding_spread(torch.zeros(4, 3)).isnan()
+
+
+def test_registered_agreement_counts_each_anchor_once():
+    positives = torch.tensor([[1, 1, 2], [2, 2, 2], [3, 1, 1], [0, 0, 0]])
+    valid = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [0, 0, 0]], dtype=torch.bool)
+    agreeing, total = registered_agreement(torch.tensor([1, 2, 2, 0]), positives, valid)
+    assert (agreeing.item(), total.item()) == (pytest.approx(2 / 3 + 1 + 0), 3)
+
+
+def test_pseudo_label_agreement_is_that_of_all_pairs():
+    generator = torch.Generator().manual_seed(0)
+    anchors, pseudo = (torch.randint(0, 4, (40,), generator=generator) for _ in range(2))
+    pseudo[7] = 9  # alone
+    shares = []
+    for i in range(40):
+        others = [j for j in range(40) if j != i and pseudo[j] == pseudo[i]]
+        if others:
+            shares.append(sum(anchors[j] == anchors[i] for j in others).item() / len(others))
+    agreeing, total = pseudo_label_agreement(anchors, pseudo)
+    assert (agreeing.item(), total.item()) == (pytest.approx(sum(shares)), len(shares))
+    assert len(shares) == 39
+    assert torch.equal(*pseudo_label_agreement(anchors, anchors))  # true labels always agree

@@ -14,7 +14,7 @@ from custom.data.datalist import (
 )
 from custom.data.geometry import OrientSlices, OrientSlicesd, slice_axis, slice_positions
 from custom.data.phantom import abdominal_folder, cardiac_folder
-from custom.data.slices import CentreSlicesd, SliceDataset, StackSlicesd
+from custom.data.slices import CentreSlicesd, SliceDataset, SliceGeometry, StackSlicesd
 
 __all__ = [
     "CentreSlicesd",
@@ -22,6 +22,7 @@ __all__ = [
     "OrientSlices",
     "OrientSlicesd",
     "SliceDataset",
+    "SliceGeometry",
     "SpatialAugment",
     "StackSlicesd",
     "abdominal_folder",

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
@@ -26,7 +27,9 @@ from custom.data.geometry import slice_positions
 from custom.errors import SettingError
 from custom.files import save_atomically
 
-__all__ = ["CentreSlicesd", "SliceDataset", "StackSlicesd"]
+__all__ = ["CentreSlicesd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
+
+FORMAT = 2  # raise it when StackSlicesd returns other stacks for the same settings: cached ones are made anew
 
 
 class CentreSlicesd(ResizeWithPadOrCropd):
@@ -79,7 +82,8 @@ class StackSlicesd(Transform):
             data: "image" (T, H, W, S), T frames of one series, and maybe "label" (1, H, W, S).
 
         Returns:
-            "image" (T, S, H, W) float32, maybe "label" (1, S, H, W) uint8, "position" (S,).
+            "image" (T, S, H, W) float32, maybe "label" (1, S, H, W) uint8, "position" (S,), and "affine" (4, 4)
+            float64 from voxel (row, column, slice) to RAS mm.
         """
         image = data["image"]
         stacks = {"image": image.movedim(-1, 1).to(torch.float32)}
@@ -87,6 +91,7 @@ class StackSlicesd(Transform):
             stacks["label"] = data["label"].movedim(-1, 1).to(torch.uint8)
         stacks = {k: (v.as_tensor() if isinstance(v, MetaTensor) else v).contiguous() for k, v in stacks.items()}
         stacks["position"] = slice_positions(image.shape[-1], _flipped(image), self.reference_positions)
+        stacks["affine"] = image.affine.to(torch.float64)
         return stacks
 
 
@@ -96,6 +101,25 @@ def _flipped(image: Tensor) -> bool:
     current = image.affine[:3, 2]
     stored = original[:, int((torch.nn.functional.normalize(original, dim=0).T @ current).abs().argmax())]
     return bool(stored @ current < 0)
+
+
+@dataclass(frozen=True, eq=False)
+class SliceGeometry:
+    """Where the slices of a dataset lie. Those of one volume follow each other; a frame of a series is a volume.
+
+    Args:
+        volumes: (N,) number of each slice's volume, ascending.
+        numbers: (N,) number of each slice within its volume.
+        affines: (V, 4, 4) float64, voxel (row, column, slice) to RAS mm, of each volume.
+        cases: (V) id of each volume's case.
+        size: (height, width) of all slices in pixels.
+    """
+
+    volumes: Tensor
+    numbers: Tensor
+    affines: Tensor
+    cases: Sequence[str]
+    size: tuple[int, int]
 
 
 class SliceDataset(torch.utils.data.Dataset):
@@ -114,6 +138,7 @@ class SliceDataset(torch.utils.data.Dataset):
         positions: (N,) anatomical position of each slice.
         patients: (N,) number of each slice's patient.
         patient_names: name of each of these numbers.
+        geometry: where each slice lies, see :class:`SliceGeometry`.
     """
 
     def __init__(
@@ -126,18 +151,22 @@ class SliceDataset(torch.utils.data.Dataset):
         self.index: list[tuple[int, int, int]] = []
         positions, patients = [], []
         names: dict[str, int] = {}
+        cases, affines, lengths, size = [], [], [], (0, 0)
         free = memory_gib * 2**30
         for number, case in enumerate(tqdm(self.data, desc="Reading volumes", unit="volume", disable=None)):
             stacks = self._volume(number)
-            frames, count = stacks["image"].shape[:2]
-            size = sum(t.numel() * t.element_size() for t in stacks.values())
-            if size <= free:
+            frames, count, *size = stacks["image"].shape
+            memory = sum(t.numel() * t.element_size() for t in stacks.values())
+            if memory <= free:
                 self.kept[number] = stacks
-                free -= size
+                free -= memory
             self.index += [(number, t, s) for t in range(frames) for s in range(count)]
             positions += [stacks["position"]] * frames
             patient = case.get("patient") or case_id(case)
             patients += [names.setdefault(patient, len(names))] * (frames * count)
+            cases += [case_id(case)] * frames
+            affines += [stacks["affine"]] * frames
+            lengths += [count] * frames
         if len(self.kept) < len(self.data) and not cache_dir:
             print(
                 f"memory_gib: {len(self.kept)} of {len(self.data)} volumes fit in {memory_gib} GiB; the others are "
@@ -147,6 +176,13 @@ class SliceDataset(torch.utils.data.Dataset):
         self.positions = torch.cat(positions) if positions else torch.empty(0)
         self.patients = torch.tensor(patients, dtype=torch.long)
         self.patient_names = list(names)
+        self.geometry = SliceGeometry(
+            volumes=torch.arange(len(cases)).repeat_interleave(torch.tensor(lengths, dtype=torch.long)),
+            numbers=torch.tensor([k for _, _, k in self.index], dtype=torch.long),
+            affines=torch.stack(affines) if affines else torch.empty(0, 4, 4, dtype=torch.float64),
+            cases=cases,
+            size=tuple(size),
+        )
 
     def _volume(self, number: int) -> dict[str, Tensor]:
         """One preprocessed volume, from the persistent cache where there is one."""
@@ -164,8 +200,8 @@ class SliceDataset(torch.utils.data.Dataset):
     def __getitem__(self, item: int) -> dict[str, Any]:
         """
         Returns:
-            "image" (1, H, W), maybe "label" (1, H, W), "position" scalar, "slice" (its number) and "patient" scalar
-            integers, "case" name.
+            "image" (1, H, W), maybe "label" (1, H, W), "position" scalar, "slice" (its number in the dataset) and
+            "patient" scalar integers, "case" name.
         """
         number, frame, k = self.index[item]
         stacks = self.kept.get(number) or self._volume(number)
@@ -182,10 +218,10 @@ class SliceDataset(torch.utils.data.Dataset):
 
 
 def _cache_key(case: Case, transform: Callable) -> str:
-    """Name of a preprocessed case: the state of its files, and the class and settings of each transform."""
+    """Name of a preprocessed case: the state of its files, the class and settings of each transform, the format."""
     stats = {key: Path(case[key]).stat() for key in ("image", "label") if key in case}
     files = {key: [str(Path(case[key]).resolve()), s.st_size, s.st_mtime_ns] for key, s in stats.items()}
-    return hashlib.sha256(json.dumps([files, _describe(transform)], sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([FORMAT, files, _describe(transform)], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _describe(value: Any) -> Any:

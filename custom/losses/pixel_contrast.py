@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,12 +54,22 @@ def pixels_at(features: Tensor, index: Tensor) -> Tensor:
 
 
 def class_contrast(
-    anchors: Tensor, classes: Tensor, temperature: float = 0.1, negatives: int | None = None
+    anchors: Tensor,
+    classes: Tensor,
+    temperature: float = 0.1,
+    negatives: int | None = None,
+    extra: tuple[Tensor, Tensor] | None = None,
+    extra_weight: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
     """Supervised contrast in which every class has the same say in the denominator.
 
     The mean over the positives j of ``s_ij`` is ``s`` of the anchor and their mean: one sum a class gives it exactly,
     without a mask of pairs.
+
+    Positives from elsewhere, ``extra``, join those of the class: of the positive similarity they make up
+    ``extra_weight``, and by their mean just so much of the class's term in the denominator. So each class keeps the
+    same say there, and the loss is bounded below as it is without them. An anchor that is alone in its class has these
+    only. (The paper says that they join the positives; their weight and their place in the denominator are open.)
 
     Args:
         anchors: (m, d), any floating type; computed in float32 at least.
@@ -65,12 +77,14 @@ def class_contrast(
         temperature: divides the cosine similarities, > 0.
         negatives: at most so many of each class stand in the denominator, the first ones, at least 2, so that an
             anchor never stands there alone; None takes all.
+        extra: (m, d), the mean of each anchor's further positives as unit vectors, and (m,) bool, which have any.
+        extra_weight: of these, where the class has positives too; above 0, at most 1.
 
     Returns:
-        (m,), the loss of each anchor, 0 for one that is alone in its class; and (m,) bool, which are not.
+        (m,), the loss of each anchor, 0 for one without positives; and (m,) bool, which have some.
 
     Raises:
-        ValueError: shapes do not match, temperature is not positive, negatives are below 2.
+        ValueError: shapes do not match, temperature is not positive, negatives are below 2, the weight is no share.
 
     Source:
         MCSC (BMVC 2023), class-balanced contrast; CCT-R (https://arxiv.org/abs/2409.10422), mean positive keys.
@@ -81,6 +95,7 @@ def class_contrast(
             f"anchors must be of shape (m, d) and classes (m,), found {tuple(anchors.shape)}, {tuple(classes.shape)}."
         )
     _check_negatives(negatives)
+    _check_extra_weight(extra_weight)
     anchors = F.normalize(anchors if anchors.dtype == torch.float64 else anchors.float(), dim=1)
     first = _first_of_run(classes)  # (m,)
     run = (first.diff(prepend=first[:1]) > 0).cumsum(0)  # (m,), 0, 1, ... without gaps
@@ -94,8 +109,25 @@ def class_contrast(
     keys = place if negatives is None else place[place - first < negatives]  # (k,)
     shown = size[keys] if negatives is None else size[keys].clamp(max=negatives)
     similarity = anchors @ anchors[keys].T / temperature - shown.to(anchors.dtype).log()  # (m, k)
-    denominator = similarity.masked_fill(place.unsqueeze(1) == keys, -torch.inf).logsumexp(dim=1)
-    return torch.where(paired, denominator - positive, 0), paired
+    similarity = similarity.masked_fill(place.unsqueeze(1) == keys, -torch.inf)
+    if extra is None:
+        return torch.where(paired, similarity.logsumexp(dim=1) - positive, 0), paired
+
+    mean, has_extra = extra
+    if mean.shape != anchors.shape or has_extra.shape != classes.shape:
+        raise ValueError(
+            f"extra must be of shapes {tuple(anchors.shape)} and {tuple(classes.shape)}, found {tuple(mean.shape)} "
+            f"and {tuple(has_extra.shape)}: for each anchor a mean, and whether there is one."
+        )
+    further = (anchors * torch.where(has_extra.unsqueeze(1), mean, 0)).sum(dim=1) / temperature  # (m,)
+    weight = has_extra * (1 - (1 - extra_weight) * paired.to(anchors.dtype))  # (m,), all of it for one that is alone
+    positive = (1 - weight) * positive + weight * further
+    of_class = run.unsqueeze(1) == run[keys]  # (m, k)
+    similarity += torch.where(of_class, (1 - weight).log().unsqueeze(1), 0)
+    of_extra = further.masked_fill(~has_extra, -torch.inf) + weight.log()
+    denominator = torch.cat([similarity, of_extra.unsqueeze(1)], dim=1).logsumexp(dim=1)
+    counted = paired | has_extra
+    return torch.where(counted, denominator - positive, 0), counted
 
 
 class PixelContrastLoss(nn.Module):
@@ -105,28 +137,41 @@ class PixelContrastLoss(nn.Module):
         anchors: at most so many pixels of each class, drawn anew each time.
         negatives: at most so many of them stand in the denominator, at least 2; None takes all.
         temperature: divides the cosine similarities, > 0.
+        extra_weight: of positives from elsewhere, see :func:`class_contrast`; above 0, at most 1.
 
     Raises:
-        ValueError: temperature or anchors is not positive, negatives are below 2.
+        ValueError: temperature or anchors is not positive, negatives are below 2, the weight is no share.
     """
 
-    def __init__(self, anchors: int = 1000, negatives: int | None = 500, temperature: float = 0.1) -> None:
+    def __init__(
+        self,
+        anchors: int = 1000,
+        negatives: int | None = 500,
+        temperature: float = 0.1,
+        extra_weight: float = 0.5,
+    ) -> None:
         super().__init__()
         check_temperature(temperature)
         _check_negatives(negatives)
+        _check_extra_weight(extra_weight)
         if anchors < 1:
             raise ValueError(f"anchors must be at least 1, found {anchors}: the paper draws up to 1000 a class.")
         self.anchors, self.negatives, self.temperature = anchors, negatives, temperature
+        self.extra_weight = extra_weight
 
-    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, features: Tensor, labels: Tensor, positives: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    ) -> Tensor:
         """Contrast the pixels of a batch.
 
         Args:
             features: (B, d, H, W), any floating type.
             labels: (B, H, W), integers; pixels below 0 take no part.
+            positives: asked for further ones once pixels are drawn: (m,), index into the flattened labels, to the
+                ``extra`` of :func:`class_contrast`; see :meth:`custom.samplers.RegisteredPositives.of_batch`.
 
         Returns:
-            The mean over the drawn pixels that are not alone in their class, a scalar; zero if there are none.
+            The mean over the drawn pixels that have positives, a scalar; zero if there are none.
 
         Raises:
             ValueError: features and labels differ in size.
@@ -137,13 +182,19 @@ class PixelContrastLoss(nn.Module):
                 f"{tuple(features.shape)} and {tuple(labels.shape)}: resize the labels, by the nearest pixel."
             )
         index, classes = draw_pixels(labels, self.anchors)
-        loss, paired = class_contrast(pixels_at(features, index), classes, self.temperature, self.negatives)
-        return loss.sum() / paired.sum().clamp(min=1)
+        anchors, further = pixels_at(features, index), None if positives is None else positives(index)
+        loss, counted = class_contrast(anchors, classes, self.temperature, self.negatives, further, self.extra_weight)
+        return loss.sum() / counted.sum().clamp(min=1)
 
 
 def _check_negatives(negatives: int | None) -> None:
     if negatives is not None and negatives < 2:
         raise ValueError(f"negatives must be at least 2, found {negatives}: the paper has 500; None takes all.")
+
+
+def _check_extra_weight(weight: float) -> None:
+    if not 0 < weight <= 1:
+        raise ValueError(f"extra_weight must be above 0 and at most 1, found {weight}: it is a share of the positives.")
 
 
 def _first_of_run(values: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import csv
 import functools
 import math
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from custom.registration.plan import Pair
@@ -109,6 +111,26 @@ class Registrations:
             if pair.fixed == fixed and "atlas" in row["roles"].split() and row["state"] in states
         ]
         return sorted(found, key=lambda atlas: -atlas[1])
+
+    def partners(self, cases: Sequence[str], count: int = 5, seed: int = 0) -> dict[str, list[str]]:
+        """For each case up to ``count`` of the others, all with a usable map to them.
+
+        First those that it was registered with itself, those with the least error first. The rest, reached through
+        another one, are drawn at random, so that no case becomes the partner of all.
+
+        Args:
+            cases: ids.
+            count: at most, of each.
+            seed: of the draw, which depends on it, the case and the list alone.
+        """
+        chosen = {}
+        for fixed in cases:
+            others = [name for name in cases if name != fixed and self.usable(fixed, name)]
+            random.Random(f"{seed} {fixed}").shuffle(others)
+            own = [name for name in others if name in self._ways[fixed]]
+            own.sort(key=lambda name: self._trouble((self._ways[fixed][name],)))
+            chosen[fixed] = [*own, *(name for name in others if name not in own)][:count]
+        return chosen
 
     def _route(self, fixed: str, moving: str) -> tuple[Pair, ...]:
         """The pairs to go through, one or two; none where there is no way."""

@@ -2,6 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who is shown to a loss: index logic, no file I/O."""
 
+from custom.samplers.memory_bank import MemoryBank
+from custom.samplers.registered import (
+    Correspondence,
+    RegisteredPoints,
+    RegisteredPositives,
+    classes_at,
+    points_of,
+    unaugmented,
+)
 from custom.samplers.spread import SpreadBatchSampler
 
-__all__ = ["SpreadBatchSampler"]
+__all__ = [
+    "Correspondence",
+    "MemoryBank",
+    "RegisteredPoints",
+    "RegisteredPositives",
+    "SpreadBatchSampler",
+    "classes_at",
+    "points_of",
+    "unaugmented",
+]

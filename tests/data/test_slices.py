@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, LoadImaged, ScaleIntensityd
+from monai.transforms import Compose, LoadImaged, ScaleIntensityd, Spacingd
 
-from custom.data import CentreSlicesd, DataError, OrientSlicesd, SliceDataset, StackSlicesd
+from custom.data import CentreSlicesd, DataError, OrientSlicesd, SliceDataset, StackSlicesd, slices
 from custom.data.slices import _cache_key
 from custom.errors import SettingError
 
@@ -81,6 +81,33 @@ def test_cine_series_gives_the_slices_of_every_frame(cases):
             torch.testing.assert_close(dataset[3 * frame + k]["image"][0], expected[:, :, k, frame])
 
 
+def test_geometry_says_where_every_slice_lies(cases):
+    geometry = SliceDataset(cases, transform()).geometry
+    assert geometry.cases == ["a", "b", "c", "c"]  # two frames of a series
+    assert geometry.volumes.tolist() == [0] * 4 + [1] * 4 + [2] * 3 + [3] * 3
+    assert geometry.numbers.tolist() == [0, 1, 2, 3] * 2 + [0, 1, 2] * 2
+    assert geometry.size == (6, 5)
+    for case, affine in zip((cases[0], cases[1], cases[2], cases[2]), geometry.affines, strict=True):
+        # stored as L, P: row 1, column 2 of slice 1 is row 4, column 2 of what was stored
+        corner = nib.load(case["image"]).affine @ [4, 2, 2 if case is cases[1] else 1, 1]
+        np.testing.assert_allclose(affine.numpy() @ [1, 2, 1, 1], corner)
+
+
+def test_affine_follows_spacing_and_cropping(cases):
+    """A bright voxel is found where it lies in space, however the volume was resampled and cut."""
+    array = np.zeros((20, 24, 4), np.float32)
+    array[6, 15, 2] = 1
+    affine = np.diag([-1.0, -1.0, 8.0, 1.0])
+    affine[:3, 3] = 40, -7, 11
+    case = {"image": write(Path(cases[0]["image"]).with_name("d.nii.gz"), array, affine)}
+    steps = [Spacingd("image", pixdim=(0.5, 0.5, -1)), CentreSlicesd("image", [30, 36])]
+    stacks = Compose([*transform(("image",)).transforms[:2], *steps, StackSlicesd()])(case)
+    slices, rows, columns = (stacks["image"][0] > 0.99).nonzero(as_tuple=True)
+    found = torch.stack([rows, columns, slices, torch.ones_like(rows)]).double().mean(dim=1)
+    assert stacks["affine"].dtype == torch.float64
+    np.testing.assert_allclose(stacks["affine"] @ found, affine @ [6, 15, 2, 1], atol=0.26)
+
+
 def test_patients_are_numbered_over_their_volumes(cases):
     images = [{k: v for k, v in case.items() if k != "label"} for case in cases]
     dataset = SliceDataset(images, transform(("image",)))
@@ -96,7 +123,7 @@ def test_memory_bound(cases, capsys):
     assert torch.equal(dataset[1]["image"], dataset[5]["image"])  # the other one is read again
 
 
-def test_persistent_cache_is_read_and_follows_file_and_preprocessing(cases, tmp_path):
+def test_persistent_cache_is_read_and_follows_file_and_preprocessing(cases, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     first = SliceDataset(cases[:1], transform(), cache_dir=str(cache))
     files = sorted(cache.iterdir())
@@ -104,6 +131,7 @@ def test_persistent_cache_is_read_and_follows_file_and_preprocessing(cases, tmp_
     before = files[0].stat().st_mtime_ns
     again = SliceDataset(cases[:1], transform(), memory_gib=0, cache_dir=str(cache))
     assert torch.equal(first[2]["image"], again[2]["image"]) and not again.kept
+    assert torch.equal(first.geometry.affines, again.geometry.affines)
     assert sorted(cache.iterdir()) == files and files[0].stat().st_mtime_ns == before
     changed = SliceDataset(cases[:1], transform(factor=1.0), cache_dir=str(cache))
     assert len(list(cache.iterdir())) == 2
@@ -111,6 +139,9 @@ def test_persistent_cache_is_read_and_follows_file_and_preprocessing(cases, tmp_
     os.utime(cases[0]["image"], ns=(1, 1))
     SliceDataset(cases[:1], transform(), cache_dir=str(cache))
     assert len(list(cache.iterdir())) == 3
+    monkeypatch.setattr(slices, "FORMAT", slices.FORMAT + 1)
+    SliceDataset(cases[:1], transform(), cache_dir=str(cache))
+    assert len(list(cache.iterdir())) == 4
 
 
 def test_cache_key_is_the_same_in_another_process(cases):

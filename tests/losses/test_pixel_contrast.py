@@ -11,19 +11,26 @@ import torch.nn.functional as F
 from custom.losses import PixelContrastLoss, class_contrast, draw_pixels, pixels_at
 
 
-def naive_class_contrast(anchors, classes, temperature, negatives=None):
-    """A loop over anchors, positives and classes; None for an anchor that is alone."""
+def naive_class_contrast(anchors, classes, temperature, negatives=None, extra=None, weight=0.5):
+    """A loop over anchors, positives and classes; None for an anchor without positives."""
     z, c = F.normalize(anchors.double(), dim=1).tolist(), classes.tolist()
     s = [[sum(a * b for a, b in zip(x, y, strict=True)) / temperature for y in z] for x in z]
     members = {name: [k for k in range(len(c)) if c[k] == name] for name in sorted(set(c))}
     losses = []
     for i in range(len(c)):
-        total = 0.0
-        for names in members.values():
-            keys = names[:negatives]
-            total += sum(math.exp(s[i][k]) for k in keys if k != i) / len(keys)
         positives = [j for j in members[c[i]] if j != i]
-        losses.append(-sum(s[i][j] - math.log(total) for j in positives) / len(positives) if positives else None)
+        share, further = 0.0, 0.0
+        if extra is not None and extra[1][i]:
+            share = weight if positives else 1.0
+            further = sum(a * b for a, b in zip(z[i], extra[0][i].tolist(), strict=True)) / temperature
+        total = share * math.exp(further)
+        for name, names in members.items():
+            keys = names[:negatives]
+            say = 1 - share if name == c[i] else 1.0
+            total += say * sum(math.exp(s[i][k]) for k in keys if k != i) / len(keys)
+        of_class = sum(s[i][j] for j in positives) / max(len(positives), 1)
+        loss = math.log(total) - (1 - share) * of_class - share * further if positives or share else None
+        losses.append(loss)
     return losses
 
 
@@ -83,6 +90,107 @@ class TestClassContrast:
             class_contrast(torch.zeros(3, 2), torch.zeros(4))
         with pytest.raises(ValueError, match="temperature"):
             class_contrast(torch.zeros(3, 2), torch.zeros(3), temperature=0)
+
+
+def extra_of(anchors):
+    """Mean keys for some anchors: among them the one that is alone, and not those of the last class."""
+    generator = torch.Generator().manual_seed(1)
+    keys = F.normalize(torch.randn(len(anchors), 3, anchors.shape[1], generator=generator, dtype=torch.float64), dim=2)
+    return keys.mean(dim=1), torch.tensor([1, 0, 1, 1, 1, 0, 1, 0, 1, 1, 0, 0], dtype=torch.bool)
+
+
+class TestExtraPositives:
+    @pytest.mark.parametrize("temperature", [1.0, 0.1, 0.01])
+    @pytest.mark.parametrize("negatives", [None, 2])
+    @pytest.mark.parametrize("weight", [0.3, 1.0])
+    def test_naive_loop(self, temperature, negatives, weight):
+        anchors, classes = batch()
+        extra = extra_of(anchors)
+        loss, counted = class_contrast(anchors, classes, temperature, negatives, extra, weight)
+        expected = naive_class_contrast(anchors, classes, temperature, negatives, extra, weight)
+        assert counted.all()  # the one that is alone, too
+        assert loss.tolist() == pytest.approx(expected, abs=1e-10)
+
+    def test_value_by_hand(self):
+        # alone with a key across it, another class along it: log(e^0 + e^1) - 0
+        anchors = torch.tensor([[1.0, 0.0], [3.0, 0.0]], dtype=torch.float64)
+        extra = torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=torch.float64), torch.tensor([True, False])
+        loss, counted = class_contrast(anchors, torch.tensor([0, 1]), 1.0, extra=extra)
+        assert loss[0].item() == pytest.approx(math.log(1 + math.e), abs=1e-12)
+        assert counted.tolist() == [True, False] and loss[1] == 0
+
+    def test_gradcheck(self):
+        anchors, classes = batch()
+        mean, has = extra_of(anchors)
+
+        def loss(z, keys):
+            return class_contrast(z, classes, 0.5, 3, (keys, has))[0]
+
+        assert torch.autograd.gradcheck(loss, (anchors.requires_grad_(), mean.requires_grad_()))
+
+    def test_none_for_any_anchor_is_as_without(self):
+        anchors, classes = batch()
+        none = torch.full_like(anchors, torch.nan), torch.zeros(12, dtype=torch.bool)  # what is not there is not read
+        for found, expected in zip(
+            class_contrast(anchors, classes, extra=none), class_contrast(anchors, classes), strict=True
+        ):
+            torch.testing.assert_close(found, expected)
+
+    def test_bounded_below(self):
+        """Without a place in the denominator, registered keys along the anchor would take the loss down to -1 / T."""
+        anchors = torch.tensor([[1.0, 0.0]] * 3 + [[-1.0, 0.0]] * 3, dtype=torch.float64)
+        extra = anchors, torch.ones(6, dtype=torch.bool)
+        loss, _ = class_contrast(anchors, torch.tensor([0, 0, 0, 1, 1, 1]), 0.1, extra=extra)
+        assert loss.min() >= math.log(2 / 3)
+
+    def test_without_any_positive_gradients_stay_finite(self):
+        anchors = torch.randn(2, 3, requires_grad=True)
+        extra = torch.zeros(2, 3), torch.zeros(2, dtype=torch.bool)
+        for classes in ([0, 1], [0, 0]):
+            loss, _ = class_contrast(anchors, torch.tensor(classes), extra=extra)
+            (gradient,) = torch.autograd.grad(loss.sum(), anchors)
+            assert loss.isfinite().all() and gradient.isfinite().all()
+        loss, _ = class_contrast(anchors[:1], torch.zeros(1), extra=(extra[0][:1], extra[1][:1]))
+        (gradient,) = torch.autograd.grad(loss.sum(), anchors)
+        assert loss.item() == 0 and not gradient.any()
+
+    def test_one_class_and_nothing_but_registered_keys(self):
+        anchors, _ = batch()
+        mean, _ = extra_of(anchors)
+        loss, _ = class_contrast(
+            anchors.requires_grad_(), torch.ones(12), extra=(mean, torch.ones(12, dtype=torch.bool)), extra_weight=1
+        )
+        (gradient,) = torch.autograd.grad(loss.sum(), anchors)
+        assert gradient.isfinite().all()
+        torch.testing.assert_close(loss, torch.zeros_like(loss))
+
+    def test_the_loss_asks_for_the_pixels_that_it_drew(self):
+        labels = torch.tensor([[[0, 0, 5], [1, 1, -1]]])
+        features = torch.randn(1, 4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        keys = F.normalize(torch.randn(6, 4, dtype=torch.float64), dim=1)
+        asked = []
+
+        def positives(index):
+            asked.extend(index.tolist())
+            return keys[index], index != 0
+
+        loss = PixelContrastLoss(extra_weight=0.3)(features, labels, positives)
+        order = [0, 1, 3, 4, 2]
+        extra = keys[order], torch.tensor(order) != 0
+        expected = naive_class_contrast(
+            features[0].flatten(1).T[order], torch.tensor([0, 0, 1, 1, 5]), 0.1, None, extra, 0.3
+        )
+        assert sorted(asked) == [0, 1, 2, 3, 4]
+        assert loss.item() == pytest.approx(sum(expected) / 5, abs=1e-10)
+
+    def test_faults(self):
+        anchors, classes = batch()
+        with pytest.raises(ValueError, match=r"extra must be of shapes \(12, 5\) and \(12,\), found \(12, 4\)"):
+            class_contrast(anchors, classes, extra=(anchors[:, :4], classes > 0))
+        with pytest.raises(ValueError, match="extra_weight must be above 0 and at most 1, found 0"):
+            class_contrast(anchors, classes, extra_weight=0)
+        with pytest.raises(ValueError, match="extra_weight must be above 0 and at most 1, found 2"):
+            PixelContrastLoss(extra_weight=2)
 
 
 class TestDrawing:

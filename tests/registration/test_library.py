@@ -76,3 +76,16 @@ def test_failed_pairs_join_nothing(tmp_path):
     assert not found.usable("a", "b") and found.rows.keys() == {Pair("a", "b"), Pair("a", "c")}
     with pytest.raises(RegistrationError, match="a and b have no usable registration"):
         found.between("a", "b", usable=False)
+
+
+def test_partners_are_usable_those_registered_directly_first(tmp_path):
+    to_template = {(name, "t"): (1.0, error) for name, error in zip("abcde", (5.0, 6.0, 7.0, 8.0, 9.0), strict=True)}
+    pairs = {**to_template, ("a", "b"): (1.0, 4.0), ("f", "t"): (1.0, 30.0, "unusable")}
+    found, cases = registrations(tmp_path, pairs), list("abcdeft")
+    partners = found.partners(cases, count=9)
+    assert partners["a"][:2] == ["b", "t"] and sorted(partners["a"]) == list("bcdet")
+    assert partners["t"] == list("abcde") and partners["f"] == []
+    assert found.partners(cases, count=2) == {name: names[:2] for name, names in partners.items()}
+    draws = [found.partners(cases, 9, seed)["c"] for seed in range(8)]
+    assert len({tuple(names) for names in draws}) > 1 and draws[0] == partners["c"]
+    assert found.partners(["a", "x"]) == {"a": [], "x": []}

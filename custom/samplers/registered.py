@@ -1,0 +1,257 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Registration-enhanced positive sampling (REPS) of CCT-R: the same place in other patients as positive keys.
+
+For a pixel of one volume the registration gives the corresponding point in others, and a memory bank the features
+there. They join the positives of the contrast between pixels, whatever the pseudo-labels say:
+
+    a pixel of an augmented slice --augmentation's grid--> a point of the slice --table--> points in other volumes
+    --memory bank--> features there --mean--> a positive key.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from custom.data.slices import SliceGeometry
+from custom.errors import SettingError
+from custom.samplers.memory_bank import MemoryBank, bilinear
+
+__all__ = ["Correspondence", "RegisteredPoints", "RegisteredPositives", "classes_at", "points_of", "unaugmented"]
+
+UNIT = 1 / 32  # mm; 16 bits of it reach a metre to either side and round by a 64th of a millimetre at most
+
+
+class Correspondence(NamedTuple):
+    """Where m anchors lie in the K partners of their volumes.
+
+    Args:
+        slots: (m, K), the slice of the partner that is nearest to the registered point.
+        points: (m, K, 2), (x, y) in [-1, 1] on it.
+        valid: (m, K) bool; of what is not valid, slot and point mean nothing.
+    """
+
+    slots: Tensor
+    points: Tensor
+    valid: Tensor
+
+
+class RegisteredPoints:
+    """Table of where each slice's points lie in other volumes, made once before training.
+
+    Registration's maps are smooth but slow, so they are evaluated at knots every few millimetres, and what lies
+    between is interpolated: between slices here, in the plane of a slice when it is looked up.
+
+    Args:
+        geometry: of the training slices, labelled and unlabelled.
+        partners: id of a case to those of the cases that it looks for positives in; a map to each must be there.
+        between: of two ids, the map of points (..., 3) of the first to those of the second, RAS mm, as
+            :meth:`custom.registration.Registrations.between` gives it.
+        cell: distance of the knots in mm, about.
+        slice_distance: a registered point is valid up to this distance from the nearest slice, in mm.
+        device: of the table and of all lookups.
+
+    Raises:
+        SettingError: a case is there twice or unknown, cell or slice_distance is not positive, there are no partners.
+    """
+
+    def __init__(
+        self,
+        geometry: SliceGeometry,
+        partners: Mapping[str, Sequence[str]],
+        between: Callable[[str, str], Callable[[Tensor], Tensor]],
+        cell: float = 12.0,
+        slice_distance: float = 2.5,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        for key, value in (("cell", cell), ("slice_distance", slice_distance)):
+            if not value > 0:
+                raise SettingError(f"{key}: {value} is no distance in mm; give one above 0.")
+        chosen = _numbers(geometry.cases, partners)  # (V), lists of volumes
+        count = max(map(len, chosen), default=0)
+        if not count:
+            raise SettingError(
+                "partners: no training volume has a usable registration to another one; run 'registration' on all "
+                "training volumes, and look at its pairs.csv."
+            )
+        lengths = geometry.volumes.bincount(minlength=len(geometry.cases))
+        first = lengths.cumsum(0) - lengths
+        sizes = torch.tensor([[*geometry.size, length] for length in lengths.tolist()])  # (V, 3)
+        spacing = geometry.affines[:, :3, :3].norm(dim=1)  # (V, 3), mm along rows, columns and slices
+        plane = spacing[:, :2].amax(dim=0).tolist()
+        rows, columns = (_knots(-0.5, n - 0.5, mm, cell) for n, mm in zip(geometry.size, plane, strict=True))
+        table = torch.zeros(len(geometry.volumes), len(rows), len(columns), count, 3, dtype=torch.int16)
+        pairs = [(fixed, place, moving) for fixed, names in enumerate(chosen) for place, moving in enumerate(names)]
+        for fixed, place, moving in tqdm(pairs, desc="Registered points", unit="pair", disable=None):
+            start, length = int(first[fixed]), int(lengths[fixed])
+            levels = _knots(0.0, length - 1.0, float(spacing[fixed, 2]), cell)
+            knots = torch.stack(torch.meshgrid(levels, rows, columns, indexing="ij"), dim=-1).roll(-1, dims=-1)
+            transform = between(geometry.cases[fixed], geometry.cases[moving])
+            points = transform(_moved(knots, geometry.affines[fixed]))  # (l, h, w, 3), of all slices at once
+            voxels = _moved(points, torch.linalg.inv(geometry.affines[moving]))
+            mm = (voxels - (sizes[moving] - 1) / 2) * spacing[moving]  # along the partner's axes, from its middle
+            table[start : start + length, :, :, place] = _in_units(_between_knots(mm, length))
+
+        self.slice_distance = slice_distance
+        self.table = table.to(device)  # (N, h, w, K, 3)
+        self.volumes = geometry.volumes.to(device)
+        self.partners = torch.tensor([row + [-1] * (count - len(row)) for row in chosen], device=device)  # (V, K)
+        self.first = first.to(device)  # (V,), slot of each volume's first slice
+        self.sizes, self.spacing = sizes.to(device), spacing.float().to(device)
+        print(
+            f"Registered points: {len(table)} slices of {len(rows)} x {len(columns)} knots, up to {count} partners, "
+            f"{self.megabytes:.0f} MB.",
+            flush=True,
+        )
+
+    @property
+    def megabytes(self) -> float:
+        """Memory of the table, in MB of 10^6 bytes."""
+        return self.table.numel() * self.table.element_size() / 1e6
+
+    def __call__(self, slots: Tensor, points: Tensor) -> Correspondence:
+        """Look up where anchors lie in the partners of their volumes.
+
+        Args:
+            slots: (m,), slices of the anchors.
+            points: (m, 2), (x, y) in [-1, 1] on the un-augmented slice.
+
+        Returns:
+            See :class:`Correspondence`; valid are points on a slice, at most ``slice_distance`` from it, of anchors
+            that lie on their own.
+        """
+        mm = bilinear(self.table, slots, points, align_corners=True) * UNIT  # (m, K, 3), rows, columns and slices
+        partner = self.partners[self.volumes[slots]]  # (m, K)
+        spacing, sizes = self.spacing[partner], self.sizes[partner]  # (m, K, 3)
+        unit = mm[..., :2] * 2 / (spacing * sizes)[..., :2]
+        level = mm[..., 2] / spacing[..., 2] + (sizes[..., 2] - 1) / 2
+        nearest = level.round().clamp(min=0).minimum(sizes[..., 2] - 1)
+        near = (level - nearest).abs() * spacing[..., 2] <= self.slice_distance
+        valid = (partner >= 0) & near & _inside(unit) & _inside(points).unsqueeze(1)
+        return Correspondence(self.first[partner] + nearest.long(), unit.flip(-1), valid)
+
+
+class RegisteredPositives:
+    """The features at registered points, as positive keys of :class:`custom.losses.PixelContrastLoss`.
+
+    Args:
+        points: where.
+        bank: of the features, one slot a slice.
+    """
+
+    def __init__(self, points: RegisteredPoints, bank: MemoryBank) -> None:
+        self.points, self.bank = points, bank
+
+    def of_batch(self, slots: Tensor, grid: Tensor, size: Sequence[int]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """What the loss asks for the keys of the pixels that it drew.
+
+        Args:
+            slots: (n,), the slices of the batch.
+            grid: (n, H, W, 2), of their augmentation, as :meth:`custom.data.SpatialAugment.grid` gives it.
+            size: (height, width) of the feature maps that pixels are drawn from.
+
+        Returns:
+            Function of (m,) pixels, index into (n, height, width) flattened. It gives (m, d), the mean of the unit
+            vectors at the valid registered points, 0 where there are none, and (m,) bool, where there are any.
+        """
+        return functools.partial(self._keys, slots=slots, grid=grid, size=size)
+
+    @torch.no_grad()
+    def _keys(self, index: Tensor, slots: Tensor, grid: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        image, points = points_of(index, size)
+        found = self.points(slots[image], unaugmented(points, image, grid))
+        valid = found.valid & self.bank.filled[found.slots]  # (m, K)
+        features = self.bank.read(found.slots.flatten(), found.points.flatten(0, 1))
+        features = F.normalize(features, dim=1).view(*valid.shape, -1)  # (m, K, d)
+        weight = valid / valid.sum(dim=1, keepdim=True).clamp(min=1)
+        return (weight.unsqueeze(2) * features).sum(dim=1), valid.any(dim=1)
+
+
+def points_of(index: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Centres of pixels.
+
+    Args:
+        index: (m,), into (n, height, width) flattened.
+        size: (height, width).
+
+    Returns:
+        (m,), which of the n images, and (m, 2), (x, y) in [-1, 1] from edge to edge.
+    """
+    height, width = size
+    x, y = (2 * (index % width) + 1) / width - 1, (2 * (index // width % height) + 1) / height - 1
+    return index // (height * width), torch.stack([x, y], dim=1)
+
+
+def unaugmented(points: Tensor, image: Tensor, grid: Tensor) -> Tensor:
+    """Where points of augmented slices lie on the slices themselves.
+
+    Args:
+        points: (m, 2), (x, y) in [-1, 1] on augmented slices.
+        image: (m,), which of the n slices.
+        grid: (n, H, W, 2), of their augmentation.
+
+    Returns:
+        (m, 2), (x, y); beyond [-1, 1] where augmentation shows what lies outside the slice.
+    """
+    return bilinear(grid, image, points)
+
+
+def classes_at(labels: Tensor, slots: Tensor, points: Tensor) -> Tensor:
+    """Classes of the nearest pixels, for counting how often positives are right, see :mod:`custom.metrics`.
+
+    Args:
+        labels: (N, H, W), of all slices, un-augmented.
+        slots: (...).
+        points: (..., 2), (x, y) in [-1, 1].
+
+    Returns:
+        (...), classes.
+    """
+    height, width = labels.shape[1:]
+    column, row = (
+        ((at + 1) / 2 * n).long().clamp(0, n - 1) for at, n in zip(points.unbind(dim=-1), (width, height), strict=True)
+    )
+    return labels[slots, row, column]
+
+
+def _numbers(cases: Sequence[str], partners: Mapping[str, Sequence[str]]) -> list[list[int]]:
+    """Partners of each volume, as numbers."""
+    number = {case: volume for volume, case in enumerate(cases)}
+    if len(number) < len(cases):
+        double = next(case for volume, case in enumerate(cases) if number[case] != volume)
+        raise SettingError(f"training: the case {double} has several volumes; registration is between single ones.")
+    if unknown := sorted({*partners, *(name for names in partners.values() for name in names)} - set(number)):
+        raise SettingError(f"partners: {unknown} are no training cases; name cases of the training data only.")
+    return [[number[name] for name in partners.get(case, ())] for case in cases]
+
+
+def _knots(start: float, end: float, spacing: float, cell: float) -> Tensor:
+    """Voxels from one end to the other, so that nothing is extrapolated, about ``cell`` mm apart, a voxel at least."""
+    count = max(1, round((end - start) * spacing / max(cell, spacing)))
+    return torch.linspace(start, end, count + 1, dtype=torch.float64)
+
+
+def _between_knots(values: Tensor, length: int) -> Tensor:
+    """(l, ...) at knots to (length, ...) at slices, linearly; the first and the last knot are slices."""
+    place = torch.linspace(0, len(values) - 1, length, dtype=values.dtype)
+    weights = (1 - (place.unsqueeze(1) - torch.arange(len(values))).abs()).clamp(min=0)  # (length, l)
+    return torch.tensordot(weights, values, dims=1)
+
+
+def _in_units(mm: Tensor) -> Tensor:
+    return (mm / UNIT).round().clamp(-(2**15), 2**15 - 1).to(torch.int16)
+
+
+def _moved(points: Tensor, affine: Tensor) -> Tensor:
+    return points @ affine[:3, :3].T + affine[:3, 3]
+
+
+def _inside(points: Tensor) -> Tensor:
+    return (points.abs() <= 1).all(dim=-1)
