@@ -73,16 +73,24 @@ class SpatialAugment:
         Returns:
             The augmented images, and the labels when there are any: (images, labels).
         """
+        grid = self.random_grid(images, generator, rank, world)
+        return self.sample(images, grid) if labels is None else (self.sample(images, grid), self.sample(labels, grid))
+
+    def random_grid(self, images: Tensor, generator: torch.Generator, rank: int = 0, world: int = 1) -> Tensor:
+        """Where each pixel of the augmented images comes from; the arguments as above, the result as :meth:`grid`'s."""
         n = len(images)
         mine = slice(rank * n, (rank + 1) * n)
         drawn = self.draw(n * world, *images.shape[2:], generator)
         drawn = {name: value[mine].to(images.device, non_blocking=True) for name, value in drawn.items()}
-        grid = self.grid(*images.shape[2:], **drawn)
-        images = F.grid_sample(images, grid.to(images.dtype), padding_mode="zeros", align_corners=False)
-        if labels is None:
-            return images
-        warped = F.grid_sample(labels.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
-        return images, warped.to(labels.dtype)
+        return self.grid(*images.shape[2:], **drawn)
+
+    @staticmethod
+    def sample(images: Tensor, grid: Tensor) -> Tensor:
+        """Images (n, c, H, W) on a grid, linearly; integers at the nearest pixel. Outside the image is 0."""
+        if images.is_floating_point():
+            return F.grid_sample(images, grid.to(images.dtype), padding_mode="zeros", align_corners=False)
+        warped = F.grid_sample(images.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        return warped.to(images.dtype)
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the random numbers of n augmentations; they are few, so they are drawn on the CPU.

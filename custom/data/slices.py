@@ -27,8 +27,9 @@ from custom.data.geometry import slice_positions
 from custom.errors import SettingError
 from custom.files import save_atomically
 
-__all__ = ["CentreSlicesd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
+__all__ = ["UNKNOWN", "CentreSlicesd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
 
+UNKNOWN = 255  # label of a pixel of which nothing is known
 FORMAT = 2  # raise it when StackSlicesd returns other stacks for the same settings: cached ones are made anew
 
 
@@ -71,24 +72,31 @@ class StackSlicesd(Transform):
 
     Args:
         reference_positions: positions as the paper's reference takes them, see :func:`slice_positions`.
+        labels: K, so many label maps come out of each case: one is repeated, and for a case without any UNKNOWN stands
+            in every pixel. None leaves labels as they are.
     """
 
-    def __init__(self, reference_positions: bool = False) -> None:
+    def __init__(self, reference_positions: bool = False, labels: int | None = None) -> None:
         self.reference_positions = reference_positions
+        self.labels = labels
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Tensor]:
         """
         Args:
-            data: "image" (T, H, W, S), T frames of one series, and maybe "label" (1, H, W, S).
+            data: "image" (T, H, W, S), T frames of one series, and maybe "label" (1 or K, H, W, S).
 
         Returns:
-            "image" (T, S, H, W) float32, maybe "label" (1, S, H, W) uint8, "position" (S,), and "affine" (4, 4)
+            "image" (T, S, H, W) float32, maybe "label" (1 or K, S, H, W) uint8, "position" (S,), and "affine" (4, 4)
             float64 from voxel (row, column, slice) to RAS mm.
         """
         image = data["image"]
         stacks = {"image": image.movedim(-1, 1).to(torch.float32)}
         if "label" in data:
             stacks["label"] = data["label"].movedim(-1, 1).to(torch.uint8)
+            if self.labels is not None and len(stacks["label"]) == 1:
+                stacks["label"] = stacks["label"].expand(self.labels, -1, -1, -1)
+        elif self.labels is not None:
+            stacks["label"] = torch.full((self.labels, *stacks["image"].shape[1:]), UNKNOWN, dtype=torch.uint8)
         stacks = {k: (v.as_tensor() if isinstance(v, MetaTensor) else v).contiguous() for k, v in stacks.items()}
         stacks["position"] = slice_positions(image.shape[-1], _flipped(image), self.reference_positions)
         stacks["affine"] = image.affine.to(torch.float64)
@@ -200,7 +208,7 @@ class SliceDataset(torch.utils.data.Dataset):
     def __getitem__(self, item: int) -> dict[str, Any]:
         """
         Returns:
-            "image" (1, H, W), maybe "label" (1, H, W), "position" scalar, "slice" (its number in the dataset) and
+            "image" (1, H, W), maybe "label" (1 or K, H, W), "position" scalar, "slice" (its number in the dataset) and
             "patient" scalar integers, "case" name.
         """
         number, frame, k = self.index[item]
@@ -213,15 +221,21 @@ class SliceDataset(torch.utils.data.Dataset):
             "case": case_id(self.data[number]),
         }
         if "label" in stacks:
-            entry["label"] = stacks["label"][0, k].unsqueeze(0)
+            entry["label"] = stacks["label"][:, k]
         return entry
 
 
 def _cache_key(case: Case, transform: Callable) -> str:
     """Name of a preprocessed case: the state of its files, the class and settings of each transform, the format."""
-    stats = {key: Path(case[key]).stat() for key in ("image", "label") if key in case}
-    files = {key: [str(Path(case[key]).resolve()), s.st_size, s.st_mtime_ns] for key, s in stats.items()}
+    paths = {
+        key: case[key] if isinstance(case[key], list) else [case[key]] for key in ("image", "label") if key in case
+    }
+    files = {key: [_state(Path(path)) for path in names] for key, names in paths.items()}
     return hashlib.sha256(json.dumps([FORMAT, files, _describe(transform)], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _state(file: Path) -> list[Any]:
+    return [str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns]
 
 
 def _describe(value: Any) -> Any:

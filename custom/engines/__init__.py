@@ -4,6 +4,7 @@
 
 from custom.engines.atlas import AtlasEvaluator
 from custom.engines.contrastive import ContrastiveTrainer
+from custom.engines.cross_teaching import CrossTeachingTrainer
 from custom.engines.processes import (
     process_count,
     process_device,
@@ -12,12 +13,15 @@ from custom.engines.processes import (
     start_processes,
     stop_processes,
 )
+from custom.engines.schedule import Schedule
 from custom.engines.segmentation import SegmentationTrainer
 from custom.engines.slices import SliceTrainer, fast_bfloat16
 
 __all__ = [
     "AtlasEvaluator",
     "ContrastiveTrainer",
+    "CrossTeachingTrainer",
+    "Schedule",
     "SegmentationTrainer",
     "SliceTrainer",
     "fast_bfloat16",

@@ -12,7 +12,7 @@ from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
-from custom.registration import Registrations, RegistrationWorkflow, check_fusion, fuse_labels, warp_label
+from custom.registration import Registrations, RegistrationWorkflow, check_fusion, fuse_labels, warped_labels
 
 __all__ = ["AtlasEvaluator"]
 
@@ -43,15 +43,13 @@ class AtlasEvaluator(Evaluator):
         **arguments: Any,
     ) -> None:
         super().__init__(device=device, **arguments)
-        self.labels = {case["case"]: case["label"] for case in atlases}
         check_fusion(fusion)
-        self.workflow, self.fusion = workflow, fusion
+        self.atlases, self.workflow, self.fusion = atlases, workflow, fusion
         self.registrations: Registrations | None = None
 
     def run(self, global_epoch: int = 1) -> None:
         """Register what is not yet registered, and segment every volume of the data."""
-        self.workflow.run()
-        self.registrations = Registrations(self.workflow.folder)
+        self.registrations = self.workflow.registrations()
         super().run(global_epoch)
 
     def _iteration(self, engine: AtlasEvaluator, batchdata: dict) -> dict | list:
@@ -65,19 +63,15 @@ class AtlasEvaluator(Evaluator):
             "image", "label" and "pred" (1, 1, X, Y, Z), or what the handlers made of them.
         """
         (case,) = batchdata["case"]
-        found = engine.registrations.atlases(case)
-        if not found:
-            found = engine.registrations.atlases(case, usable=False)
-            quality = "fits well: the segmentation is a guess" if found else "could be registered: it stays empty"
+        warped, similarities = warped_labels(engine.registrations, case, engine.atlases)
+        if not warped:
+            warped, similarities = warped_labels(engine.registrations, case, engine.atlases, usable=False)
+            quality = "fits well: the segmentation is a guess" if warped else "could be registered: it stays empty"
             print(f"{case}: no atlas {quality} (see {engine.workflow.folder}/pairs.csv).", flush=True)
         image = batchdata[CommonKeys.IMAGE]
         segmentation = torch.zeros_like(image)
-        if found:
-            warped = [
-                warp_label(engine.labels[atlas], engine.registrations.between(case, atlas, usable=False))
-                for atlas, _ in found
-            ]
-            segmentation += fuse_labels(warped, [alike for _, alike in found], engine.fusion).as_tensor()
+        if warped:
+            segmentation += fuse_labels(warped, similarities, engine.fusion).as_tensor()
         output = {CommonKeys.IMAGE: image, CommonKeys.PRED: segmentation}
         if CommonKeys.LABEL in batchdata:
             output[CommonKeys.LABEL] = batchdata[CommonKeys.LABEL]

@@ -4,6 +4,7 @@
 
 from custom.registration.figures import draw_pairs
 from custom.registration.fusion import check_fusion, fuse_labels
+from custom.registration.labels import registered_labels, warped_labels
 from custom.registration.library import Registrations
 from custom.registration.pairwise import Settings, register, similarity, use_threads
 from custom.registration.plan import (
@@ -53,6 +54,7 @@ __all__ = [
     "read_plan",
     "read_volume",
     "register",
+    "registered_labels",
     "save_transform",
     "similarity",
     "template_pairs",
@@ -60,6 +62,7 @@ __all__ = [
     "use_threads",
     "warp_image",
     "warp_label",
+    "warped_labels",
     "write_plan",
     "write_table",
 ]

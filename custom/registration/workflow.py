@@ -15,6 +15,7 @@ import numpy as np
 from custom.errors import SettingError
 from custom.files import replacing
 from custom.registration.figures import draw_pairs
+from custom.registration.library import Registrations
 from custom.registration.plan import (
     Pair,
     all_pairs,
@@ -132,6 +133,15 @@ class RegistrationWorkflow:
         if self.figure_count:
             draw_pairs(self.folder / "pairs.png", rows, self.cases, self.folder, self.figure_count)
         return rows
+
+    def registrations(self) -> Registrations:
+        """Register what is not yet registered.
+
+        Returns:
+            The maps between the volumes.
+        """
+        self.run()
+        return Registrations(self.folder)
 
     def _run(self) -> list[Row]:
         roles: dict[Pair, list[str]] = {}

@@ -12,6 +12,7 @@ from custom.samplers.registered import (
     unaugmented,
 )
 from custom.samplers.spread import SpreadBatchSampler
+from custom.samplers.streams import TwoStreamBatchSampler
 
 __all__ = [
     "Correspondence",
@@ -19,6 +20,7 @@ __all__ = [
     "RegisteredPoints",
     "RegisteredPositives",
     "SpreadBatchSampler",
+    "TwoStreamBatchSampler",
     "classes_at",
     "points_of",
     "unaugmented",

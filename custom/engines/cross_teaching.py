@@ -1,0 +1,222 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""CCT-R: a CNN and a transformer teach each other; registration gives pseudo-labels (RSL) and positives (REPS)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from ignite.engine import Events
+from monai.data import DataLoader
+from monai.utils import CommonKeys
+from torch import Tensor, nn
+
+from custom.data.slices import UNKNOWN
+from custom.engines.schedule import Schedule
+from custom.engines.slices import SliceTrainer
+from custom.errors import SettingError
+from custom.networks.projected import ProjectedNetwork
+from custom.networks.weights import unwrapped
+from custom.samplers.registered import RegisteredPositives
+
+__all__ = ["TERMS", "CrossTeachingTrainer"]
+
+TERMS = ("supervised", "cross_teaching", "contrast", "registration")
+
+
+class CrossTeachingTrainer(SliceTrainer):
+    """Two students, each other's teachers. ``network`` is the CNN, which is deployed, ``partner`` the transformer.
+
+    The loss is the weighted sum, over both students, of
+
+    - "supervised": on labelled slices;
+    - "cross_teaching": on unlabelled slices, with what the other student decides as the label;
+    - "contrast": between pixels of both, by label or by what the other student is confident of, and with the features
+      at registered points of other volumes among the positives (REPS);
+    - "registration" (RSL): on unlabelled slices, with a registered labelled volume's label.
+
+    A term whose weight is 0 is not computed. Each batch has ``labelled_per_batch`` labelled slices, which come first.
+
+    Args:
+        partner: the second student.
+        weights: name of each term to its weight, a number or a :class:`Schedule`.
+        teaching_loss: of logits (n, C, H, W) and labels (n, 1, H, W), for "cross_teaching".
+        registration_loss: the same for "registration".
+        contrast_loss: of one tap's features, see :class:`custom.losses.PixelContrastLoss`.
+        labelled_per_batch: of this process's batch.
+        confidence: probability from which on what a teacher decides about a pixel takes part in the contrast.
+        labelled_contrast: so many first iterations contrast labelled pixels only.
+        positives: tap to a pair of :class:`~custom.samplers.RegisteredPositives`, of the two students (REPS).
+        survey: all training slices, un-augmented, to fill the memory banks of ``positives`` and to choose between
+            several registered labels; None where neither is to be done.
+        **arguments: those of :class:`SliceTrainer`, all by name.
+
+    Raises:
+        SettingError: a term is unknown or lacks what it needs.
+
+    Source:
+        CCT-R (https://arxiv.org/abs/2409.10422); cross teaching: Luo et al., MIDL 2022.
+    """
+
+    def __init__(
+        self,
+        *,
+        partner: ProjectedNetwork,
+        weights: Mapping[str, float | Schedule],
+        teaching_loss: nn.Module,
+        registration_loss: nn.Module,
+        contrast_loss: nn.Module,
+        labelled_per_batch: int,
+        confidence: float = 0.8,
+        labelled_contrast: int = 0,
+        positives: Mapping[str, tuple[RegisteredPositives, RegisteredPositives]] | None = None,
+        survey: DataLoader | None = None,
+        **arguments: Any,
+    ) -> None:
+        if unknown := sorted(set(weights) ^ set(TERMS)):
+            raise SettingError(f"weights: {', '.join(unknown)} unknown or missing; give {', '.join(TERMS)}.")
+        self.partner = partner
+        self.weights = {n: w if isinstance(w, Schedule) else Schedule(float(w)) for n, w in weights.items()}
+        self.teaching_loss, self.registration_loss = teaching_loss, registration_loss
+        self.contrast_loss = contrast_loss
+        self.labelled_per_batch = labelled_per_batch
+        self.confidence, self.labelled_contrast = confidence, labelled_contrast
+        self.positives, self.survey = dict(positives or {}), survey
+        self.best: Tensor | None = None  # (N,), which of a slice's registered labels is used
+        super().__init__(**arguments)
+        self.add_event_handler(Events.EPOCH_STARTED, self.look)
+
+    def _iteration(self, engine: CrossTeachingTrainer, batchdata: dict) -> dict[str, Tensor]:
+        """One step.
+
+        Args:
+            engine: this trainer.
+            batchdata: "image" (n, 1, H, W); "label" (n, K, H, W) integers, K times the same for labelled slices, those
+                of K registered volumes for the others, UNKNOWN where there is none; "slice" (n,), their numbers.
+
+        Returns:
+            "loss" and each term that was computed, by name, without its weight.
+        """
+        images, labels, places = engine.prepared(batchdata)
+        weights = {name: schedule(engine.state.iteration) for name, schedule in engine.weights.items()}
+        known, unknown = slice(engine.labelled_per_batch), slice(engine.labelled_per_batch, None)
+        students = (engine.network.train(), engine.partner.train())
+        engine.optimizer.zero_grad()
+        with engine.autocast():
+            logits, features = zip(*(engine.inferer(images, student) for student in students), strict=True)
+        logits = [values.to(torch.promote_types(values.dtype, torch.float32)) for values in logits]
+        # (n, H, W) each: how sure the other student is, and of which class
+        lessons = [values.detach().softmax(dim=1).max(dim=1) for values in reversed(logits)]
+
+        def both(loss: Callable, targets: list[Tensor], part: slice) -> Tensor:
+            return sum(loss(values[part], target[part]) for values, target in zip(logits, targets, strict=True))
+
+        terms = {
+            "supervised": lambda: both(engine.loss_function, [labels, labels], known),
+            "cross_teaching": lambda: both(engine.teaching_loss, [c.unsqueeze(1) for _, c in lessons], unknown),
+            "contrast": lambda: engine.contrast(features, labels[:, 0], lessons, places),
+            "registration": lambda: both(engine.registration_loss, engine.registered(labels, lessons), unknown),
+        }
+        terms = {name: term() for name, term in terms.items() if weights[name]}
+        loss = sum(weights[name] * term for name, term in terms.items())
+        loss.backward()
+        engine.optimizer.step()
+        return {CommonKeys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+
+    def prepared(self, batchdata: dict) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Augmented images and labels (n, 1, H, W), and where they come from: slices (n,), grids (n, H, W, 2)."""
+        device = self.state.device
+        images, labels, slices = (
+            batchdata[key].to(device, non_blocking=True) for key in (CommonKeys.IMAGE, CommonKeys.LABEL, "slice")
+        )
+        if labels.shape[1] > 1:
+            labels = labels[torch.arange(len(labels), device=device), self.best[slices]].unsqueeze(1)
+        grid = self.random_grid(images)
+        images, labels = self.augment.sample(images, grid), self.augment.sample(labels, grid)
+        return images, labels.long(), (slices, grid)
+
+    @staticmethod
+    def registered(labels: Tensor, lessons: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """For each student the registered labels (n, 1, H, W); where there are none, what the other one decides."""
+        return [torch.where(labels == UNKNOWN, decided.unsqueeze(1), labels) for _, decided in lessons]
+
+    def contrast(
+        self,
+        features: tuple[dict[str, Tensor], ...],
+        labels: Tensor,
+        lessons: list[tuple[Tensor, Tensor]],
+        places: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """Contrast between the pixels of each student's taps, each tap as much as the other.
+
+        Args:
+            features: of each student, tap to (n, d, h, w).
+            labels: (n, H, W), those of the labelled slices count.
+            lessons: for each student, (n, H, W) each: how sure the other one is, and of which class.
+            places: slices (n,) and grids (n, H, W, 2).
+
+        Returns:
+            A scalar.
+        """
+        known, labelled_only = self.labelled_per_batch, self.state.iteration <= self.labelled_contrast
+        total = 0.0
+        for number, (taps, (sure, decided)) in enumerate(zip(features, lessons, strict=True)):
+            trusted = torch.where(sure >= self.confidence, decided, -1)
+            told = torch.cat([labels[:known], trusted[known:].fill_(-1) if labelled_only else trusted[known:]])
+            for tap, values in taps.items():
+                size = values.shape[2:]
+                small = F.interpolate(told.unsqueeze(1).float(), size, mode="nearest-exact")[:, 0].long()
+                found = self.positives[tap][number].of_batch(*places, size) if tap in self.positives else None
+                total = total + self.contrast_loss(values, small, found)
+        return total
+
+    @staticmethod
+    @torch.no_grad()
+    def look(engine: CrossTeachingTrainer) -> None:
+        """Go through all slices as they are: fill the memory banks, and choose between the registered labels.
+
+        At the start of each epoch, so that a run that was resumed there goes on with the same.
+        """
+        if engine.survey is None:
+            return
+        device, volumes = engine.state.device, engine.survey.dataset.geometry.volumes
+        students = [unwrapped(student).eval() for student in (engine.network, engine.partner)]
+        overlap = 0
+        for batch in engine.survey:
+            images, labels, slices = (batch[key].to(device) for key in (CommonKeys.IMAGE, CommonKeys.LABEL, "slice"))
+            with engine.autocast():
+                for tap, pair in engine.positives.items():
+                    for student, positives in zip(students, pair, strict=True):
+                        positives.bank.write(slices, student.embed(images, tap))
+                if labels.shape[1] > 1:
+                    logits = students[0].network(images)
+                    overlap = overlap + _overlap(logits, labels, volumes[slices.cpu()], len(volumes))
+        if labels.shape[1] > 1:
+            shared, sizes = overlap.unbind(dim=-1)  # (V, K, C) each
+            dice = (2 * shared / sizes).nanmean(dim=2).nan_to_num()  # of the classes that either has
+            engine.best = dice.argmax(dim=1)[volumes].to(device)
+
+
+def _overlap(logits: Tensor, labels: Tensor, volumes: Tensor, count: int) -> Tensor:
+    """Pixels of each foreground class that registered labels share with what a student decides.
+
+    Args:
+        logits: (n, C + 1, H, W).
+        labels: (n, K, H, W).
+        volumes: (n,), the slices' volumes.
+        count: V, of all volumes.
+
+    Returns:
+        (V, K, C, 2), pixels that both have, and pixels of the one and the other.
+    """
+    decided = logits.argmax(dim=1, keepdim=True)  # (n, 1, H, W)
+    found = []
+    for value in range(1, logits.shape[1]):
+        ours, theirs = decided == value, labels == value
+        shared, sizes = (ours & theirs).sum(dim=(2, 3)), ours.sum(dim=(2, 3)) + theirs.sum(dim=(2, 3))
+        found.append(torch.stack([shared, sizes], dim=-1))  # (n, K, 2)
+    counts = torch.stack(found, dim=2).cpu().double()
+    return torch.zeros(count, *counts.shape[1:], dtype=torch.float64).index_add_(0, volumes, counts)

@@ -1,0 +1,49 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""How much a term of the loss counts as training goes on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from custom.errors import SettingError
+
+__all__ = ["Schedule"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``weight``, ramped up at the beginning and faded out later, both as the Gaussian that the field uses.
+
+    Args:
+        weight: at full strength, not negative; 0 leaves the term out of the computation.
+        ramp_up: iterations until full strength: exp(-5 (1 - t / ramp_up)^2); 0 starts there.
+        fade_out: iterations until next to nothing is left: exp(-5 (t / fade_out)^2) and 0 after them; 0 never fades.
+        start: iterations without the term; the others count from there.
+
+    Raises:
+        SettingError: a negative number.
+
+    Source:
+        Laine & Aila, Temporal ensembling, ICLR 2017 (ramp up and its mirror image).
+    """
+
+    weight: float
+    ramp_up: int = 0
+    fade_out: int = 0
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0:
+                raise SettingError(f"weights: {name} is {value}; it must not be negative.")
+
+    def __call__(self, iteration: int) -> float:
+        """The weight in an iteration, which count from 1."""
+        passed = iteration - 1 - self.start
+        if passed < 0 or (self.fade_out and passed >= self.fade_out):
+            return 0.0
+        missing = 1 - min(passed / self.ramp_up, 1.0) if self.ramp_up else 0.0
+        gone = passed / self.fade_out if self.fade_out else 0.0
+        return self.weight * math.exp(-5 * missing**2) * math.exp(-5 * gone**2)

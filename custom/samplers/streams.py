@@ -1,0 +1,86 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of a few labelled slices and some unlabelled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from custom.errors import SettingError
+
+__all__ = ["TwoStreamBatchSampler"]
+
+
+class TwoStreamBatchSampler(Sampler[list[int]]):
+    """Each batch has so many labelled slices, which come first, and so many unlabelled ones.
+
+    Each stream goes through all of its slices in random order before it begins again, however different their numbers
+    are. Batches depend on the seed and the epoch alone; with several processes each takes its part of both streams.
+
+    Args:
+        labelled: (N,) bool, which slices of the data set are.
+        batch_size: slices in the global batch.
+        labelled_per_batch: how many of them are labelled; the others are not.
+        batches: an epoch's.
+        seed: of the order.
+        rank: number of this process.
+        world: number of processes.
+
+    Raises:
+        SettingError: numbers that do not fit each other, or no slices in a stream that is asked for.
+    """
+
+    def __init__(
+        self,
+        labelled: Tensor,
+        batch_size: int,
+        labelled_per_batch: int,
+        batches: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if not 1 <= labelled_per_batch <= batch_size:
+            raise SettingError(
+                f"labelled_per_batch: {labelled_per_batch} of a batch of {batch_size}; take 1 to {batch_size}."
+            )
+        shares = (labelled_per_batch, batch_size - labelled_per_batch)
+        if any(share % world for share in shares):
+            raise SettingError(
+                f"batch_size: {shares[0]} labelled and {shares[1]} unlabelled slices a batch do not divide by {world} "
+                "processes; choose multiples."
+            )
+        if batches < 1:
+            raise SettingError(f"iterations_per_epoch: {batches}; an epoch has at least 1 batch.")
+        self.streams = [kind.nonzero()[:, 0] for kind in (labelled, ~labelled)]
+        for share, stream, name in zip(shares, self.streams, ("labelled", "unlabelled"), strict=True):
+            if share and not len(stream):
+                raise SettingError(
+                    f"batch_size: each batch is to have {share} {name} slices, but there are none; "
+                    f"{'list labelled cases' if name == 'labelled' else 'add unlabelled cases, or train supervised'}."
+                )
+        self.shares, self.batches, self.seed, self.rank, self.world = shares, batches, seed, rank, world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; call it before iterating."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        parts = []
+        for share, stream in zip(self.shares, self.streams, strict=True):
+            drawn = self.batches * share
+            rounds = -(-drawn // max(len(stream), 1))
+            order = [torch.randperm(len(stream), generator=generator) for _ in range(rounds)]
+            chosen = stream[torch.cat(order)[:drawn]] if drawn else stream[:0]
+            mine = share // self.world
+            parts.append(chosen.view(self.batches, share)[:, self.rank * mine : (self.rank + 1) * mine])
+        yield from torch.cat(parts, dim=1).tolist()
