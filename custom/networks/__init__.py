@@ -5,6 +5,7 @@
 from custom.networks.embedder import SliceEmbedder, UNetEncoder
 from custom.networks.global_norm import GlobalBatchNorm2d, distribute
 from custom.networks.projected import ProjectedNetwork
+from custom.networks.swin import load_swin
 from custom.networks.weights import WeightsError, default_encoder, load_encoder, load_weights, read_weights, unwrapped
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "default_encoder",
     "distribute",
     "load_encoder",
+    "load_swin",
     "load_weights",
     "read_weights",
     "unwrapped",
