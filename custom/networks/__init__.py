@@ -4,16 +4,20 @@
 
 from custom.networks.embedder import SliceEmbedder, UNetEncoder
 from custom.networks.global_norm import GlobalBatchNorm2d, distribute
+from custom.networks.projected import ProjectedNetwork
+from custom.networks.swin import load_swin
 from custom.networks.weights import WeightsError, default_encoder, load_encoder, load_weights, read_weights, unwrapped
 
 __all__ = [
     "GlobalBatchNorm2d",
+    "ProjectedNetwork",
     "SliceEmbedder",
     "UNetEncoder",
     "WeightsError",
     "default_encoder",
     "distribute",
     "load_encoder",
+    "load_swin",
     "load_weights",
     "read_weights",
     "unwrapped",

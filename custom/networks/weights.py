@@ -66,7 +66,7 @@ def load_weights(network: nn.Module, path: str | Path, key: str = "checkpoint") 
         WeightsError: when the file cannot be read or belongs to another network.
     """
     weights = read_weights(path, key)
-    _check(unwrapped(network).state_dict(), weights, path, key)
+    check_weights(unwrapped(network).state_dict(), weights, path, key)
     unwrapped(network).load_state_dict(weights)
     return network
 
@@ -96,7 +96,7 @@ def load_encoder(network: nn.Module, path: str | Path | None, prefix: str = "enc
         )
     own = unwrapped(network).state_dict()
     decoder = {name for name in own if name.startswith(DECODER)}
-    _check({k: v for k, v in own.items() if k not in decoder}, weights, path, "encoder_checkpoint")
+    check_weights({k: v for k, v in own.items() if k not in decoder}, weights, path, "encoder_checkpoint")
     unwrapped(network).load_state_dict(weights, strict=False)
     print(f"encoder_checkpoint: {len(weights)} tensors of the encoder loaded from {path}.", flush=True)
     return network
@@ -112,7 +112,14 @@ def default_encoder(path: str | Path) -> str | None:
     return None
 
 
-def _check(own: dict[str, Tensor], given: dict[str, Tensor], path: str | Path, key: str) -> None:
+def check_weights(
+    own: dict[str, Tensor],
+    given: dict[str, Tensor],
+    path: str | Path,
+    key: str,
+    remedy: str = "Use the network settings (such as features) that it was trained with, or train again.",
+) -> None:
+    """Raise a WeightsError that says what differs, unless every name and shape agrees; ``remedy`` is its last word."""
     matching = [k for k in own if k in given and own[k].shape == given[k].shape]
     if len(matching) == len(own) == len(given) > 0:
         return
@@ -125,6 +132,5 @@ def _check(own: dict[str, Tensor], given: dict[str, Tensor], path: str | Path, k
     ]
     raise WeightsError(
         f"{key}: {path} belongs to another network: {len(matching)} of its {len(given)} tensors match "
-        f"({'; '.join(faults[:4]) or 'it is empty'}{'; ...' if len(faults) > 4 else ''}). "
-        "Use the network settings (such as features) that it was trained with, or train again."
+        f"({'; '.join(faults[:4]) or 'it is empty'}{'; ...' if len(faults) > 4 else ''}). {remedy}"
     )

@@ -1,0 +1,159 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Projected features of a segmentation network's inner modules, for contrast between pixels (CCT-R)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from custom.errors import SettingError
+
+__all__ = ["ProjectedNetwork"]
+
+# of the image that finds the channels: divisible by 32 for SwinUNETR, and more than one pixel at 1/32 for its norms
+SIDE = 256
+
+
+class ProjectedNetwork(nn.Module):
+    """A segmentation network that also gives projected features of some of its inner modules.
+
+    The network stays as it is, under its own parameter names, in ``network``: save and deploy that alone. Nothing of it
+    holds a hook or a feature between two calls, so that copies, wrappers and exports know nothing of the taps.
+
+    Each projector is a 1x1 convolution that keeps the channels, ReLU, and a 1x1 convolution to ``dimensions``.
+
+    Args:
+        network: maps (n, c, H, W) to (n, classes, H, W); its first ``Conv2d`` takes the image.
+        taps: a name for each tapped module, and its dotted path within the network. MONAI's BasicUNet has its full
+            resolution in ``upcat_1`` and an eighth of it in ``upcat_4``, SwinUNETR in ``decoder1`` and ``decoder4``.
+        dimensions: of the projected features.
+
+    Raises:
+        SettingError: a path names no module, or one that gives no (n, channels, h, w) features; a tap's name is taken.
+    """
+
+    def __init__(self, network: nn.Module, taps: Mapping[str, str], dimensions: int = 128) -> None:
+        super().__init__()
+        self.network = network
+        self.taps = dict(taps)
+        self.projectors = nn.ModuleDict(
+            {
+                name: nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, dimensions, 1))
+                for name, channels in _channels(network, self.taps).items()
+            }
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """
+        Args:
+            x: (n, c, H, W).
+
+        Returns:
+            (n, classes, H, W) logits; and for each tap (n, dimensions, h, w) features of length 1, in float32 at least.
+        """
+        with _captured(self.network, self.taps) as features:
+            logits = self.network(x)
+        return logits, {name: self._project(features[name], name) for name in self.taps}
+
+    def embed(self, x: Tensor, tap: str) -> Tensor:
+        """Projected features of one tap, without what the network computes after it.
+
+        The network's mode and gradients are the caller's: ``eval()`` and ``torch.no_grad()`` to fill a memory bank.
+
+        Args:
+            x: (n, c, H, W).
+            tap: its name.
+
+        Returns:
+            (n, dimensions, h, w) features of length 1, in float32 at least.
+
+        Raises:
+            SettingError: there is no such tap.
+        """
+        if tap not in self.taps:
+            raise SettingError(
+                f"tap: there is no {tap!r} among the taps; use one of {', '.join(self.taps)}, or add it."
+            )
+        with _captured(self.network, {tap: self.taps[tap]}, stop=True) as features:
+            self.network(x)
+        return self._project(features[tap], tap)
+
+    def _project(self, features: Tensor, name: str) -> Tensor:
+        projected = self.projectors[name](features)  # (n, dimensions, h, w)
+        # under autocast the square sum of half-precision values would be too coarse for cosine similarities
+        return F.normalize(projected.to(torch.promote_types(projected.dtype, torch.float32)), dim=1)
+
+
+class _Reached(Exception):
+    """The tapped module has given its features; the rest of the network is not needed."""
+
+
+@contextmanager
+def _captured(network: nn.Module, taps: Mapping[str, str], stop: bool = False) -> Iterator[dict[str, Any]]:
+    """What the tapped modules give while the network runs; with ``stop`` it runs until the first of them has.
+
+    The hooks live as long as the context. Hooks that stay would be copied with the network, and write to the original.
+    """
+    features: dict[str, Any] = {}
+
+    def tap(name: str) -> Any:
+        def keep(module: nn.Module, inputs: tuple, output: Any) -> None:
+            features[name] = output
+            if stop:
+                raise _Reached
+
+        return keep
+
+    with ExitStack() as hooks:
+        for name, path in taps.items():
+            hooks.enter_context(network.get_submodule(path).register_forward_hook(tap(name)))
+        with suppress(_Reached):
+            yield features
+
+
+def _channels(network: nn.Module, taps: Mapping[str, str]) -> dict[str, int]:
+    """Channels of each tap, from a run of a copy whose tensors have shapes but no values."""
+    for name, path in taps.items():
+        _check_name(name)
+        _check_path(network, name, path)
+    convolution = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if convolution is None:
+        raise SettingError(f"network: {type(network).__name__} has no Conv2d; give one of 2-D slices (spatial_dims 2).")
+    shapes = copy.deepcopy(network).to("meta").eval()
+    with torch.no_grad(), _captured(shapes, taps) as features:
+        shapes(torch.empty(1, convolution.in_channels, SIDE, SIDE, device="meta"))
+    for name, path in taps.items():
+        if name not in features:
+            raise SettingError(f"taps: {name!r} is {path!r}, which the network never calls; tap a module within it.")
+        found = features[name]
+        if not isinstance(found, Tensor) or found.ndim != 4:
+            kind = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise SettingError(
+                f"taps: {name!r} is {path!r}, which gives {kind}; tap a module that gives features of shape "
+                "(n, channels, h, w), such as a step of the decoder."
+            )
+    return {name: features[name].shape[1] for name in taps}
+
+
+def _check_name(name: str) -> None:
+    if not name or "." in name or hasattr(nn.ModuleDict(), name):
+        raise SettingError(f"taps: PyTorch takes no module called {name!r}; give the tap another name, such as 'full'.")
+
+
+def _check_path(network: nn.Module, name: str, path: str) -> None:
+    module, known = network, ""
+    for part in path.split("."):
+        children = dict(module.named_children())
+        if part not in children:
+            raise SettingError(
+                f"taps: {name!r} is {path!r}, but {known or type(network).__name__} has no {part!r}; "
+                f"it has {', '.join(children) or 'no modules'}."
+            )
+        module, known = children[part], f"{known}.{part}".lstrip(".")
