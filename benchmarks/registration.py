@@ -99,7 +99,7 @@ def measure(arguments: argparse.Namespace) -> None:
         _ours(truth[pairs[0].fixed], truth[pairs[0].moving], settings, None)  # loads ITK, which takes seconds
     runner = _runner(arguments.output_dir / "checked", parser)
     ways = {
-        method: _ways(arguments.output_dir / method.replace(" ", "_"), runner, plan, parser, sections, others)
+        method: _ways(arguments.output_dir / "ways" / method.replace(" ", "_"), plan, parser, sections, others)
         for method, plan in WAYS.items()
         if method in arguments.methods and any((method, *pair) not in done for pair in pairs)
     }
@@ -194,16 +194,18 @@ def _checked(runner, truth: dict, pair: Pair, lead: Pair | None) -> tuple:
     return warped[0].numpy(), time.perf_counter() - begin
 
 
-def _ways(folder: Path, runner, plan: str | list[str], parser, sections: dict, others: list):
-    """The maps that a plan gives; the time is printed, of what the runner had not registered before."""
-    from custom.registration import Registrations, RegistrationWorkflow
+def _ways(folder: Path, plan: str | list[str], parser, sections: dict, others: list):
+    """The maps that a plan gives; the time is printed, of what another plan has not registered before."""
+    from custom.registration import RegistrationWorkflow
 
+    runner = _runner(folder.parent / "transforms", parser)
     start = time.perf_counter()
     unlabelled = [{k: v for k, v in case.items() if k != "label"} for case in others]
     groups = {key: parser.get_parsed_content(key) for key in ("group_by", "leading")}
-    RegistrationWorkflow(runner, sections["training"], unlabelled, folder, plan, **groups, figure_count=0).run()
+    workflow = RegistrationWorkflow(runner, sections["training"], unlabelled, folder, plan, **groups, figure_count=0)
+    registrations = workflow.registrations()
     print(f"Plan {plan}: {time.perf_counter() - start:.1f} s", flush=True)
-    return Registrations(folder)
+    return registrations
 
 
 def _by_way(registrations, fixed: dict, moving: dict, pair: Pair) -> tuple:

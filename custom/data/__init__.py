@@ -14,13 +14,14 @@ from custom.data.datalist import (
 )
 from custom.data.geometry import OrientSlices, OrientSlicesd, slice_axis, slice_positions
 from custom.data.phantom import abdominal_folder, cardiac_folder
-from custom.data.slices import CentreSlicesd, SliceDataset, SliceGeometry, StackSlicesd
+from custom.data.slices import CentreSlicesd, SelectLabelsd, SliceDataset, SliceGeometry, StackSlicesd
 
 __all__ = [
     "CentreSlicesd",
     "DataError",
     "OrientSlices",
     "OrientSlicesd",
+    "SelectLabelsd",
     "SliceDataset",
     "SliceGeometry",
     "SpatialAugment",

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import ResizeWithPadOrCropd, Transform
+from monai.transforms import MapTransform, ResizeWithPadOrCropd, Transform
 from torch import Tensor
 from tqdm import tqdm
 
@@ -27,7 +27,7 @@ from custom.data.geometry import slice_positions
 from custom.errors import SettingError
 from custom.files import save_atomically
 
-__all__ = ["UNKNOWN", "CentreSlicesd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
+__all__ = ["UNKNOWN", "CentreSlicesd", "SelectLabelsd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
 
 UNKNOWN = 255  # label of a pixel of which nothing is known
 FORMAT = 2  # raise it when StackSlicesd returns other stacks for the same settings: cached ones are made anew
@@ -39,21 +39,22 @@ class CentreSlicesd(ResizeWithPadOrCropd):
     Args:
         keys: "image", and "label" where there is one, (C, H, W, S).
         slice_size: (height, width) in pixels.
+        allow_missing_keys: whether cases may lack them.
 
     Raises:
         SettingError: when ``slice_size`` is no pair.
         DataError: on a volume all of whose foreground lies outside; a part of it gets a line.
     """
 
-    def __init__(self, keys: KeysCollection, slice_size: Sequence[int]) -> None:
+    def __init__(self, keys: KeysCollection, slice_size: Sequence[int], allow_missing_keys: bool = False) -> None:
         if not isinstance(slice_size, Sequence) or len(slice_size) != 2:
             raise SettingError(f'slice_size: {slice_size} is not a height and a width; write e.g. "[192,192]".')
-        super().__init__(keys, spatial_size=[*slice_size, -1])
+        super().__init__(keys, spatial_size=[*slice_size, -1], allow_missing_keys=allow_missing_keys)
         self.slice_size = list(slice_size)
 
     def __call__(self, data: Mapping[Hashable, Tensor], lazy: bool | None = None) -> dict[Hashable, Tensor]:
         cut = super().__call__(data, lazy)
-        if "label" in self.keys:
+        if "label" in self.keys and "label" in data:
             before, after = (int((d["label"] > 0).sum()) for d in (data, cut))
             lost = 1 - after / max(before, 1)
             message = (
@@ -65,6 +66,27 @@ class CentreSlicesd(ResizeWithPadOrCropd):
             if lost > 0.01:
                 print(message, flush=True)
         return cut
+
+
+class SelectLabelsd(MapTransform):
+    """Make the chosen values of a label map the classes 1, 2, ..., and what is left the background.
+
+    Args:
+        keys: of label maps, integers.
+        values: of the files, in the order of the classes.
+        allow_missing_keys: whether cases may lack them.
+    """
+
+    def __init__(self, keys: KeysCollection, values: Sequence[int], allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.values = list(values)
+
+    def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
+        selected = dict(data)
+        for key in self.key_iterator(selected):
+            label = selected[key]
+            selected[key] = sum((label == value) * (number + 1) for number, value in enumerate(self.values))
+        return selected
 
 
 class StackSlicesd(Transform):

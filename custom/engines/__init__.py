@@ -13,7 +13,7 @@ from custom.engines.processes import (
     start_processes,
     stop_processes,
 )
-from custom.engines.schedule import Schedule
+from custom.engines.schedule import PolynomialDecay, Schedule
 from custom.engines.segmentation import SegmentationTrainer
 from custom.engines.slices import SliceTrainer, fast_bfloat16
 
@@ -21,6 +21,7 @@ __all__ = [
     "AtlasEvaluator",
     "ContrastiveTrainer",
     "CrossTeachingTrainer",
+    "PolynomialDecay",
     "Schedule",
     "SegmentationTrainer",
     "SliceTrainer",

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,9 +50,10 @@ class CrossTeachingTrainer(SliceTrainer):
         labelled_per_batch: of this process's batch.
         confidence: probability from which on what a teacher decides about a pixel takes part in the contrast.
         labelled_contrast: so many first iterations contrast labelled pixels only.
-        positives: tap to a pair of :class:`~custom.samplers.RegisteredPositives`, of the two students (REPS).
-        survey: all training slices, un-augmented, to fill the memory banks of ``positives`` and to choose between
-            several registered labels; None where neither is to be done.
+        positives: of the two students, for the tap ``registered_tap`` (REPS); None goes without.
+        registered_tap: name of the tap whose features are kept in the memory banks.
+        survey: all training slices, un-augmented, to fill the memory banks of ``positives``, and with ``choosing``.
+        choosing: whether slices have several registered labels; the CNN's segmentation chooses for each volume.
         **arguments: those of :class:`SliceTrainer`, all by name.
 
     Raises:
@@ -72,8 +74,10 @@ class CrossTeachingTrainer(SliceTrainer):
         labelled_per_batch: int,
         confidence: float = 0.8,
         labelled_contrast: int = 0,
-        positives: Mapping[str, tuple[RegisteredPositives, RegisteredPositives]] | None = None,
+        positives: Sequence[RegisteredPositives] | None = None,
+        registered_tap: str = "eighth",
         survey: DataLoader | None = None,
+        choosing: bool = False,
         **arguments: Any,
     ) -> None:
         if unknown := sorted(set(weights) ^ set(TERMS)):
@@ -84,7 +88,8 @@ class CrossTeachingTrainer(SliceTrainer):
         self.contrast_loss = contrast_loss
         self.labelled_per_batch = labelled_per_batch
         self.confidence, self.labelled_contrast = confidence, labelled_contrast
-        self.positives, self.survey = dict(positives or {}), survey
+        self.positives, self.registered_tap, self.survey = positives, registered_tap, survey
+        self.choosing = choosing
         self.best: Tensor | None = None  # (N,), which of a slice's registered labels is used
         super().__init__(**arguments)
         self.add_event_handler(Events.EPOCH_STARTED, self.look)
@@ -132,7 +137,7 @@ class CrossTeachingTrainer(SliceTrainer):
         images, labels, slices = (
             batchdata[key].to(device, non_blocking=True) for key in (CommonKeys.IMAGE, CommonKeys.LABEL, "slice")
         )
-        if labels.shape[1] > 1:
+        if self.choosing:
             labels = labels[torch.arange(len(labels), device=device), self.best[slices]].unsqueeze(1)
         grid = self.random_grid(images)
         images, labels = self.augment.sample(images, grid), self.augment.sample(labels, grid)
@@ -163,14 +168,17 @@ class CrossTeachingTrainer(SliceTrainer):
         """
         known, labelled_only = self.labelled_per_batch, self.state.iteration <= self.labelled_contrast
         total = 0.0
-        for number, (taps, (sure, decided)) in enumerate(zip(features, lessons, strict=True)):
+        students = [unwrapped(student) for student in (self.network, self.partner)]
+        for number, (student, taps, (sure, decided)) in enumerate(zip(students, features, lessons, strict=True)):
             trusted = torch.where(sure >= self.confidence, decided, -1)
             told = torch.cat([labels[:known], trusted[known:].fill_(-1) if labelled_only else trusted[known:]])
             for tap, values in taps.items():
                 size = values.shape[2:]
                 small = F.interpolate(told.unsqueeze(1).float(), size, mode="nearest-exact")[:, 0].long()
-                found = self.positives[tap][number].of_batch(*places, size) if tap in self.positives else None
-                total = total + self.contrast_loss(values, small, found)
+                keys = None
+                if self.positives and tap == self.registered_tap:
+                    keys = self.positives[number].of_batch(*places, size)
+                total = total + self.contrast_loss(values, small, keys, partial(student.project, tap=tap))
         return total
 
     @staticmethod
@@ -180,7 +188,7 @@ class CrossTeachingTrainer(SliceTrainer):
 
         At the start of each epoch, so that a run that was resumed there goes on with the same.
         """
-        if engine.survey is None:
+        if not (engine.positives or engine.choosing):
             return
         device, volumes = engine.state.device, engine.survey.dataset.geometry.volumes
         students = [unwrapped(student).eval() for student in (engine.network, engine.partner)]
@@ -188,13 +196,12 @@ class CrossTeachingTrainer(SliceTrainer):
         for batch in engine.survey:
             images, labels, slices = (batch[key].to(device) for key in (CommonKeys.IMAGE, CommonKeys.LABEL, "slice"))
             with engine.autocast():
-                for tap, pair in engine.positives.items():
-                    for student, positives in zip(students, pair, strict=True):
-                        positives.bank.write(slices, student.embed(images, tap))
-                if labels.shape[1] > 1:
+                for student, positives in zip(students, engine.positives or (), strict=False):
+                    positives.bank.write(slices, student.embed(images, engine.registered_tap))
+                if engine.choosing:
                     logits = students[0].network(images)
                     overlap = overlap + _overlap(logits, labels, volumes[slices.cpu()], len(volumes))
-        if labels.shape[1] > 1:
+        if engine.choosing:
             shared, sizes = overlap.unbind(dim=-1)  # (V, K, C) each
             dice = (2 * shared / sizes).nanmean(dim=2).nan_to_num()  # of the classes that either has
             engine.best = dice.argmax(dim=1)[volumes].to(device)

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""How much a term of the loss counts as training goes on."""
+"""How much a term of the loss counts, and how fast is learnt, as training goes on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from custom.errors import SettingError
 
-__all__ = ["Schedule"]
+__all__ = ["PolynomialDecay", "Schedule"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,23 @@ class Schedule:
         missing = 1 - min(passed / self.ramp_up, 1.0) if self.ramp_up else 0.0
         gone = passed / self.fade_out if self.fade_out else 0.0
         return self.weight * math.exp(-5 * missing**2) * math.exp(-5 * gone**2)
+
+
+@dataclass(frozen=True)
+class PolynomialDecay:
+    """Factor of a learning rate, for ``torch.optim.lr_scheduler.LambdaLR``: up linearly, then down as a power.
+
+    Args:
+        iterations: of the whole training.
+        power: of the decay.
+        warm_up: iterations of the way up.
+    """
+
+    iterations: int
+    power: float = 0.9
+    warm_up: int = 0
+
+    def __call__(self, iteration: int) -> float:
+        """The factor in an iteration, which count from 0."""
+        up = min((iteration + 1) / self.warm_up, 1.0) if self.warm_up else 1.0
+        return up * max(1 - iteration / self.iterations, 0.0) ** self.power

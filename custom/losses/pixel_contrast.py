@@ -160,7 +160,11 @@ class PixelContrastLoss(nn.Module):
         self.extra_weight = extra_weight
 
     def forward(
-        self, features: Tensor, labels: Tensor, positives: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+        self,
+        features: Tensor,
+        labels: Tensor,
+        positives: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+        project: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Contrast the pixels of a batch.
 
@@ -169,6 +173,7 @@ class PixelContrastLoss(nn.Module):
             labels: (B, H, W), integers; pixels below 0 take no part.
             positives: asked for further ones once pixels are drawn: (m,), index into the flattened labels, to the
                 ``extra`` of :func:`class_contrast`; see :meth:`custom.samplers.RegisteredPositives.of_batch`.
+            project: of the drawn pixels (m, d) to (m, d') where the contrast is made; None makes it where they are.
 
         Returns:
             The mean over the drawn pixels that have positives, a scalar; zero if there are none.
@@ -183,6 +188,7 @@ class PixelContrastLoss(nn.Module):
             )
         index, classes = draw_pixels(labels, self.anchors)
         anchors, further = pixels_at(features, index), None if positives is None else positives(index)
+        anchors = anchors if project is None else project(anchors)
         loss, counted = class_contrast(anchors, classes, self.temperature, self.negatives, further, self.extra_weight)
         return loss.sum() / counted.sum().clamp(min=1)
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Projected features of a segmentation network's inner modules, for contrast between pixels (CCT-R)."""
+"""Features of a segmentation network's inner modules and their projectors, for contrast between pixels (CCT-R)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ SIDE = 256
 
 
 class ProjectedNetwork(nn.Module):
-    """A segmentation network that also gives projected features of some of its inner modules.
+    """A segmentation network that also gives the features of some of its inner modules, each with a projector.
 
     The network stays as it is, under its own parameter names, in ``network``: save and deploy that alone. Nothing of it
     holds a hook or a feature between two calls, so that copies, wrappers and exports know nothing of the taps.
 
-    Each projector is a 1x1 convolution that keeps the channels, ReLU, and a 1x1 convolution to ``dimensions``.
+    Each projector takes pixels one by one: a layer that keeps the channels, ReLU, and a layer to ``dimensions``. So the
+    contrast projects the pixels that it draws, not all of a map, which at full resolution would cost as much as the
+    network.
 
     Args:
         network: maps (n, c, H, W) to (n, classes, H, W); its first ``Conv2d`` takes the image.
@@ -45,7 +47,7 @@ class ProjectedNetwork(nn.Module):
         self.taps = dict(taps)
         self.projectors = nn.ModuleDict(
             {
-                name: nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, dimensions, 1))
+                name: nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, dimensions))
                 for name, channels in _channels(network, self.taps).items()
             }
         )
@@ -56,11 +58,11 @@ class ProjectedNetwork(nn.Module):
             x: (n, c, H, W).
 
         Returns:
-            (n, classes, H, W) logits; and for each tap (n, dimensions, h, w) features of length 1, in float32 at least.
+            (n, classes, H, W) logits; and for each tap (n, channels, h, w) features, for :meth:`project`.
         """
         with _captured(self.network, self.taps) as features:
             logits = self.network(x)
-        return logits, {name: self._project(features[name], name) for name in self.taps}
+        return logits, {name: features[name] for name in self.taps}
 
     def embed(self, x: Tensor, tap: str) -> Tensor:
         """Projected features of one tap, without what the network computes after it.
@@ -83,12 +85,21 @@ class ProjectedNetwork(nn.Module):
             )
         with _captured(self.network, {tap: self.taps[tap]}, stop=True) as features:
             self.network(x)
-        return self._project(features[tap], tap)
+        return self.project(features[tap].movedim(1, -1), tap).movedim(-1, 1)
 
-    def _project(self, features: Tensor, name: str) -> Tensor:
-        projected = self.projectors[name](features)  # (n, dimensions, h, w)
+    def project(self, pixels: Tensor, tap: str) -> Tensor:
+        """
+        Args:
+            pixels: (..., channels), features of a tap.
+            tap: its name.
+
+        Returns:
+            (..., dimensions) of length 1, in float32 at least.
+        """
+        projector = self.projectors[tap]
+        projected = projector(pixels.to(projector[0].weight.dtype))
         # under autocast the square sum of half-precision values would be too coarse for cosine similarities
-        return F.normalize(projected.to(torch.promote_types(projected.dtype, torch.float32)), dim=1)
+        return F.normalize(projected.to(torch.promote_types(projected.dtype, torch.float32)), dim=-1)
 
 
 class _Reached(Exception):

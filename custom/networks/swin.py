@@ -15,7 +15,7 @@ from custom.networks.weights import WeightsError, check_weights, read_weights, u
 
 __all__ = ["load_swin"]
 
-KEY = "swin_checkpoint"
+KEY = "partner_checkpoint"
 REMEDY = (
     "Swin-T's weights need a SwinUNETR with spatial_dims 2, feature_size 96, depths [2, 2, 6, 2], "
     "num_heads [3, 6, 12, 24], patch_norm true, patch_size 2 and use_v2 false."

@@ -4,7 +4,7 @@
 
 from custom.registration.figures import draw_pairs
 from custom.registration.fusion import check_fusion, fuse_labels
-from custom.registration.labels import registered_labels, warped_labels
+from custom.registration.labels import label_maps, registered_labels, warped_labels
 from custom.registration.library import Registrations
 from custom.registration.pairwise import Settings, register, similarity, use_threads
 from custom.registration.plan import (
@@ -47,6 +47,7 @@ __all__ = [
     "fuse_labels",
     "inverse_error",
     "invert",
+    "label_maps",
     "leading_pairs",
     "load_transform",
     "map_points",

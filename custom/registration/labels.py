@@ -19,7 +19,7 @@ from custom.registration.fusion import FUSIONS, fuse_labels
 from custom.registration.library import Registrations
 from custom.registration.transform import warp_label
 
-__all__ = ["registered_labels", "warped_labels"]
+__all__ = ["label_maps", "registered_labels", "warped_labels"]
 
 Case = Mapping[str, Any]
 CHOICES = ("agreement", *FUSIONS)
@@ -43,6 +43,11 @@ def warped_labels(
     atlases = [found for found in registrations.atlases(case, usable) if found[0] in files]
     warped = [warp_label(files[name], registrations.between(case, name, usable)) for name, _ in atlases]
     return warped, [similarity for _, similarity in atlases]
+
+
+def label_maps(cases: Sequence[Case]) -> int:
+    """How many label maps the cases of :func:`registered_labels` have each, 1 where there are none."""
+    return max((len(case["label"]) for case in cases if isinstance(case.get("label"), list)), default=1)
 
 
 def registered_labels(

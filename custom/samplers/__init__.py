@@ -9,6 +9,7 @@ from custom.samplers.registered import (
     RegisteredPositives,
     classes_at,
     points_of,
+    students_positives,
     unaugmented,
 )
 from custom.samplers.spread import SpreadBatchSampler
@@ -23,5 +24,6 @@ __all__ = [
     "TwoStreamBatchSampler",
     "classes_at",
     "points_of",
+    "students_positives",
     "unaugmented",
 ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,18 @@ from custom.data.slices import SliceGeometry
 from custom.errors import SettingError
 from custom.samplers.memory_bank import MemoryBank, bilinear
 
-__all__ = ["Correspondence", "RegisteredPoints", "RegisteredPositives", "classes_at", "points_of", "unaugmented"]
+if TYPE_CHECKING:
+    from custom.registration import Registrations
+
+__all__ = [
+    "Correspondence",
+    "RegisteredPoints",
+    "RegisteredPositives",
+    "classes_at",
+    "points_of",
+    "students_positives",
+    "unaugmented",
+]
 
 UNIT = 1 / 32  # mm; 16 bits of it reach a metre to either side and round by a 64th of a millimetre at most
 
@@ -137,6 +148,29 @@ class RegisteredPoints:
         valid = (partner >= 0) & near & _inside(unit) & _inside(points).unsqueeze(1)
         return Correspondence(self.first[partner] + nearest.long(), unit.flip(-1), valid)
 
+    @classmethod
+    def of_registrations(
+        cls,
+        registrations: Registrations | None,
+        geometry: SliceGeometry,
+        count: int = 5,
+        seed: int = 0,
+        **settings: Any,
+    ) -> RegisteredPoints | None:
+        """Take partners and maps from a finished run of registration; None gives None, for a training without.
+
+        Args:
+            registrations: of :class:`custom.registration.Registrations`.
+            geometry: see the class.
+            count: partners of each volume, at most.
+            seed: of the choice of partners.
+            settings: of the class.
+        """
+        if registrations is None:
+            return None
+        partners = registrations.partners(geometry.cases, count, seed)
+        return cls(geometry, partners, registrations.between, **settings)
+
 
 class RegisteredPositives:
     """The features at registered points, as positive keys of :class:`custom.losses.PixelContrastLoss`.
@@ -172,6 +206,27 @@ class RegisteredPositives:
         features = F.normalize(features, dim=1).view(*valid.shape, -1)  # (m, K, d)
         weight = valid / valid.sum(dim=1, keepdim=True).clamp(min=1)
         return (weight.unsqueeze(2) * features).sum(dim=1), valid.any(dim=1)
+
+
+def students_positives(
+    points: RegisteredPoints | None, size: Sequence[int], stride: int, dimensions: int, students: int = 2
+) -> list[RegisteredPositives] | None:
+    """A memory bank for each student over one table of points.
+
+    Args:
+        points: None gives None: training goes without.
+        size: (height, width) of the slices.
+        stride: of the features, 8 for an eighth of the resolution.
+        dimensions: of the features.
+        students: how many networks.
+    """
+    if points is None:
+        return None
+    shape = [length // stride for length in size]
+    return [
+        RegisteredPositives(points, MemoryBank(len(points.table), dimensions, shape, points.table.device))
+        for _ in range(students)
+    ]
 
 
 def points_of(index: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -120,7 +120,7 @@ def test_features_are_those_of_the_original_on_the_grey_image_enlarged(layout, c
     network = swin_unetr(channels)
     assert load_swin(network, tmp_path / "swin.pt") is network
     count = sum(not k.startswith(("norm.", "head.")) for k in weights)
-    assert f"swin_checkpoint: {count} tensors" in capsys.readouterr().out
+    assert f"partner_checkpoint: {count} tensors" in capsys.readouterr().out
 
     encoder = network.swinViT
     encoder.layers4[0].downsample = None  # the original has nothing like it
@@ -183,7 +183,7 @@ def test_other_settings_are_refused_and_change_nothing(changes, found, swin_file
     network = swin_unetr(**changes)
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with pytest.raises(
-        WeightsError, match=rf"swin_checkpoint: .*{found}.*feature_size 96, depths \[2, 2, 6, 2\], num_h"
+        WeightsError, match=rf"partner_checkpoint: .*{found}.*feature_size 96, depths \[2, 2, 6, 2\], num_h"
     ):
         load_swin(network, swin_file)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
@@ -193,7 +193,7 @@ def test_other_settings_are_refused_and_change_nothing(changes, found, swin_file
     "network", [BasicUNet(2, features=(2, 2, 2, 2, 2, 2)), SwinUNETR(1, 2, feature_size=12, depths=(1, 1, 1, 1))]
 )
 def test_other_networks_are_refused(network, swin_file):
-    with pytest.raises(WeightsError, match="swin_checkpoint: .* cannot go into .* spatial_dims 2, feature_size 96"):
+    with pytest.raises(WeightsError, match="partner_checkpoint: .* cannot go into .* spatial_dims 2, feature_size 96"):
         load_swin(network, swin_file)
 
 
@@ -209,10 +209,10 @@ def test_other_networks_are_refused(network, swin_file):
 )
 def test_files_of_other_networks_are_refused(content, tmp_path):
     torch.save(content, tmp_path / "other.pt")
-    with pytest.raises(WeightsError, match="swin_checkpoint: .*other.pt belongs to another network"):
+    with pytest.raises(WeightsError, match="partner_checkpoint: .*other.pt belongs to another network"):
         load_swin(swin_unetr(window_size=4), tmp_path / "other.pt")
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(WeightsError, match=r"swin_checkpoint: .*nothing.pt does not exist"):
+    with pytest.raises(WeightsError, match=r"partner_checkpoint: .*nothing.pt does not exist"):
         load_swin(swin_unetr(), tmp_path / "nothing.pt")
