@@ -13,7 +13,7 @@ from monai.networks.nets import BasicUNet, SwinUNETR
 from torch import nn
 
 from custom.errors import SettingError
-from custom.networks import ProjectedNetwork, SliceEmbedder, UNetEncoder, distribute, load_encoder
+from custom.networks import ProjectedNetwork, SliceEmbedder, UNetEncoder, distribute, load_encoder, unwrapped
 
 UNET = {"spatial_dims": 2, "in_channels": 1, "features": (4, 6, 8, 10, 16, 5), "norm": "batch"}
 
@@ -30,7 +30,13 @@ def swin() -> ProjectedNetwork:
 def total(network: ProjectedNetwork, x: torch.Tensor) -> torch.Tensor:
     """A scalar to which the logits and all projections contribute."""
     logits, features = network(x)
-    return logits.square().mean() + sum(f[:, 0].mean() for f in features.values())
+    inner = unwrapped(network)
+    return logits.square().mean() + sum(projected(inner, features, name)[:, 0].mean() for name in features)
+
+
+def projected(network: ProjectedNetwork, features: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """A whole map, (n, dimensions, h, w)."""
+    return network.project(features[name].movedim(1, -1), name).movedim(-1, 1)
 
 
 @pytest.mark.parametrize("make", [unet, swin])
@@ -39,9 +45,12 @@ def test_logits_and_unit_features_at_both_resolutions(make):
     x = torch.randn(2, 1, 64, 96)
     logits, features = network(x)
     torch.testing.assert_close(logits, network.network(x))
-    assert {name: f.shape for name, f in features.items()} == {"full": (2, 12, 64, 96), "eighth": (2, 12, 8, 12)}
-    for f in features.values():
+    maps = {name: projected(network, features, name) for name in features}
+    assert {name: f.shape for name, f in maps.items()} == {"full": (2, 12, 64, 96), "eighth": (2, 12, 8, 12)}
+    for f in maps.values():
         torch.testing.assert_close(f.norm(dim=1), torch.ones_like(f[:, 0]))
+    some = features["full"][1, :, 3, 5:7].T  # (2, channels), two pixels by themselves
+    torch.testing.assert_close(network.project(some, "full"), maps["full"][1, :, 3, 5:7].T)
 
 
 def test_features_are_the_projected_output_of_the_module():
@@ -50,9 +59,11 @@ def test_features_are_the_projected_output_of_the_module():
     inner = network.network
     x3 = inner.down_3(inner.down_2(inner.down_1(inner.conv_0(x))))
     first, relu, second = network.projectors["eighth"]
-    assert isinstance(relu, nn.ReLU) and first.kernel_size == second.kernel_size == (1, 1)
-    expected = second(first(inner.upcat_4(inner.down_4(x3), x3)).clamp(min=0))
-    torch.testing.assert_close(network(x)[1]["eighth"], expected / expected.norm(dim=1, keepdim=True))
+    assert isinstance(relu, nn.ReLU)
+    features = inner.upcat_4(inner.down_4(x3), x3)
+    torch.testing.assert_close(network(x)[1]["eighth"], features)
+    expected = second(first(features.movedim(1, -1)).clamp(min=0)).movedim(-1, 1)
+    torch.testing.assert_close(network.embed(x, "eighth"), expected / expected.norm(dim=1, keepdim=True))
 
 
 @pytest.mark.parametrize("make", [unet, swin])
@@ -64,7 +75,7 @@ def test_embed_gives_the_same_and_stops_there(make):
     runs = []
     last.register_forward_hook(lambda *_: runs.append(1))
     for tap in ("full", "eighth"):
-        torch.testing.assert_close(network.embed(x, tap), expected[tap])
+        torch.testing.assert_close(network.embed(x, tap), projected(network, expected, tap))
     assert not runs
 
 
@@ -144,10 +155,10 @@ def test_normalised_in_float32_under_autocast():
         logits, features = network(torch.randn(2, 1, 32, 32))
         bank = network.embed(torch.randn(2, 1, 32, 32), "eighth")
     assert logits.dtype == torch.bfloat16
-    for f in (*features.values(), bank):
+    for f in (projected(network, features, "full"), bank):
         assert f.dtype == torch.float32
         torch.testing.assert_close(f.norm(dim=1), torch.ones_like(f[:, 0]))
-    assert network.double()(torch.randn(1, 1, 32, 32).double())[1]["full"].dtype == torch.float64
+    assert network.double().embed(torch.randn(1, 1, 32, 32).double(), "full").dtype == torch.float64
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,12 @@ from custom.registration import (
     load_transform,
     map_points,
     read_volume,
+    register,
     save_transform,
     write_table,
 )
 from custom.registration import record as record_module
+from custom.registration.storage import read_notes
 from custom.registration.transform import Affine
 
 MOVES = {"a": (0.0, 0.0, 0.0), "b": (7.0, -4.0, 3.0), "c": (-6.0, 8.0, -3.0)}
@@ -194,15 +196,27 @@ def test_a_start_that_misleads_is_told_by_the_way_back(cases, tmp_path):
     assert row["attempts"] == 1 and np.allclose(mapped, point - move, atol=0.01)
 
 
+def test_a_started_pair_is_held_against_the_way_back_of_its_start(cases, tmp_path, monkeypatch):
+    (lead,) = runner(tmp_path / "t")([Pair("b", "a")], cases)
+    path = tmp_path / "t" / lead["transform"]
+    calls = []
+    monkeypatch.setattr(record_module, "register", lambda *_, **more: calls.append(more) or register(*_, **more))
+    other = runner(tmp_path / "t", settings={**QUICK, "smoothing": 1.4})
+    (row,) = other([Pair("b", "a")], cases, starts={Pair("b", "a"): str(path)})
+    assert (row["state"], row["attempts"], len(calls)) == ("usable", 1, 1)  # forth, and none back
+    assert row["inverse_error_mm"] == pytest.approx(lead["inverse_error_mm"], abs=1.0)
+    assert read_notes(tmp_path / "t" / row["transform"])["way_back"] == read_notes(path)["way_back"]
+
+
 def test_a_fault_of_the_disk_is_not_kept(cases, tmp_path, monkeypatch):
     def fails(*_):
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
         patch.setattr(nib, "load", fails)
-        (row,) = runner(tmp_path)([Pair("b", "a")], cases)
+        (row,) = runner(tmp_path / "t")([Pair("b", "a")], cases)
         assert row["state"] == "failed" and "Input/output error" in row["message"]
-    assert runner(tmp_path)([Pair("b", "a")], cases)[0]["state"] == "usable"
+    assert runner(tmp_path / "t")([Pair("b", "a")], cases)[0]["state"] == "usable"
 
 
 def test_a_full_disk_is_named_and_the_next_run_goes_on(cases, tmp_path):

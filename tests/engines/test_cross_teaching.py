@@ -1,0 +1,184 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from monai.losses import DiceCELoss, DiceLoss
+from monai.networks.nets import BasicUNet
+from torch.utils.data import DataLoader, Dataset
+
+from custom.data import SpatialAugment
+from custom.data.slices import UNKNOWN
+from custom.engines import CrossTeachingTrainer, Schedule
+from custom.errors import SettingError
+from custom.losses import PixelContrastLoss
+from custom.networks import ProjectedNetwork
+from custom.samplers import TwoStreamBatchSampler
+
+SIZE, CLASSES, LABELLED, TOTAL = 32, 3, 4, 12
+OFF = {"supervised": 0.0, "cross_teaching": 0.0, "contrast": 0.0, "registration": 0.0}
+
+
+class Slices(Dataset):
+    """Three volumes of four slices, the first one labelled; ``maps`` label maps each."""
+
+    def __init__(self, maps: int = 1) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(TOTAL, 1, SIZE, SIZE, generator=generator)
+        self.labels = torch.randint(0, CLASSES, (TOTAL, maps, SIZE, SIZE), generator=generator).to(torch.uint8)
+        self.geometry = SimpleNamespace(volumes=torch.arange(TOTAL) // 4)
+
+    def __len__(self) -> int:
+        return TOTAL
+
+    def __getitem__(self, item: int) -> dict:
+        return {"image": self.images[item], "label": self.labels[item], "slice": item}
+
+
+def student() -> ProjectedNetwork:
+    network = BasicUNet(spatial_dims=2, in_channels=1, out_channels=CLASSES, features=(4, 6, 8, 10, 16, 5))
+    return ProjectedNetwork(network, {"full": "upcat_1", "eighth": "upcat_4"}, 8)
+
+
+def trainer(data: Dataset | None = None, epochs: int = 1, **more) -> CrossTeachingTrainer:
+    torch.manual_seed(0)
+    data = data or Slices()
+    network, partner = student(), student()
+    parameters = [*network.parameters(), *partner.parameters()]
+    sampler = TwoStreamBatchSampler(torch.arange(TOTAL) < LABELLED, 4, 2, batches=2)
+    settings = {
+        "weights": {**OFF, "supervised": 1.0},
+        "teaching_loss": DiceLoss(to_onehot_y=True, softmax=True, batch=True),
+        "registration_loss": DiceCELoss(to_onehot_y=True, softmax=True, batch=True),
+        "contrast_loss": PixelContrastLoss(anchors=50),
+        "labelled_per_batch": 2,
+        "optimizer": torch.optim.SGD(parameters, 0.0),
+        "augment": SpatialAugment(2.0, mirror=0.0, probability=0.0),
+        "survey": DataLoader(data, batch_size=5),
+    }
+    return CrossTeachingTrainer(
+        device=torch.device("cpu"),
+        max_epochs=epochs,
+        train_data_loader=DataLoader(data, batch_sampler=sampler),
+        network=network,
+        partner=partner,
+        loss_function=DiceCELoss(to_onehot_y=True, softmax=True, lambda_dice=0.5, lambda_ce=0.5, batch=True),
+        **settings | more,
+    )
+
+
+def one_step(made: CrossTeachingTrainer, batch: dict) -> dict[str, float]:
+    made.state.iteration += 1
+    return {name: float(value) for name, value in made._iteration(made, batch).items()}
+
+
+def batch_of(data: Dataset) -> dict:
+    return next(iter(DataLoader(torch.utils.data.Subset(data, [0, 1, 4, 8]), batch_size=4)))
+
+
+def test_the_terms_are_those_of_the_equations():
+    data = Slices()
+    data.labels[8] = UNKNOWN
+    batch = batch_of(data)
+    made = trainer(data, weights={"supervised": 1.0, "cross_teaching": 0.3, "contrast": 0.0, "registration": 0.2})
+    a, b = (made.network.train()(batch["image"])[0], made.partner.train()(batch["image"])[0])
+    label = batch["label"].long()
+
+    def dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        p, t = logits.softmax(1), torch.nn.functional.one_hot(target[:, 0], CLASSES).movedim(-1, 1)
+        return (1 - 2 * (p * t).sum((0, 2, 3)) / (p + t).sum((0, 2, 3))).mean()
+
+    def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits, target[:, 0])
+
+    known, unknown = slice(2), slice(2, 4)
+    supervised = sum(0.5 * (dice(x[known], label[known]) + cross_entropy(x[known], label[known])) for x in (a, b))
+    lessons = [x.argmax(1, keepdim=True)[unknown] for x in (b, a)]
+    teaching = sum(dice(x[unknown], t) for x, t in zip((a, b), lessons, strict=True))
+    told = [torch.where(label[unknown] == UNKNOWN, t, label[unknown]) for t in lessons]
+    registered = sum(dice(x[unknown], t) + cross_entropy(x[unknown], t) for x, t in zip((a, b), told, strict=True))
+    found = one_step(made, batch)
+    assert found["supervised"] == pytest.approx(float(supervised), rel=1e-4)
+    assert found["cross_teaching"] == pytest.approx(float(teaching), rel=1e-4)
+    assert found["registration"] == pytest.approx(float(registered), rel=1e-4)
+    assert found["loss"] == pytest.approx(float(supervised + 0.3 * teaching + 0.2 * registered), rel=1e-4)
+
+
+def test_lessons_are_not_taught_back():
+    """No gradient goes through what the other one decides: with one term of one student, only that one learns."""
+    made = trainer(weights={**OFF, "cross_teaching": 1.0})
+    one_step(made, batch_of(Slices()))
+    for module in (made.network.network, made.partner.network):
+        assert all(p.grad is not None for p in module.parameters())
+    assert all(p.grad is None for s in (made.network, made.partner) for p in s.projectors.parameters())
+    assert not any(t.requires_grad for t in made.registered(torch.zeros(1), [(torch.rand(1), torch.zeros(1))]))
+
+
+def test_terms_of_no_weight_are_not_computed():
+    made = trainer(contrast_loss=None, teaching_loss=None, registration_loss=None)
+    assert set(one_step(made, batch_of(Slices()))) == {"loss", "supervised"}
+    late = {**OFF, "supervised": 1.0, "registration": Schedule(1.0, start=1)}
+    made = trainer(weights=late)
+    assert "registration" not in one_step(made, batch_of(Slices()))
+    assert "registration" in one_step(made, batch_of(Slices()))
+
+
+def test_the_contrast_sees_labels_and_what_the_other_one_is_sure_of():
+    seen = []
+
+    class Contrast(torch.nn.Module):
+        def forward(self, features, labels, positives, project):
+            assert positives is None and project(features[0, :, 0, :2].T).shape == (2, 8)
+            seen.append(labels)
+            return features.mean()
+
+    data = Slices()
+    made = trainer(
+        data, weights={**OFF, "contrast": 1.0}, contrast_loss=Contrast(), labelled_contrast=1, confidence=0.5
+    )
+    batch = batch_of(data)
+    one_step(made, batch)
+    assert [tuple(labels.shape) for labels in seen] == [(4, 32, 32), (4, 4, 4)] * 2
+    for labels in seen:
+        assert (labels[:2] >= 0).all() and (labels[2:] == -1).all()
+    assert torch.equal(seen[0][:2], batch["label"][:2, 0].long())
+    seen.clear()
+    one_step(made, batch)
+    sure, decided = made.partner(batch["image"])[0].softmax(1).max(1)
+    assert torch.equal(seen[0][2:], torch.where(sure >= 0.5, decided, -1)[2:])
+    assert (seen[0][2:] == -1).any() and (seen[0][2:] >= 0).any()
+
+
+def test_the_registered_label_that_agrees_with_the_network_is_chosen():
+    data = Slices(maps=3)
+    made = trainer(data, choosing=True)
+    with torch.no_grad():
+        decided = made.network.eval().network(data.images).argmax(1)
+    data.labels[4:8, 2], data.labels[8:, 1] = decided[4:8].to(torch.uint8), decided[8:].to(torch.uint8)
+    made.look(made)
+    assert made.best[4:].tolist() == [2] * 4 + [1] * 4
+    made.network.train()
+    _, labels, _ = made.prepared(batch_of(data))
+    assert torch.equal(labels[2], data.labels[4, 2:].long()) and torch.equal(labels[3], data.labels[8, 1:2].long())
+
+
+def test_both_students_stay_in_training():
+    modes = []
+    made = trainer(epochs=2, choosing=True, data=Slices(maps=2))
+
+    class Loss(DiceCELoss):
+        def forward(self, *arguments):
+            modes.append(made.network.training and made.partner.training)
+            return super().forward(*arguments)
+
+    made.loss_function = Loss(to_onehot_y=True, softmax=True)
+    made.run()
+    assert modes == [True] * 8  # two epochs of two batches, each of two students
+
+
+def test_terms_are_checked():
+    with pytest.raises(SettingError, match="weights: magic, registration unknown or missing"):
+        trainer(weights={"supervised": 1.0, "cross_teaching": 0.1, "contrast": 0.1, "magic": 1.0})

@@ -1,0 +1,61 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+import torch
+
+from custom.errors import SettingError
+from custom.samplers import TwoStreamBatchSampler
+
+LABELLED = torch.arange(40) % 10 == 3  # 4 of 40
+
+
+def batches(epoch: int = 1, **more) -> torch.Tensor:
+    sampler = TwoStreamBatchSampler(**{"labelled": LABELLED, "batch_size": 6, "labelled_per_batch": 2, **more})
+    sampler.set_epoch(epoch)
+    assert len(sampler) == more["batches"]
+    return torch.tensor(list(sampler))
+
+
+def test_labelled_slices_come_first_and_each_stream_goes_through_all_of_its_own():
+    found = batches(batches=9)
+    assert found.shape == (9, 6)
+    assert LABELLED[found[:, :2]].all() and not LABELLED[found[:, 2:]].any()
+    assert sorted(found[:, 2:].flatten().tolist()) == (~LABELLED).nonzero()[:, 0].tolist()  # 36 of 36
+    for first in range(0, 8, 2):  # 4 labelled ones are through after two batches
+        assert len(found[first : first + 2, :2].unique()) == 4
+
+
+def test_an_epoch_depends_on_seed_and_number_alone():
+    assert torch.equal(batches(batches=5), batches(batches=5))
+    assert not torch.equal(batches(batches=5), batches(2, batches=5))
+    assert not torch.equal(batches(batches=5), batches(batches=5, seed=1))
+
+
+def test_processes_share_both_streams():
+    whole = batches(batches=5)
+    parts = [batches(batches=5, rank=rank, world=2) for rank in range(2)]
+    assert torch.equal(torch.cat([p[:, :1] for p in parts], 1), whole[:, :2])
+    assert torch.equal(torch.cat([p[:, 1:] for p in parts], 1), whole[:, 2:])
+
+
+def test_a_batch_may_be_labelled_throughout():
+    found = batches(batches=3, batch_size=2, labelled=torch.ones(5, dtype=torch.bool))
+    assert found.shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"labelled_per_batch": 0}, "labelled_per_batch: 0 of a batch of 6; take 1 to 6"),
+        ({"labelled_per_batch": 7}, "labelled_per_batch: 7 of a batch of 6"),
+        ({"world": 4}, "2 labelled and 4 unlabelled slices a batch do not divide by 4 processes"),
+        ({"labelled": torch.zeros(5, dtype=torch.bool)}, "2 labelled slices, but there are none; list labelled cases"),
+        ({"labelled": torch.ones(5, dtype=torch.bool)}, "4 unlabelled slices, but there are none; add unlabelled"),
+        ({"batches": 0}, "iterations_per_epoch: 0"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(settings, message):
+    with pytest.raises(SettingError, match=message):
+        batches(**{"batches": 2, **settings})
