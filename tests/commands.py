@@ -7,8 +7,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import monai.bundle
@@ -64,3 +66,15 @@ def run(run_id: str, files: list[str], *, configs: Path = CONFIGS, **settings) -
             **plain,
         )
     return printed.getvalue()
+
+
+def killed_after(file: Path, changes: int, arguments: list[str]) -> None:
+    """Start a run and kill it once a file has been replaced a number of times."""
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        seen: set[int] = set()
+        while len(seen) < changes:
+            assert process.poll() is None, "the run ended before it was killed"
+            if file.is_file():
+                seen.add(file.stat().st_mtime_ns)
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)

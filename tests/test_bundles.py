@@ -6,9 +6,6 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from commands import CONFIGS, ROOT, SMALL, command, run, start
+from commands import CONFIGS, ROOT, SMALL, command, killed_after, run, start
 from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_configs import WORKFLOWS
@@ -233,18 +230,6 @@ def test_inference_before_training(phantom, tmp_path):
 
 
 # Killed and resumed -----------------------------------------------------------------------------------------------
-
-
-def killed_after(file: Path, changes: int, arguments: list[str]) -> None:
-    """Start a run and kill it once a file has been replaced a number of times."""
-    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        seen: set[int] = set()
-        while len(seen) < changes:
-            assert process.poll() is None, "the run ended before it was killed"
-            if file.is_file():
-                seen.add(file.stat().st_mtime_ns)
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,13 @@ WORKFLOWS = {
         "evaluating": ["train.json", "evaluate.json"],
         "inference": ["inference.json"],
     },
-    "cctr_synapse": {"registration": ["registration.json"], "atlas_segmentation": ["registration.json"]},
+    "cctr_synapse": {
+        "registration": ["registration.json"],
+        "atlas_segmentation": ["registration.json"],
+        "training": ["train.json"],
+        "evaluating": ["train.json", "evaluate.json"],
+        "inference": ["inference.json"],
+    },
 }
 OVERLAYS = {
     "coral_acdc": {
@@ -35,7 +41,10 @@ OVERLAYS = {
         **{f"variants/{v}.json": "training" for v in ("no_pretraining", "paper_train")},
         "variants/paper_inference.json": "inference",
     },
-    "cctr_synapse": {"variants/acdc.json": "registration"},
+    "cctr_synapse": {
+        "variants/acdc.json": "registration",
+        **{f"variants/{v}.json": "training" for v in ("supervised", "cross_teaching", "contrast", "no_reps", "no_rsl")},
+    },
 }
 # read by programs around the bundle, by name: see monai.bundle.properties
 PROPERTIES = {"dataset_dir", "output_dir"}
@@ -117,10 +126,30 @@ def test_metadata_agree_with_the_project(bundle, files):
     assert list(classes.values()) == ["background", *ast.literal_eval(names)]
 
 
-def test_inference_repeats_the_network_and_the_preprocessing_of_training():
-    train, inference = (merged("coral_acdc", [f"{name}.json"]) for name in ("train", "inference"))
+@pytest.mark.parametrize("bundle", WORKFLOWS)
+def test_inference_repeats_the_network_and_the_preprocessing_of_training(bundle):
+    train, inference = (merged(bundle, [f"{name}.json"]) for name in ("train", "inference"))
     for key in ("network_def", "network", "spacing", "slice_size", "slice_direction", "features", "class_names"):
         assert inference[key] == train[key], key
+    assert inference.get("intensities") == train.get("intensities")
     assert inference["inferer"] == train["validate"]["inferer"]
-    image_only = [{**t, "keys": "image"} for t in train["validate"]["preprocessing"]["transforms"]]
-    assert inference["preprocessing"]["transforms"] == image_only
+    steps = [t for t in train["validate"]["preprocessing"]["transforms"] if "@" in t or t.get("keys") != "label"]
+    assert inference["preprocessing"]["transforms"] == [t if "@" in t else {**t, "keys": "image"} for t in steps]
+
+
+def test_training_registers_as_registration_does():
+    train, registration = (merged("cctr_synapse", [f"{name}.json"]) for name in ("train", "registration"))
+    shared = ("dataset_dir", "split_dir", "registration_dir", "labeled_cases", "class_names", "sections")
+    settings = (
+        "group_by",
+        "leading",
+        "plan",
+        "similar_count",
+        "template",
+        "figure_count",
+        "settings",
+        "retries",
+        "limits",
+    )
+    for key in (*shared, *settings, "workers", "scheduler", "runner", "workflow"):
+        assert train[key] == registration[key], key

@@ -197,7 +197,9 @@ class PixelContrastLoss(nn.Module):
 
 def _check_negatives(negatives: int | None) -> None:
     if negatives is not None and negatives < 2:
-        raise ValueError(f"negatives must be at least 2, found {negatives}: an anchor is not its own key; None takes all.")
+        raise ValueError(
+            f"negatives must be at least 2, found {negatives}: an anchor is not its own key; None takes all."
+        )
 
 
 def _check_extra_weight(weight: float) -> None:

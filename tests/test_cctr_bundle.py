@@ -1,0 +1,178 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""The training of CCT-R, run as users run it, on a small phantom."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+import torch
+from commands import BUNDLES, command, killed_after, run
+
+from custom.data.phantom import write_abdominal
+
+CONFIGS = BUNDLES / "cctr_synapse" / "configs"
+IMAGES = {"features": [4, 8, 8, 8, 16, 4], "spacing": 6.0, "slice_size": [64, 64]}
+REGISTRATION = {"workers": 0, "limits#inverse_mm": None, "settings#iterations": [10, 10], "figure_count": 0}
+SMALL = {
+    **IMAGES,
+    **REGISTRATION,
+    "labeled_cases": 1,
+    "max_epochs": 2,
+    "iterations_per_epoch": 3,
+    "batch_size": 4,
+    "labelled_per_batch": 2,
+    "labelled_contrast": 2,
+    "val_interval": 1,
+    "mixed_precision": False,
+}
+
+
+@pytest.fixture(scope="module")
+def abdomen(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "abdominal"
+    write_abdominal(folder, 5, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def registrations(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("registrations")
+
+
+def train(folder: Path, abdomen: Path, registrations: Path, *overlays: str, **settings) -> str:
+    files = ["train.json", *(f"variants/{name}.json" for name in overlays)]
+    return run("training", files, configs=CONFIGS, **options(folder, abdomen, registrations), **{**SMALL, **settings})
+
+
+def options(folder: Path, abdomen: Path, registrations: Path) -> dict:
+    folders = {"output_dir": folder / "eval", "ckpt_dir": folder / "models"}
+    return {"dataset_dir": abdomen, "registration_dir": registrations, **folders}
+
+
+@pytest.fixture(scope="module")
+def trained(abdomen, registrations, tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, train(folder, abdomen, registrations)
+
+
+def test_training_registers_and_leaves_both_networks(trained, registrations, abdomen):
+    folder, printed = trained
+    labelled, *unlabelled = (abdomen / "splits" / "train.txt").read_text().split()
+    assert f"Labelled: {labelled}" in printed
+    assert f"{len(unlabelled)} pairs: {len(unlabelled)} usable" in printed
+    assert sorted(f.name for f in (registrations / "labels").iterdir()) == sorted(f"{n}.nii.gz" for n in unlabelled)
+    assert "Registered points: " in printed and printed.count("Memory bank: ") == 2
+    cnn, partner = (torch.load(folder / "models" / f"{n}.pt", weights_only=True) for n in ("model", "partner"))
+    assert "upcat_1.convs.conv_0.conv.weight" in cnn and not any(name.startswith("projectors") for name in cnn)
+    assert any(name.startswith("swinViT") for name in partner)
+    assert list((folder / "eval" / "tensorboard_training").iterdir())
+
+
+def test_registered_labels_are_on_the_grid_of_their_images(trained, registrations, abdomen):
+    for file in (registrations / "labels").iterdir():
+        label, image = nib.load(file), nib.load(abdomen / "img" / f"img{file.name}")
+        assert label.shape == image.shape and (label.affine == image.affine).all()
+
+
+def test_the_cnn_is_scored_and_used_alone(trained, abdomen, tmp_path):
+    folder, _ = trained
+    settings = {**IMAGES, "dataset_dir": abdomen, "ckpt_dir": folder / "models", "output_dir": tmp_path}
+    run("evaluating", ["train.json", "evaluate.json"], configs=CONFIGS, **settings)
+    with (tmp_path / "summary.csv").open() as file:
+        assert {row["class"] for row in csv.DictReader(file)} >= {"liver", "spleen", "mean"}
+    run("inference", ["inference.json"], configs=CONFIGS, **settings)
+    (test,) = (abdomen / "splits" / "test.txt").read_text().split()
+    prediction, image = (
+        nib.load(tmp_path / "predictions" / f"img{test}_seg.nii.gz"),
+        nib.load(abdomen / "img" / f"img{test}.nii.gz"),
+    )
+    assert prediction.shape == image.shape and (prediction.affine == image.affine).all()
+
+
+def test_agreement_chooses_between_all_atlases(abdomen, registrations, tmp_path):
+    settings = {"labeled_cases": 2, "max_epochs": 1, "registered_labels": "agreement"}
+    train(tmp_path, abdomen, registrations, **settings)
+    unlabelled = (abdomen / "splits" / "train.txt").read_text().split()[2:]
+    for name in unlabelled:
+        assert {f.name for f in (registrations / "labels").glob(f"{name}_*")} == {f"{name}_{n}.nii.gz" for n in "01"}
+
+
+def test_training_goes_on_without_registration_when_told_so(abdomen, tmp_path):
+    printed = train(tmp_path, abdomen, tmp_path / "none", max_epochs=1, use_registration="false")
+    assert "use_registration: false: training goes on without registered labels and positives" in printed
+    assert not (tmp_path / "none").exists() and "Memory bank" not in printed
+
+
+@pytest.mark.parametrize(
+    ("variant", "terms"),
+    [
+        ("supervised", {"supervised"}),
+        ("cross_teaching", {"supervised", "cross_teaching"}),
+        ("contrast", {"supervised", "cross_teaching", "contrast"}),
+        ("no_reps", {"supervised", "cross_teaching", "contrast", "registration"}),
+        ("no_rsl", {"supervised", "cross_teaching", "contrast"}),
+    ],
+)
+def test_variants_train_on_their_terms(variant, terms, abdomen, registrations, tmp_path, monkeypatch):
+    from custom.engines import CrossTeachingTrainer
+
+    seen, step = set(), CrossTeachingTrainer._iteration
+
+    def iteration(self, engine, batch):
+        output = step(self, engine, batch)
+        seen.update(output)
+        return output
+
+    monkeypatch.setattr(CrossTeachingTrainer, "_iteration", iteration)
+    # overlays come after the file, options after them: the batch of the supervised one is labelled throughout
+    more = {"batch_size": 2} if variant == "supervised" else {}
+    printed = train(tmp_path, abdomen, registrations, variant, max_epochs=1, val_interval=5, **more)
+    assert seen == {"loss", *terms}
+    assert ("Memory bank" in printed) == (variant == "no_rsl")
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(abdomen, registrations, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    settings = {"max_epochs": 4, "val_interval": 3}
+    train(whole, abdomen, registrations, **settings)
+    everything = {**SMALL, **settings, "resume": "true", **options(broken, abdomen, registrations)}
+    killed_after(
+        broken / "models" / "training_resume.pt", 2, command("training", ["train.json"], configs=CONFIGS, **everything)
+    )
+    printed = train(broken, abdomen, registrations, resume="true", **settings)
+    assert "resume: going on after epoch" in printed
+    for name in ("model", "partner"):
+        expected, found = (torch.load(f / "models" / f"{name}.pt", weights_only=True) for f in (whole, broken))
+        for key, tensor in expected.items():
+            torch.testing.assert_close(found[key], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_faults_are_named_before_training(abdomen, registrations, tmp_path):
+    with pytest.raises(Exception) as caught:  # MONAI wraps what a component raises
+        train(tmp_path, abdomen, registrations, registered_labels="magic")
+    assert "registered_labels: 'magic' is none of agreement, best, majority, weighted" in told(caught.value)
+    with pytest.raises(Exception) as caught:
+        train(tmp_path, abdomen, registrations, labeled_cases=3)
+    assert "unlabelled slices, but there are none; add unlabelled cases, or train supervised" in told(caught.value)
+    with pytest.raises(Exception) as caught:
+        train(tmp_path, abdomen, tmp_path / "r", **{"limits#gain": 1.9})
+    assert "no labelled case has a usable registration to any of the 2 unlabelled ones" in told(caught.value)
+
+
+def told(error: BaseException | None) -> str:
+    lines = []
+    while error is not None:
+        lines.append(str(error))
+        error = error.__cause__ or error.__context__
+    return "\n".join(lines)
+
+
+def test_settings_are_kept_beside_the_weights(trained):
+    folder, _ = trained
+    kept = json.loads((folder / "models" / "model.json").read_text())
+    assert kept["spacing"] == 6.0 and kept["slice_size"] == [64, 64] and len(kept["class_names"]) == 13
