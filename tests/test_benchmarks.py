@@ -73,3 +73,16 @@ def test_the_cost_of_all_pairs_is_measured(phantom):
     rows = table_rows("registration_scaling.py", *options, "--volumes", "2", "3")
     assert [row[:2] for row in rows[1:]] == [["2", "2"], ["3", "6"]]
     assert all(number(row[4]) >= number(row[3]) > 0 for row in rows[1:])
+
+
+def test_the_iteration_of_cctr_is_measured_with_and_without_its_parts():
+    rows = table_rows(
+        "cctr_iteration.py", "--size", "160", "--batch", "2", "--classes", "3", "--rounds", "1", "--anchors", "20"
+    )
+    assert [row[0] for row in rows[1:]] == [
+        "cross teaching alone",
+        "with contrast",
+        "with contrast and REPS",
+        "with contrast of 19 x 19 blocks",
+    ]
+    assert all(number(row[1]) > 0 for row in rows[1:])

@@ -136,6 +136,14 @@ def test_variants_train_on_their_terms(variant, terms, abdomen, registrations, t
     assert ("Memory bank" in printed) == (variant == "no_rsl")
 
 
+def test_how_often_positives_are_right_is_reported(abdomen, registrations, tmp_path):
+    train(tmp_path, abdomen, registrations, "report_positives", confidence=0.0)
+    with (tmp_path / "eval" / "positives.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(0 < float(row[name]) <= 1 for row in rows for name in ("registered", "pseudo_label"))
+
+
 def test_a_killed_run_ends_as_an_uninterrupted_one(abdomen, registrations, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     settings = {"max_epochs": 4, "val_interval": 3}

@@ -11,6 +11,7 @@ from custom.data.datalist import (
     images_in,
     load_sections,
     split_folder,
+    with_labels,
 )
 from custom.data.geometry import OrientSlices, OrientSlicesd, slice_axis, slice_positions
 from custom.data.phantom import abdominal_folder, cardiac_folder
@@ -40,4 +41,5 @@ __all__ = [
     "slice_positions",
     "split_folder",
     "usable_images",
+    "with_labels",
 ]

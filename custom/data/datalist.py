@@ -253,6 +253,22 @@ def class_names(datalist: str | None, default: Sequence[str]) -> list[str]:
     return [labels[str(i)] for i in range(1, len(labels))]
 
 
+def with_labels(cases: Sequence[Case], labelled: Sequence[Case]) -> list[Case]:
+    """The same cases with their true labels, for a report.
+
+    Args:
+        cases: in their order, with labels or without.
+        labelled: among which they are.
+
+    Raises:
+        DataError: one of them has none.
+    """
+    labels = {case["image"]: case["label"] for case in labelled}
+    if missing := [case["case"] for case in cases if case["image"] not in labels]:
+        raise DataError(f"truth: there is no label for {', '.join(missing[:5])}; report without it.")
+    return [{**case, "label": labels[case["image"]]} for case in cases]
+
+
 def held_out(sections: dict[str, list[Case]]) -> str:
     """The section that is scored: "test" where the data hold test cases, else "validation", and a line says which.
 

@@ -6,6 +6,7 @@ from custom.handlers.checkpoint import LoadWeights, ResumeCheckpoint, SaveWeight
 from custom.handlers.collapse import CollapseError, CollapseGuard
 from custom.handlers.embedding import EmbeddingReport
 from custom.handlers.figures import OverviewFigure
+from custom.handlers.positives import PositivesReport
 from custom.handlers.progress import Progress
 from custom.handlers.report import SegmentationReport
 from custom.handlers.validation import LastValidation
@@ -17,6 +18,7 @@ __all__ = [
     "LastValidation",
     "LoadWeights",
     "OverviewFigure",
+    "PositivesReport",
     "Progress",
     "ResumeCheckpoint",
     "SaveWeights",

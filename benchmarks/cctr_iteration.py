@@ -1,0 +1,175 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Seconds of an iteration of CCT-R: cross teaching alone, with the contrast between pixels, and with REPS.
+
+Beside them the contrast as the base code has it: all pairs of pixels within blocks of 19 x 19. Both students at
+224 x 224, 4 slices, 9 classes. The forms take turns, so that whatever slows the machine slows all; the table has the
+median.
+
+    python benchmarks/cctr_iteration.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from monai.losses import DiceCELoss, DiceLoss
+from monai.networks.nets import BasicUNet, SwinUNETR
+
+from custom.data import SliceGeometry, SpatialAugment
+from custom.engines import CrossTeachingTrainer, fast_bfloat16
+from custom.losses import PixelContrastLoss
+from custom.networks import ProjectedNetwork
+from custom.samplers import RegisteredPoints, TwoStreamBatchSampler, students_positives
+
+OFF = {"cross_teaching": 0.1, "contrast": 0.0, "registration": 0.0, "supervised": 1.0}
+VOLUMES, SLICES = 6, 20
+
+
+class BlockContrast(nn.Module):
+    """The base code's form: every pixel is projected, and contrasted with every other one of its block."""
+
+    def __init__(self, block: int = 19, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.block, self.temperature = block, temperature
+
+    def forward(self, features: Tensor, labels: Tensor, positives=None, project=None) -> Tensor:
+        projected = project(features.movedim(1, -1))  # (n, h, w, d)
+        rows, columns = (length // self.block * self.block for length in labels.shape[1:])
+        total, count = 0.0, 0
+        for top in range(0, rows, self.block):
+            for left in range(0, columns, self.block):
+                part = (slice(None), slice(top, top + self.block), slice(left, left + self.block))
+                total, count = total + self.of_block(projected[part].flatten(1, 2), labels[part].flatten(1)), count + 1
+        return total / count
+
+    def of_block(self, z: Tensor, labels: Tensor) -> Tensor:
+        similarity = z @ z.mT / self.temperature  # (n, p, p)
+        itself = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
+        same = (labels[:, :, None] == labels[:, None]) & ~itself & (labels >= 0)[:, :, None]
+        others = (labels >= 0)[:, None] & ~itself
+        denominator = similarity.masked_fill(~others, -torch.inf).logsumexp(dim=2, keepdim=True).nan_to_num(neginf=0.0)
+        return ((denominator - similarity) * same).sum() / same.sum().clamp(min=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--classes", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--anchors", type=int, default=1000, help="pixels of a class, at most")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    device = torch.device(arguments.device)
+    contrast = {**OFF, "contrast": 0.001}
+    ours = PixelContrastLoss(arguments.anchors)
+    forms = {
+        "cross teaching alone": trainer(arguments, device, OFF, ours),
+        "with contrast": trainer(arguments, device, contrast, ours),
+        "with contrast and REPS": trainer(arguments, device, contrast, ours, registered=True),
+        "with contrast of 19 x 19 blocks": trainer(arguments, device, contrast, BlockContrast()),
+    }
+    batch = a_batch(arguments)
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for number in range(arguments.rounds + 1):
+        for name, engine in forms.items():
+            elapsed = timed(engine, batch, number + 1)
+            if number:  # the first one warms up
+                seconds[name].append(elapsed)
+    print(f"{device}, {torch.get_num_threads()} threads, bfloat16: {fast_bfloat16(device)}, {arguments}")
+    table(seconds)
+
+
+def table(seconds: dict[str, list[float]]) -> None:
+    """Seconds, times cross teaching alone, and what the contrast adds."""
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    base, ours, reps, blocks = median.values()
+    print("\n| iteration | seconds | times cross teaching | contrast adds, s |\n| --- | ---: | ---: | ---: |")
+    for name, value in median.items():
+        print(f"| {name} | {value:.2f} | {value / base:.2f} | {value - base:.2f} |")
+    print(f"\nThe contrast is {(blocks - base) / max(ours - base, 1e-9):.0f} times faster than in blocks.")
+    print(f"REPS adds {100 * (reps / ours - 1):.0f} % to an iteration.")
+
+
+def trainer(
+    arguments: argparse.Namespace, device: torch.device, weights: dict, loss: nn.Module, registered: bool = False
+) -> CrossTeachingTrainer:
+    """The trainer of the bundle, with the networks that its config has."""
+    out, half = arguments.classes, arguments.batch // 2
+    cnn = BasicUNet(2, 1, out, (16, 32, 64, 128, 256, 16), norm="batch")
+    cnn = ProjectedNetwork(cnn.to(memory_format=torch.channels_last), {"full": "upcat_1", "eighth": "upcat_4"})
+    swin = ProjectedNetwork(
+        SwinUNETR(1, out, feature_size=12, spatial_dims=2), {"full": "decoder1", "eighth": "decoder4"}
+    )
+    dice = {"to_onehot_y": True, "softmax": True, "batch": True}
+    students = [student.to(device) for student in (cnn, swin)]
+    sampler = TwoStreamBatchSampler(torch.arange(VOLUMES * SLICES) < 2 * SLICES, arguments.batch, half, batches=2)
+    return CrossTeachingTrainer(
+        device=device,
+        max_epochs=1,
+        train_data_loader=torch.utils.data.DataLoader(range(VOLUMES * SLICES), batch_sampler=sampler),
+        network=students[0],
+        partner=students[1],
+        optimizer=torch.optim.AdamW([p for student in students for p in student.parameters()], 1e-4),
+        loss_function=DiceCELoss(**dice),
+        teaching_loss=DiceLoss(**dice),
+        registration_loss=DiceCELoss(**dice),
+        contrast_loss=loss,
+        weights=weights,
+        labelled_per_batch=half,
+        confidence=0.0,  # every pixel takes part, as late in a training
+        positives=positives(arguments, device) if registered else None,
+        augment=SpatialAugment(1.5, rotation=(-20.0, 20.0)),
+        mixed_precision=fast_bfloat16(device),
+    )
+
+
+def positives(arguments: argparse.Namespace, device: torch.device) -> list:
+    """Volumes that lie in the same place: what is measured does not depend on where points go."""
+    side = arguments.size
+    geometry = SliceGeometry(
+        volumes=torch.arange(VOLUMES).repeat_interleave(SLICES),
+        numbers=torch.arange(SLICES).repeat(VOLUMES),
+        affines=torch.diag(torch.tensor([1.5, 1.5, 3.0, 1.0], dtype=torch.float64)).expand(VOLUMES, 4, 4),
+        cases=[str(number) for number in range(VOLUMES)],
+        size=(side, side),
+    )
+    partners = {name: [other for other in geometry.cases if other != name] for name in geometry.cases}
+    points = RegisteredPoints(geometry, partners, lambda *_: lambda points: points, device=device)
+    found = students_positives(points, (side, side), 8, 128)
+    for one in found:
+        one.bank.write(torch.arange(VOLUMES * SLICES), torch.randn(VOLUMES * SLICES, 128, side // 8, side // 8))
+    return found
+
+
+def a_batch(arguments: argparse.Namespace) -> dict[str, Tensor]:
+    n, side = arguments.batch, arguments.size
+    coarse = torch.randint(0, arguments.classes, (n, 1, 12, 12)).float()
+    label = F.interpolate(coarse, (side, side), mode="nearest").to(torch.uint8)
+    return {"image": torch.randn(n, 1, side, side), "label": label, "slice": torch.arange(n) * SLICES}
+
+
+def timed(engine: CrossTeachingTrainer, batch: dict[str, Tensor], iteration: int) -> float:
+    engine.state.iteration = iteration
+    wait = torch.cuda.synchronize if engine.state.device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    engine._iteration(engine, batch)
+    wait()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""How often positives of the contrast are right, as training goes on."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from ignite.engine import Engine, Events
+from monai.networks.utils import eval_mode
+from monai.utils import CommonKeys
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from custom.data.slices import SliceDataset
+from custom.engines.processes import process_rank
+from custom.errors import SettingError
+from custom.files import write_csv
+from custom.losses.pixel_contrast import draw_pixels
+from custom.metrics import pseudo_label_agreement, registered_agreement
+from custom.networks.weights import unwrapped
+from custom.samplers.registered import RegisteredPoints, classes_at, points_of
+
+__all__ = ["PositivesReport"]
+
+
+class PositivesReport:
+    """Share of positives of the anchor's true class, for registered ones (REPS) and for those by pseudo-label.
+
+    At the end of each epoch, on some unlabelled slices as they are, at pixels drawn from each class that the network is
+    confident of. It looks at the truth of unlabelled slices, which nothing else in training does, and changes nothing.
+
+    Args:
+        path: of the CSV, a row an epoch: "epoch", "registered", "pseudo_label".
+        network: segments (n, 1, H, W) into logits.
+        points: of the training slices; None leaves "registered" undefined.
+        data: the training slices.
+        truth: the same slices with their true labels.
+        labelled: how many cases, the first ones of the data, are labelled and left out.
+        confidence: see :class:`custom.engines.CrossTeachingTrainer`.
+        stride: of the pixels that are drawn, in pixels of the slices.
+        anchors: of each class in each slice, at most.
+        count: slices, evenly spread over the unlabelled ones.
+        seed: of the pixels, the same ones in each epoch where the network decides alike.
+
+    Raises:
+        SettingError: the truth is of other slices.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        network: nn.Module,
+        points: RegisteredPoints | None,
+        data: SliceDataset,
+        truth: SliceDataset,
+        labelled: int,
+        confidence: float = 0.8,
+        stride: int = 8,
+        anchors: int = 50,
+        count: int = 64,
+        seed: int = 0,
+    ) -> None:
+        if list(data.geometry.cases) != list(truth.geometry.cases):
+            raise SettingError("truth: it is not of the training cases in their order; list the same cases.")
+        self.path, self.network, self.points = Path(path), network, points
+        self.data, self.truth = data, truth
+        self.confidence, self.stride, self.anchors, self.seed = confidence, stride, anchors, seed
+        unlabelled = (data.geometry.volumes >= labelled).nonzero()[:, 0]
+        self.chosen = unlabelled[:: max(1, len(unlabelled) // count)][:count].tolist()
+        self.rows: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """
+        Args:
+            engine: a trainer.
+        """
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._completed)
+
+    def _begin(self, engine: Engine) -> None:
+        if engine.state.epoch and self.path.is_file():  # a run that goes on
+            with self.path.open(newline="", encoding="utf-8") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= engine.state.epoch]
+        self.labels = torch.stack([self.truth[slot]["label"][0] for slot in range(len(self.truth))])  # (N, H, W)
+
+    def _completed(self, engine: Engine) -> None:
+        if process_rank() == 0:
+            shares = self(engine.state.device)
+            self.rows.append({"epoch": engine.state.epoch, **shares})
+            engine.state.metrics.update({f"positives_{name}": share for name, share in shares.items()})
+            write_csv(self.path, self.rows)
+
+    @torch.no_grad()
+    def __call__(self, device: torch.device) -> dict[str, float]:
+        """Measure.
+
+        Returns:
+            "registered" and "pseudo_label", shares of 0 to 1; NaN where there are no positives.
+        """
+        network, counts = unwrapped(self.network), torch.zeros(2, 2)
+        generator = torch.Generator(device).manual_seed(self.seed)
+        labels = self.labels.to(device)
+        with eval_mode(network):
+            for batch in DataLoader(Subset(self.data, self.chosen), batch_size=16):
+                slots = batch["slice"].to(device)
+                sure, decided = network(batch[CommonKeys.IMAGE].to(device)).float().softmax(dim=1).max(dim=1)
+                told = torch.where(sure >= self.confidence, decided, -1).float().unsqueeze(1)
+                size = [length // self.stride for length in told.shape[2:]]
+                small = F.interpolate(told, size, mode="nearest-exact")[:, 0].long()
+                index, classes = draw_pixels(small, self.anchors * len(slots), generator)
+                counts += self._agreement(index, classes, slots, size, labels)
+        registered, pseudo = (counts[:, 0] / counts[:, 1]).tolist()
+        return {"registered": registered, "pseudo_label": pseudo}
+
+    def _agreement(self, index: Tensor, classes: Tensor, slots: Tensor, size: list[int], labels: Tensor) -> Tensor:
+        """(2, 2): agreeing and all, of registered positives and of those by pseudo-label."""
+        image, places = points_of(index, size)
+        true = classes_at(labels, slots[image], places)
+        found = torch.zeros(2, 2)
+        if self.points is not None:
+            there = self.points(slots[image], places)
+            found[0] = torch.stack(registered_agreement(true, classes_at(labels, *there[:2]), there.valid)).cpu()
+        found[1] = torch.stack(pseudo_label_agreement(true, classes)).cpu()
+        return found
