@@ -94,6 +94,18 @@ def test_the_cnn_is_scored_and_used_alone(trained, abdomen, tmp_path):
     assert prediction.shape == image.shape and (prediction.affine == image.affine).all()
 
 
+def test_both_networks_segment_with_a_map_of_their_disagreement(trained, abdomen, tmp_path):
+    folder, _ = trained
+    settings = {**IMAGES, "dataset_dir": abdomen, "ckpt_dir": folder / "models", "output_dir": tmp_path}
+    run("inference", ["inference.json", "variants/both_networks.json"], configs=CONFIGS, **settings)
+    (test,) = (abdomen / "splits" / "test.txt").read_text().split()
+    image = nib.load(abdomen / "img" / f"img{test}.nii.gz")
+    found = [nib.load(tmp_path / "predictions" / f"img{test}_{kind}.nii.gz") for kind in ("seg", "disagreement")]
+    assert all(file.shape == image.shape and (file.affine == image.affine).all() for file in found)
+    disagreement = found[1].get_fdata()
+    assert disagreement.min() >= 0 and 0 < disagreement.max() <= 1 + 1e-6
+
+
 def test_agreement_chooses_between_all_atlases(abdomen, registrations, tmp_path):
     settings = {"labeled_cases": 2, "max_epochs": 1, "registered_labels": "agreement"}
     train(tmp_path, abdomen, registrations, **settings)

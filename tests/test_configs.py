@@ -47,8 +47,10 @@ OVERLAYS = {
             f"variants/{v}.json": "training"
             for v in ("supervised", "cross_teaching", "contrast", "no_reps", "no_rsl", "report_positives")
         },
+        "variants/both_networks.json": "inference",
     },
 }
+BRING_KEYS = ("variants/report_positives.json", "variants/both_networks.json")  # beyond those of the config
 # read by programs around the bundle, by name: see monai.bundle.properties
 PROPERTIES = {"dataset_dir", "output_dir"}
 
@@ -92,7 +94,7 @@ def test_overlays_hold_differences_only(bundle, overlay):
         *path, last = key.lstrip("+").split("#")
         for part in path:
             node = node[part]
-        assert last in node or overlay.startswith("multi_gpu") or overlay == "variants/report_positives.json", key
+        assert last in node or overlay.startswith("multi_gpu") or overlay in BRING_KEYS, key
         assert node.get(last) != value, key
 
 
@@ -138,6 +140,15 @@ def test_inference_repeats_the_network_and_the_preprocessing_of_training(bundle)
     assert inference["inferer"] == train["validate"]["inferer"]
     steps = [t for t in train["validate"]["preprocessing"]["transforms"] if "@" in t or t.get("keys") != "label"]
     assert inference["preprocessing"]["transforms"] == [t if "@" in t else {**t, "keys": "image"} for t in steps]
+
+
+def test_inference_with_both_networks_repeats_the_partner():
+    train, both = (
+        merged("cctr_synapse", files) for files in (["train.json"], ["inference.json", "variants/both_networks.json"])
+    )
+    for key in ("partner_features", "partner_def", "partner_network"):
+        assert both[key] == train[key], key
+    assert both["handlers"][-1]["network"] == "@partner_network"
 
 
 def test_training_registers_as_registration_does():

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Heads, encoders and weights around MONAI's networks."""
 
+from custom.networks.both import BothStudents, MeanAndDisagreementd
 from custom.networks.embedder import SliceEmbedder, UNetEncoder
 from custom.networks.global_norm import GlobalBatchNorm2d, distribute
 from custom.networks.projected import ProjectedNetwork
@@ -9,7 +10,9 @@ from custom.networks.swin import load_swin
 from custom.networks.weights import WeightsError, default_encoder, load_encoder, load_weights, read_weights, unwrapped
 
 __all__ = [
+    "BothStudents",
     "GlobalBatchNorm2d",
+    "MeanAndDisagreementd",
     "ProjectedNetwork",
     "SliceEmbedder",
     "UNetEncoder",
