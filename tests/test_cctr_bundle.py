@@ -148,6 +148,15 @@ def test_variants_train_on_their_terms(variant, terms, abdomen, registrations, t
     assert ("Memory bank" in printed) == (variant == "no_rsl")
 
 
+def test_some_organs_may_be_chosen(abdomen, registrations, tmp_path):
+    train(tmp_path, abdomen, registrations, "eight_organs", max_epochs=1)
+    kept = json.loads((tmp_path / "models" / "model.json").read_text())
+    assert kept["class_names"][0] == "aorta" and len(kept["class_names"]) == 8
+    with pytest.raises(Exception) as caught:
+        train(tmp_path, abdomen, registrations, class_names=["aorta", "tail"], label_values=[8, 14])
+    assert "class_names: no labelled case has tail" in told(caught.value)
+
+
 def test_how_often_positives_are_right_is_reported(abdomen, registrations, tmp_path):
     train(tmp_path, abdomen, registrations, "report_positives", confidence=0.0)
     with (tmp_path / "eval" / "positives.csv").open() as file:

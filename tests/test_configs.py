@@ -45,7 +45,15 @@ OVERLAYS = {
         "variants/acdc.json": "registration",
         **{
             f"variants/{v}.json": "training"
-            for v in ("supervised", "cross_teaching", "contrast", "no_reps", "no_rsl", "report_positives")
+            for v in (
+                "supervised",
+                "cross_teaching",
+                "contrast",
+                "no_reps",
+                "no_rsl",
+                "report_positives",
+                "eight_organs",
+            )
         },
         "variants/both_networks.json": "inference",
     },

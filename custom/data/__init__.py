@@ -3,7 +3,7 @@
 """Cases in, slices out."""
 
 from custom.data.augment import SpatialAugment, iteration_generator
-from custom.data.checks import DataError, case_id, check_datalist, usable_images
+from custom.data.checks import DataError, case_id, check_classes, check_datalist, usable_images
 from custom.data.datalist import (
     cases_to_segment,
     class_names,
@@ -31,6 +31,7 @@ __all__ = [
     "cardiac_folder",
     "case_id",
     "cases_to_segment",
+    "check_classes",
     "check_datalist",
     "class_names",
     "held_out",

@@ -26,6 +26,7 @@ from custom.errors import UserError
 __all__ = [
     "DataError",
     "check_case",
+    "check_classes",
     "check_datalist",
     "check_folder",
     "check_image",
@@ -134,6 +135,31 @@ def check_datalist(
         if len(problems) > MOST_LINES:
             shown.append(f"  ... and {len(problems) - MOST_LINES} more.")
         raise DataError("\n".join([f"The data has {len(problems)} problem(s):", *shown]))
+
+
+def check_classes(
+    cases: Sequence[dict[str, Any]], class_names: Sequence[str], label_values: Sequence[int] | None = None
+) -> None:
+    """Check that each class is labelled in at least one case: what nobody shows cannot be learned.
+
+    Args:
+        cases: labelled ones, with "label".
+        class_names: without the background.
+        label_values: of the classes in the files; None for 1, 2, ...
+
+    Raises:
+        DataError: naming the classes that no case has, or that their values are not as many.
+    """
+    values = label_values or range(1, len(class_names) + 1)
+    if len(values) != len(class_names):
+        raise DataError(f"label_values: {len(values)} values for {len(class_names)} classes; give one for each.")
+    found = {value for case in cases for value in _facts(case["label"], label=True).values}
+    if missing := [name for name, value in zip(class_names, values, strict=True) if value not in found]:
+        names = ", ".join(case_id(case) for case in cases)
+        raise DataError(
+            f"class_names: no labelled case has {', '.join(missing)} ({names}); label a case that has it, raise "
+            "labeled_cases, or leave the class out of class_names and label_values."
+        )
 
 
 def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:

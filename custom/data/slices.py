@@ -73,16 +73,18 @@ class SelectLabelsd(MapTransform):
 
     Args:
         keys: of label maps, integers.
-        values: of the files, in the order of the classes.
+        values: of the files, in the order of the classes; None leaves them as they are.
         allow_missing_keys: whether cases may lack them.
     """
 
-    def __init__(self, keys: KeysCollection, values: Sequence[int], allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: KeysCollection, values: Sequence[int] | None, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.values = list(values)
+        self.values = values
 
     def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
         selected = dict(data)
+        if self.values is None:
+            return selected
         for key in self.key_iterator(selected):
             label = selected[key]
             selected[key] = sum((label == value) * (number + 1) for number, value in enumerate(self.values))

@@ -373,3 +373,12 @@ def test_progress_bar_only_when_asked_for(make, capfd, monkeypatch):
     assert capfd.readouterr().err == ""
     check_datalist({"training": [entry]}, 4)
     assert "checking the data" in capfd.readouterr().err
+
+
+def test_classes_that_no_labelled_case_has_are_named(make):
+    cases = [make("a", label=drawing(1, 3)), make("b", label=drawing(3, 7))]
+    checks.check_classes(cases, ["one", "three"], [1, 3])
+    with pytest.raises(DataError, match=r"no labelled case has two \(a, b\); label a case that has it"):
+        checks.check_classes(cases, ["one", "two", "three"])
+    with pytest.raises(DataError, match="2 values for 1 classes"):
+        checks.check_classes(cases, ["one"], [1, 3])

@@ -11,10 +11,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, ScaleIntensityd, Spacingd
 
-from custom.data import CentreSlicesd, DataError, OrientSlicesd, SliceDataset, StackSlicesd, slices
-from custom.data.slices import _cache_key
+from custom.data import CentreSlicesd, DataError, OrientSlicesd, SelectLabelsd, SliceDataset, StackSlicesd, slices
+from custom.data.slices import UNKNOWN, _cache_key
 from custom.errors import SettingError
 
 
@@ -173,3 +174,20 @@ def test_slice_size_is_a_pair(slice_size):
         SettingError, match=r'slice_size: .*192.* is not a height and a width; write e.g. "\[192,192\]"'
     ):
         CentreSlicesd("image", slice_size)
+
+
+def test_chosen_label_values_become_the_classes():
+    label = MetaTensor(torch.tensor([[[[0, 1], [3, 7]]]]), affine=torch.eye(4))
+    found = SelectLabelsd("label", [7, 1])({"label": label})["label"]
+    assert found.tolist() == [[[[0, 2], [0, 1]]]] and isinstance(found, MetaTensor)
+    assert SelectLabelsd("label", None)({"label": label})["label"] is label
+    assert SelectLabelsd("label", [1], allow_missing_keys=True)({}) == {}
+
+
+def test_label_maps_of_a_case_are_as_many_as_asked_for():
+    kinds = (torch.float, torch.long)
+    image, label = (MetaTensor(torch.zeros(1, 4, 4, 3, dtype=kind), affine=torch.eye(4)) for kind in kinds)
+    image.meta["original_affine"] = torch.eye(4)
+    assert StackSlicesd(labels=2)({"image": image, "label": label + 1})["label"].shape == (2, 3, 4, 4)
+    unknown = StackSlicesd(labels=2)({"image": image})["label"]
+    assert unknown.shape == (2, 3, 4, 4) and (unknown == UNKNOWN).all()
