@@ -1,0 +1,89 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from custom.errors import SettingError
+from custom.registration import Registrations, Transform, label_maps, registered_labels, save_transform, write_table
+from custom.registration.record import blank_row
+from custom.registration.volume import Grid
+
+SHAPE = (4, 5, 3)
+LABELLED, UNLABELLED = [{"case": name} for name in "abc"], [{"case": name, "image": f"{name}.nii.gz"} for name in "uv"]
+
+
+def label_of(atlas: str) -> np.ndarray:
+    """Class 1 in the first so many columns: a 1, b 2, c 3."""
+    label = np.zeros(SHAPE, np.uint8)
+    label[:, : "abc".index(atlas) + 1] = 1
+    return label
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for case in LABELLED:
+        case["label"] = str(tmp_path / f"{case['case']}_gt.nii.gz")
+        nib.save(nib.Nifti1Image(label_of(case["case"]), np.eye(4)), case["label"])
+    return tmp_path
+
+
+def finished(folder: Path, states: dict[str, str]) -> Registrations:
+    """Of a table in which a pair ("ua") lies where its volumes' headers say; a is the most similar atlas, then b."""
+    grid = Grid(SHAPE, np.eye(4))
+    rows = []
+    for (fixed, moving), state in states.items():
+        save_transform(folder / f"{fixed}{moving}.transform", Transform((), grid, grid))
+        row = {"state": state, "roles": "atlas", "transform": f"{fixed}{moving}.transform"}
+        rows.append({**blank_row(fixed, moving), **row, "similarity_after": 0.9 - 0.05 * "abc".index(moving)})
+    write_table(folder / "pairs.csv", rows)
+    return Registrations(folder)
+
+
+def read(path: str) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+ALL = {f"{u}{a}": "usable" for u in "uv" for a in "abc"}
+
+
+@pytest.mark.parametrize(("choice", "atlas"), [("best", "a"), ("majority", "b"), ("weighted", "b")])
+def test_one_label_map_is_made_of_the_usable_atlases(choice, atlas, folder):
+    cases = registered_labels(finished(folder, ALL), LABELLED, UNLABELLED, folder / "labels", choice)
+    assert [case["image"] for case in cases] == ["u.nii.gz", "v.nii.gz"] and label_maps(cases) == 1
+    for case in cases:
+        assert (read(case["label"]) == label_of(atlas)).all()
+    assert "label" not in UNLABELLED[0]
+    few = finished(folder, ALL | {"ua": "unusable", "ub": "failed"})
+    (u, _) = registered_labels(few, LABELLED, UNLABELLED, folder / "labels", choice)
+    assert (read(u["label"]) == label_of("c")).all()
+
+
+def test_agreement_gets_all_of_them_as_many_for_each_case(folder):
+    found = finished(folder, ALL | {"ua": "unusable"})
+    u, v = registered_labels(found, LABELLED, UNLABELLED, folder / "labels", "agreement")
+    assert label_maps([u, v]) == 3
+    assert [int(read(path).sum()) // 12 for path in u["label"]] == [2, 3, 2]  # b, c, and b again
+    assert [int(read(path).sum()) // 12 for path in v["label"]] == [1, 2, 3]
+
+
+def test_volumes_without_a_usable_atlas_stay_without_a_label(folder, capsys):
+    found = finished(folder, {"ua": "usable", "va": "unusable"})
+    u, v = registered_labels(found, LABELLED, UNLABELLED, folder / "labels")
+    assert "label" in u and "label" not in v
+    assert "registered_labels: none for v: no usable registration of a labelled case" in capsys.readouterr().out
+    nothing = finished(folder, {"ua": "failed", "va": "unusable"})
+    with pytest.raises(SettingError, match="no labelled case has a usable registration to any of the 2 unlabelled"):
+        registered_labels(nothing, LABELLED, UNLABELLED, folder / "labels")
+    with pytest.raises(SettingError, match="registered_labels: 'all' is none of agreement, best"):
+        registered_labels(found, LABELLED, UNLABELLED, folder / "labels", "all")
+
+
+def test_going_without_is_said(folder, capsys):
+    assert registered_labels(None, LABELLED, UNLABELLED, folder / "labels") == UNLABELLED
+    assert "training goes on without registered labels and positives" in capsys.readouterr().out
+    assert not (folder / "labels").exists() and label_maps(UNLABELLED) == 1
