@@ -10,7 +10,7 @@ outermost loop, so that whatever slows the machine slows every method. Seconds a
 read included, programs already loaded. Rows are appended to a CSV; what is there is not run again.
 
     python benchmarks/registration.py --dataset_dir .../ACDC/training --labeled_cases 3 --section validation \\
-        --config variants/acdc.json --others_python /envs/others/bin/python --output_dir runs/registration_acdc
+        --bundle cctr_acdc --others_python /envs/others/bin/python --output_dir runs/registration_acdc
 
 The others need an environment of their own: ``pip install antspyx itk-elastix``.
 """
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from custom.registration import Pair, Transform
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "bundles" / "cctr_synapse" / "configs"
 OTHERS = ("syn", "elastix")
 WAYS = {"composed": "template", "best way": ["atlas", "template"]}  # plans that maps are taken from
 METHODS = ("before", "ours", "checked", *WAYS, *OTHERS)
@@ -46,7 +45,9 @@ def main() -> None:
     parser.add_argument("--labeled_cases", type=int, default=3, help="patients whose volumes are atlases")
     parser.add_argument("--section", default="validation", choices=("validation", "unlabeled"))
     parser.add_argument("--count", type=int, help="only the first patients of the section")
-    parser.add_argument("--config", help="overlay of registration.json with the settings")
+    parser.add_argument(
+        "--bundle", default="cctr_synapse", choices=("cctr_synapse", "cctr_acdc"), help="of the settings"
+    )
     parser.add_argument("--methods", nargs="+", default=["before", "ours"], choices=METHODS)
     parser.add_argument("--others_python", help="interpreter with antspyx and itk-elastix")
     parser.add_argument("--threads", type=int, default=1)
@@ -244,8 +245,7 @@ def _config(arguments: argparse.Namespace):
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
-    files = [CONFIGS / "registration.json", *([CONFIGS / arguments.config] if arguments.config else [])]
-    parser.read_config([str(f) for f in files])
+    parser.read_config(str(ROOT / "bundles" / arguments.bundle / "configs" / "registration.json"))
     parser["dataset_dir"] = arguments.dataset_dir
     return parser
 

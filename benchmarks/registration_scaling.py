@@ -40,7 +40,7 @@ def main() -> None:
 
     sections = load_sections(arguments.dataset_dir, arguments.split_dir, arguments.labeled_cases)
     labelled, others = ([c for c in sections[s] if c["phase"] == "ED"] for s in ("training", "unlabeled"))
-    config = ConfigParser.load_config_file(ROOT / "bundles" / "cctr_synapse" / "configs" / "variants" / "acdc.json")
+    config = ConfigParser.load_config_file(ROOT / "bundles" / "cctr_acdc" / "configs" / "registration.json")
     first, second = labelled[0], others[-1]
     register(second["image"], first["image"], region=first["label"])  # loads ITK, which takes seconds
     found = []

@@ -58,7 +58,7 @@ def test_pretrain_throughput_measures_both_pipelines_and_every_part(phantom):
 
 
 def test_registration_is_scored_beside_no_registration(phantom, tmp_path):
-    data = ["--dataset_dir", str(phantom), "--labeled_cases", "2", "--count", "1", "--config", "variants/acdc.json"]
+    data = ["--dataset_dir", str(phantom), "--labeled_cases", "2", "--count", "1", "--bundle", "cctr_acdc"]
     options = [*data, "--methods", "before", "ours", "checked", "composed", "best way", "--output_dir", str(tmp_path)]
     found = {row[0]: row for row in table_rows("registration.py", *options)[1:]}
     assert set(found) == {"before", "ours", "checked", "composed", "best way"}

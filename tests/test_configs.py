@@ -15,6 +15,13 @@ from monai.bundle import ConfigParser
 
 import custom
 
+CCTR = {
+    "registration": ["registration.json"],
+    "atlas_segmentation": ["registration.json"],
+    "training": ["train.json"],
+    "evaluating": ["train.json", "evaluate.json"],
+    "inference": ["inference.json"],
+}
 WORKFLOWS = {
     "coral_acdc": {
         "pretraining": ["pretrain.json"],
@@ -22,13 +29,15 @@ WORKFLOWS = {
         "evaluating": ["train.json", "evaluate.json"],
         "inference": ["inference.json"],
     },
-    "cctr_synapse": {
-        "registration": ["registration.json"],
-        "atlas_segmentation": ["registration.json"],
-        "training": ["train.json"],
-        "evaluating": ["train.json", "evaluate.json"],
-        "inference": ["inference.json"],
+    "cctr_synapse": CCTR,
+    "cctr_acdc": CCTR,
+}
+CCTR_OVERLAYS = {
+    **{
+        f"variants/{v}.json": "training"
+        for v in ("supervised", "cross_teaching", "contrast", "no_reps", "no_rsl", "report_positives")
     },
+    "variants/both_networks.json": "inference",
 }
 OVERLAYS = {
     "coral_acdc": {
@@ -41,22 +50,8 @@ OVERLAYS = {
         **{f"variants/{v}.json": "training" for v in ("no_pretraining", "paper_train")},
         "variants/paper_inference.json": "inference",
     },
-    "cctr_synapse": {
-        "variants/acdc.json": "registration",
-        **{
-            f"variants/{v}.json": "training"
-            for v in (
-                "supervised",
-                "cross_teaching",
-                "contrast",
-                "no_reps",
-                "no_rsl",
-                "report_positives",
-                "eight_organs",
-            )
-        },
-        "variants/both_networks.json": "inference",
-    },
+    "cctr_synapse": {**CCTR_OVERLAYS, "variants/eight_organs.json": "training"},
+    "cctr_acdc": CCTR_OVERLAYS,
 }
 BRING_KEYS = ("variants/report_positives.json", "variants/both_networks.json")  # beyond those of the config
 # read by programs around the bundle, by name: see monai.bundle.properties
@@ -123,8 +118,8 @@ def test_metadata_follow_the_schema(bundle):
     assert metadata["schema"].endswith(schema.name)
 
 
-@pytest.mark.parametrize(("bundle", "files"), [("coral_acdc", ["train.json"]), ("cctr_synapse", ["registration.json"])])
-def test_metadata_agree_with_the_project(bundle, files):
+@pytest.mark.parametrize("bundle", WORKFLOWS)
+def test_metadata_agree_with_the_project(bundle):
     metadata = json.loads((configs(bundle) / "metadata.json").read_text())
     assert metadata["name"] == bundle
     assert metadata["version"] == custom.__version__ and metadata["version"] in metadata["changelog"]
@@ -135,7 +130,7 @@ def test_metadata_agree_with_the_project(bundle, files):
     for package, version in metadata["required_packages_version"].items():
         assert f"{package}=={version}" in pinned
     classes = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-    names = re.search(r"\[.*\]", merged(bundle, files)["class_names"]).group()
+    names = re.search(r"\[.*\]", merged(bundle, ["train.json"])["class_names"]).group()
     assert list(classes.values()) == ["background", *ast.literal_eval(names)]
 
 
@@ -150,17 +145,19 @@ def test_inference_repeats_the_network_and_the_preprocessing_of_training(bundle)
     assert inference["preprocessing"]["transforms"] == [t if "@" in t else {**t, "keys": "image"} for t in steps]
 
 
-def test_inference_with_both_networks_repeats_the_partner():
+@pytest.mark.parametrize("bundle", ["cctr_synapse", "cctr_acdc"])
+def test_inference_with_both_networks_repeats_the_partner(bundle):
     train, both = (
-        merged("cctr_synapse", files) for files in (["train.json"], ["inference.json", "variants/both_networks.json"])
+        merged(bundle, files) for files in (["train.json"], ["inference.json", "variants/both_networks.json"])
     )
     for key in ("partner_features", "partner_def", "partner_network"):
         assert both[key] == train[key], key
     assert both["handlers"][-1]["network"] == "@partner_network"
 
 
-def test_training_registers_as_registration_does():
-    train, registration = (merged("cctr_synapse", [f"{name}.json"]) for name in ("train", "registration"))
+@pytest.mark.parametrize("bundle", ["cctr_synapse", "cctr_acdc"])
+def test_training_registers_as_registration_does(bundle):
+    train, registration = (merged(bundle, [f"{name}.json"]) for name in ("train", "registration"))
     shared = ("dataset_dir", "split_dir", "registration_dir", "labeled_cases", "class_names", "sections")
     settings = (
         "group_by",
@@ -175,3 +172,15 @@ def test_training_registers_as_registration_does():
     )
     for key in (*shared, *settings, "workers", "scheduler", "runner", "workflow"):
         assert train[key] == registration[key], key
+
+
+@pytest.mark.parametrize("file", ["registration.json", "train.json", "inference.json", *CCTR_OVERLAYS])
+def test_the_bundles_of_cctr_differ_in_what_their_data_ask_for(file):
+    """MONAI Label reads one file: they cannot share it."""
+    data = {"bundle_root", "dataset_dir", "split_dir", "labeled_cases", "class_names", "overview_slices", "intensities"}
+    registration = {"group_by", "leading", "settings", "retries", "limits"}
+    abdomen, heart = (json.loads((configs(bundle) / file).read_text()) for bundle in ("cctr_synapse", "cctr_acdc"))
+    if file == "train.json":
+        assert {heart["train"]["augment"].pop("mirror"), abdomen["train"]["augment"].pop("mirror")} == {0.0, 0.5}
+    different = {key for key in {*abdomen, *heart} if abdomen.get(key) != heart.get(key)}
+    assert different <= data | registration | {"spacing", "slice_distance"}

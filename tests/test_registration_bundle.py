@@ -20,7 +20,7 @@ from custom.registration import Registrations
 
 CONFIGS = BUNDLES / "cctr_synapse" / "configs"
 QUICK = {"workers": 0, "labeled_cases": 1, "limits#inverse_mm": None, "settings#iterations": [30, 20, 10]}
-CARDIAC = ["registration.json", "variants/acdc.json"]
+HEART = BUNDLES / "cctr_acdc" / "configs"
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -98,9 +98,9 @@ def test_images_of_ones_own_are_segmented(segmented, abdomen, tmp_path):
     assert not (tmp_path / "out" / "cases.csv").exists()
 
 
-def test_the_heart_by_overriding_the_data_keys(phantom, tmp_path):
+def test_the_heart_has_a_bundle_of_its_own(phantom, tmp_path):
     settings = {"dataset_dir": phantom, "output_dir": tmp_path, "limits#inverse_mm": None, "workers": 0}
-    printed = run("atlas_segmentation", CARDIAC, configs=CONFIGS, labeled_cases=1, **settings)
+    printed = run("atlas_segmentation", ["registration.json"], configs=HEART, labeled_cases=1, **settings)
     scores = rows(tmp_path / "cases.csv")
     assert {"dice_RV", "dice_MYO", "dice_LV"} <= set(scores[0])
     pairs = rows(tmp_path / "registration" / "atlas" / "pairs.csv")
@@ -121,9 +121,9 @@ def test_own_data(phantom, tmp_path):
     datalist = tmp_path / "mine.json"
     datalist.write_text(json.dumps(content))
     settings = {"datalist": datalist, "output_dir": tmp_path, "limits#inverse_mm": None, "workers": 0}
-    run("registration", CARDIAC, configs=CONFIGS, **settings)
+    run("registration", ["registration.json"], configs=HEART, **settings)
     assert len(rows(tmp_path / "registration" / "pairs.csv")) == 1
-    run("atlas_segmentation", CARDIAC, configs=CONFIGS, **settings)
+    run("atlas_segmentation", ["registration.json"], configs=HEART, **settings)
     assert {"dice_right", "dice_wall", "dice_left"} <= set(rows(tmp_path / "cases.csv")[0])
 
 
