@@ -10,10 +10,13 @@ ENV := $(if $(ACTIVE),$(ACTIVE),$(CURDIR)/.venv)
 RUN := $(ENV)/bin/python
 READY := $(ENV)/.few-label-bundles-$(shell (cat requirements.txt pyproject.toml; pwd) | cksum | cut -d' ' -f1)
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo demo-cctr test test-slow lint bench clean
 
 demo: $(READY)
-	$(RUN) -m custom.demo
+	$(RUN) -m custom.demo coral
+
+demo-cctr: $(READY)
+	$(RUN) -m custom.demo cctr
 
 test: $(READY)
 	$(RUN) -m ruff check .

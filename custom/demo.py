@@ -1,59 +1,107 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The whole of CORAL on the embedded phantom in a few minutes, with and without pre-training: ``make demo``."""
+"""The methods on the embedded phantoms in a few minutes: ``make demo`` (CORAL) and ``make demo-cctr``."""
 
 from __future__ import annotations
 
 import csv
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from monai.bundle import run
 
 import custom
 
-CONFIGS = Path(custom.bundle_root("coral_acdc")) / "configs"
-# shorter than the bundle's defaults, which are made for ACDC
+# shorter than the bundles' defaults
 PRETRAINING = {"max_epochs": 12, "warmup_epochs": 2}
 TRAINING = {"max_epochs": 50, "val_interval": 25, "labeled_cases": 2}
 
 
-def main(folder: Path = Path("runs/demo")) -> None:
+CCTR = {
+    "max_epochs": 6,
+    "val_interval": 6,
+    "spacing": 3.5,
+    "slice_size": [96, 96],
+    "learning_rate": 0.002,
+    "partner_learning_rate": 0.001,
+    "registration_weight": 1.0,
+}
+ORGANS = ("spleen", "right kidney", "liver", "stomach", "aorta", "mean")
+
+
+def coral(folder: Path = Path("runs/demo")) -> None:
     """Pre-train, fine-tune from both starts, score, segment, and print the table.
 
     Args:
         folder: for all that is written; a second call goes on from what is there.
     """
     began = time.monotonic()
-    coral, scratch = folder / "coral", folder / "no_pretraining"
-    _run("pretraining", ["pretrain.json"], coral, resume=True, **PRETRAINING)
-    for arm, files in ((coral, ["train.json"]), (scratch, ["train.json", "variants/no_pretraining.json"])):
-        _run("training", files, arm, resume=True, **TRAINING)
-        _run("evaluating", [*files, "evaluate.json"], arm)
-    _run("inference", ["inference.json"], coral)
+    pretrained, scratch = folder / "coral", folder / "no_pretraining"
+    _run("coral_acdc", "pretraining", ["pretrain.json"], pretrained, resume=True, **PRETRAINING)
+    for arm, files in ((pretrained, ["train.json"]), (scratch, ["train.json", "variants/no_pretraining.json"])):
+        _run("coral_acdc", "training", files, arm, resume=True, **TRAINING)
+        _run("coral_acdc", "evaluating", [*files, "evaluate.json"], arm)
+    _run("coral_acdc", "inference", ["inference.json"], pretrained)
 
-    scores = {"no pre-training": _dice(scratch), "CORAL": _dice(coral)}
-    classes = list(scores["CORAL"])
-    print(f"\nDice on the phantom's test cases, {TRAINING['labeled_cases']} labelled cases\n")
-    print(f"{'':16s}" + "".join(f"{name:>8s}" for name in classes))
+    scores = {"no pre-training": _dice(scratch), "CORAL": _dice(pretrained)}
+    _table(scores, list(scores["CORAL"]), TRAINING["labeled_cases"])
+    print(f"Embeddings:        {pretrained / 'embedding.png'}")
+    _where(pretrained, folder, began)
+
+
+def cctr(folder: Path = Path("runs/demo_cctr")) -> None:
+    """Register, segment by atlases, train with and without the unlabelled volumes, score, segment, print the table.
+
+    Args:
+        folder: for all that is written; a second call goes on from what is there.
+    """
+    began = time.monotonic()
+    registered = {"registration_dir": str(folder / "registration")}
+    atlases, supervised, taught = (folder / name for name in ("atlases", "supervised", "cctr"))
+    _run("cctr_synapse", "registration", ["registration.json"], atlases, **registered)
+    _run("cctr_synapse", "atlas_segmentation", ["registration.json"], atlases, **registered)
+    images = {name: CCTR[name] for name in ("spacing", "slice_size")}
+    for arm, files in ((supervised, ["train.json", "variants/supervised.json"]), (taught, ["train.json"])):
+        settings = {name: value for name, value in CCTR.items() if arm == taught or name != "registration_weight"}
+        _run("cctr_synapse", "training", files, arm, resume=True, **settings, **registered)
+        _run("cctr_synapse", "evaluating", ["train.json", "evaluate.json"], arm, **images)
+    _run("cctr_synapse", "inference", ["inference.json", "variants/both_networks.json"], taught, **images)
+
+    scores = {"atlases": _dice(atlases), "supervised": _dice(supervised), "CCT-R": _dice(taught)}
+    _table(scores, ORGANS, 2)
+    print(f"Registrations:     {folder / 'registration' / 'pairs.png'}")
+    _where(taught, folder, began)
+
+
+def _table(scores: dict[str, dict[str, float]], classes: Sequence[str], labelled: int) -> None:
+    print(f"\nDice on the phantom's test cases, {labelled} labelled cases\n")
+    widths = [max(8, len(name) + 2) for name in classes]
+    print(f"{'':16s}" + "".join(f"{name:>{width}s}" for name, width in zip(classes, widths, strict=True)))
     for arm, dice in scores.items():
-        print(f"{arm:16s}" + "".join(f"{dice[name]:8.3f}" for name in classes))
-    print(f"\nPredictions:       {coral / 'predictions'}")
-    print(f"Overview picture:  {coral / 'overview.png'}")
-    print(f"Embeddings:        {coral / 'embedding.png'}")
+        cells = (f"{dice[name]:{width}.3f}" for name, width in zip(classes, widths, strict=True))
+        print(f"{arm:16s}" + "".join(cells))
+    print()
+
+
+def _where(arm: Path, folder: Path, began: float) -> None:
+    print(f"Predictions:       {arm / 'predictions'}")
+    print(f"Overview picture:  {arm / 'overview.png'}")
     print(f"Curves:            tensorboard --logdir {folder}")
     print(f"Took {(time.monotonic() - began) / 60:.1f} minutes.")
 
 
-def _run(run_id: str, files: list[str], folder: Path, **settings) -> None:
+def _run(bundle: str, run_id: str, files: list[str], folder: Path, **settings) -> None:
     print(f"\n=== {run_id}: {', '.join(files)} -> {folder}", flush=True)
-    paths = [str(CONFIGS / f) for f in files]
+    configs = Path(custom.bundle_root(bundle)) / "configs"
+    paths = [str(configs / f) for f in files]
     settings = {"output_dir": str(folder), "ckpt_dir": str(folder / "models"), **settings}
     run(
         run_id=run_id,
         config_file=paths,
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=str(CONFIGS / "logging.conf"),
+        meta_file=str(configs / "metadata.json"),
+        logging_file=str(configs / "logging.conf"),
         **settings,
     )
 
@@ -64,4 +112,4 @@ def _dice(folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    {"coral": coral, "cctr": cctr}[sys.argv[1]]()
