@@ -17,7 +17,13 @@ from custom.data.phantom import write_abdominal
 
 CONFIGS = BUNDLES / "cctr_synapse" / "configs"
 IMAGES = {"features": [4, 8, 8, 8, 16, 4], "spacing": 6.0, "slice_size": [64, 64]}
-REGISTRATION = {"workers": 0, "limits#inverse_mm": None, "settings#iterations": [10, 10], "figure_count": 0}
+REGISTRATION = {
+    "workers": 0,
+    "limits#inverse_mm": None,
+    "settings": {"spacing": 6.0, "iterations": [10, 10], "scales": [1.0], "turns": [0.0], "candidates": 1},
+    "retries": [],
+    "figure_count": 0,
+}
 SMALL = {
     **IMAGES,
     **REGISTRATION,
@@ -186,7 +192,7 @@ def test_faults_are_named_before_training(abdomen, registrations, tmp_path):
         train(tmp_path, abdomen, registrations, registered_labels="magic")
     assert "registered_labels: 'magic' is none of agreement, best, majority, weighted" in told(caught.value)
     with pytest.raises(Exception) as caught:
-        train(tmp_path, abdomen, registrations, labeled_cases=3)
+        train(tmp_path, abdomen, registrations, labeled_cases=3, use_registration="false")
     assert "unlabelled slices, but there are none; add unlabelled cases, or train supervised" in told(caught.value)
     with pytest.raises(Exception) as caught:
         train(tmp_path, abdomen, tmp_path / "r", **{"limits#gain": 1.9})
