@@ -15,7 +15,6 @@ from monai.data import DataLoader
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
-from custom.data.slices import UNKNOWN
 from custom.engines.schedule import Schedule
 from custom.engines.slices import SliceTrainer
 from custom.errors import SettingError
@@ -49,11 +48,12 @@ class CrossTeachingTrainer(SliceTrainer):
         contrast_loss: of one tap's features, see :class:`custom.losses.PixelContrastLoss`.
         labelled_per_batch: of this process's batch.
         confidence: probability from which on what a teacher decides about a pixel takes part in the contrast.
-        labelled_contrast: so many first iterations contrast labelled pixels only.
+        labelled_contrast: so many first iterations contrast labelled pixels only, without registered positives.
         positives: of the two students, for the tap ``registered_tap`` (REPS); None goes without.
         registered_tap: name of the tap whose features are kept in the memory banks.
-        survey: all training slices, un-augmented, to fill the memory banks of ``positives``, and with ``choosing``.
-        choosing: whether slices have several registered labels; the CNN's segmentation chooses for each volume.
+        unaugmented: all training slices, to fill the memory banks of ``positives``, and for ``select_by_agreement``.
+        select_by_agreement: whether slices have several registered labels, of which each volume takes the one that
+            agrees most with the CNN, after the first epoch; in that one the first label.
         **arguments: those of :class:`SliceTrainer`, all by name.
 
     Raises:
@@ -76,8 +76,8 @@ class CrossTeachingTrainer(SliceTrainer):
         labelled_contrast: int = 0,
         positives: Sequence[RegisteredPositives] | None = None,
         registered_tap: str = "eighth",
-        survey: DataLoader | None = None,
-        choosing: bool = False,
+        unaugmented: DataLoader | None = None,
+        select_by_agreement: bool = False,
         **arguments: Any,
     ) -> None:
         if unknown := sorted(set(weights) ^ set(TERMS)):
@@ -88,11 +88,11 @@ class CrossTeachingTrainer(SliceTrainer):
         self.contrast_loss = contrast_loss
         self.labelled_per_batch = labelled_per_batch
         self.confidence, self.labelled_contrast = confidence, labelled_contrast
-        self.positives, self.registered_tap, self.survey = positives, registered_tap, survey
-        self.choosing = choosing
-        self.best: Tensor | None = None  # (N,), which of a slice's registered labels is used
+        self.positives, self.registered_tap, self.unaugmented = positives, registered_tap, unaugmented
+        self.select_by_agreement = select_by_agreement
+        self.selected: Tensor | None = None  # (N,), which of a slice's registered labels is used
         super().__init__(**arguments)
-        self.add_event_handler(Events.EPOCH_STARTED, self.look)
+        self.add_event_handler(Events.EPOCH_STARTED, self.refresh)
 
     def _iteration(self, engine: CrossTeachingTrainer, batchdata: dict) -> dict[str, Tensor]:
         """One step.
@@ -113,17 +113,17 @@ class CrossTeachingTrainer(SliceTrainer):
         with engine.autocast():
             logits, features = zip(*(engine.inferer(images, student) for student in students), strict=True)
         logits = [values.to(torch.promote_types(values.dtype, torch.float32)) for values in logits]
-        # (n, H, W) each: how sure the other student is, and of which class
-        lessons = [values.detach().softmax(dim=1).max(dim=1) for values in reversed(logits)]
+        # (n, H, W) each, of the other student: how confident it is, and of which class
+        pseudo_labels = [values.detach().softmax(dim=1).max(dim=1) for values in reversed(logits)]
 
         def both(loss: Callable, targets: list[Tensor], part: slice) -> Tensor:
             return sum(loss(values[part], target[part]) for values, target in zip(logits, targets, strict=True))
 
         terms = {
             "supervised": lambda: both(engine.loss_function, [labels, labels], known),
-            "cross_teaching": lambda: both(engine.teaching_loss, [c.unsqueeze(1) for _, c in lessons], unknown),
-            "contrast": lambda: engine.contrast(features, labels[:, 0], lessons, places),
-            "registration": lambda: both(engine.registration_loss, engine.registered(labels, lessons), unknown),
+            "cross_teaching": lambda: both(engine.teaching_loss, [c.unsqueeze(1) for _, c in pseudo_labels], unknown),
+            "contrast": lambda: engine.contrast(features, labels[:, 0], pseudo_labels, places),
+            "registration": lambda: both(engine.registration_loss, [labels, labels], unknown),
         }
         terms = {name: term() for name, term in terms.items() if weights[name]}
         loss = sum(weights[name] * term for name, term in terms.items())
@@ -137,22 +137,17 @@ class CrossTeachingTrainer(SliceTrainer):
         images, labels, slices = (
             batchdata[key].to(device, non_blocking=True) for key in (CommonKeys.IMAGE, CommonKeys.LABEL, "slice")
         )
-        if self.choosing:
-            labels = labels[torch.arange(len(labels), device=device), self.best[slices]].unsqueeze(1)
+        if self.select_by_agreement:
+            labels = labels[torch.arange(len(labels), device=device), self.selected[slices]].unsqueeze(1)
         grid = self.random_grid(images)
         images, labels = self.augment.sample(images, grid), self.augment.sample(labels, grid)
         return images, labels.long(), (slices, grid)
-
-    @staticmethod
-    def registered(labels: Tensor, lessons: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """For each student the registered labels (n, 1, H, W); where there are none, what the other one decides."""
-        return [torch.where(labels == UNKNOWN, decided.unsqueeze(1), labels) for _, decided in lessons]
 
     def contrast(
         self,
         features: tuple[dict[str, Tensor], ...],
         labels: Tensor,
-        lessons: list[tuple[Tensor, Tensor]],
+        pseudo_labels: list[tuple[Tensor, Tensor]],
         places: tuple[Tensor, Tensor],
     ) -> Tensor:
         """Contrast between the pixels of each student's taps, each tap as much as the other.
@@ -160,7 +155,7 @@ class CrossTeachingTrainer(SliceTrainer):
         Args:
             features: of each student, tap to (n, d, h, w).
             labels: (n, H, W), those of the labelled slices count.
-            lessons: for each student, (n, H, W) each: how sure the other one is, and of which class.
+            pseudo_labels: for each student, (n, H, W) each: how confident the other one is, and of which class.
             places: slices (n,) and grids (n, H, W, 2).
 
         Returns:
@@ -169,42 +164,47 @@ class CrossTeachingTrainer(SliceTrainer):
         known, labelled_only = self.labelled_per_batch, self.state.iteration <= self.labelled_contrast
         total = 0.0
         students = [unwrapped(student) for student in (self.network, self.partner)]
-        for number, (student, taps, (sure, decided)) in enumerate(zip(students, features, lessons, strict=True)):
-            trusted = torch.where(sure >= self.confidence, decided, -1)
-            told = torch.cat([labels[:known], trusted[known:].fill_(-1) if labelled_only else trusted[known:]])
+        for number, (student, taps, (confidence, decided)) in enumerate(
+            zip(students, features, pseudo_labels, strict=True)
+        ):
+            least = 2.0 if labelled_only else self.confidence  # no probability reaches that
+            trusted = torch.where(confidence >= least, decided, -1)
+            classes = torch.cat([labels[:known], trusted[known:]])
             for tap, values in taps.items():
                 size = values.shape[2:]
-                small = F.interpolate(told.unsqueeze(1).float(), size, mode="nearest-exact")[:, 0].long()
+                small = F.interpolate(classes.unsqueeze(1).float(), size, mode="nearest-exact")[:, 0].long()
                 keys = None
-                if self.positives and tap == self.registered_tap:
+                if self.positives and tap == self.registered_tap and not labelled_only:
                     keys = self.positives[number].of_batch(*places, size)
                 total = total + self.contrast_loss(values, small, keys, partial(student.project, tap=tap))
         return total
 
     @staticmethod
     @torch.no_grad()
-    def look(engine: CrossTeachingTrainer) -> None:
-        """Go through all slices as they are: fill the memory banks, and choose between the registered labels.
+    def refresh(engine: CrossTeachingTrainer) -> None:
+        """Go through all slices as they are: fill the memory banks, and select among the registered labels.
 
-        At the start of each epoch, so that a run that was resumed there goes on with the same.
+        At the start of each epoch, so that a run that was resumed there goes on with the same. It costs a pass of both
+        students over all slices, up to the registered tap: epochs should have more slices than that.
         """
-        if not (engine.positives or engine.choosing):
+        if not (engine.positives or engine.select_by_agreement):
             return
-        device, volumes = engine.state.device, engine.survey.dataset.geometry.volumes
+        device, volumes = engine.state.device, engine.unaugmented.dataset.geometry.volumes
         students = [unwrapped(student).eval() for student in (engine.network, engine.partner)]
         overlap = 0
-        for batch in engine.survey:
+        for batch in engine.unaugmented:
             images, labels, slices = (batch[key].to(device) for key in (CommonKeys.IMAGE, CommonKeys.LABEL, "slice"))
             with engine.autocast():
                 for student, positives in zip(students, engine.positives or (), strict=False):
                     positives.bank.write(slices, student.embed(images, engine.registered_tap))
-                if engine.choosing:
+                if engine.select_by_agreement:
                     logits = students[0].network(images)
                     overlap = overlap + _overlap(logits, labels, volumes[slices.cpu()], len(volumes))
-        if engine.choosing:
+        if engine.select_by_agreement:
             shared, sizes = overlap.unbind(dim=-1)  # (V, K, C) each
             dice = (2 * shared / sizes).nanmean(dim=2).nan_to_num()  # of the classes that either has
-            engine.best = dice.argmax(dim=1)[volumes].to(device)
+            selected = dice.argmax(dim=1) if engine.state.epoch > 1 else torch.zeros(len(dice), dtype=torch.long)
+            engine.selected = selected[volumes].to(device)
 
 
 def _overlap(logits: Tensor, labels: Tensor, volumes: Tensor, count: int) -> Tensor:

@@ -31,19 +31,21 @@ __all__ = ["PositivesReport"]
 class PositivesReport:
     """Share of positives of the anchor's true class, for registered ones (REPS) and for those by pseudo-label.
 
-    At the end of each epoch, on some unlabelled slices as they are, at pixels drawn from each class that the network is
-    confident of. It looks at the truth of unlabelled slices, which nothing else in training does, and changes nothing.
+    At the end of each epoch, on some unlabelled slices as they are, in batches of 16, at pixels drawn from each class
+    that the network is confident of. It looks at the truth of unlabelled slices, which nothing else in training does,
+    and changes nothing.
 
     Args:
         path: of the CSV, a row an epoch: "epoch", "registered", "pseudo_label".
-        network: segments (n, 1, H, W) into logits.
+        network: segments (n, 1, H, W) into logits; whose decisions are the pseudo-labels, for the CNN's contrast the
+            partner's.
         points: of the training slices; None leaves "registered" undefined.
         data: the training slices.
         truth: the same slices with their true labels.
         labelled: how many cases, the first ones of the data, are labelled and left out.
         confidence: see :class:`custom.engines.CrossTeachingTrainer`.
         stride: of the pixels that are drawn, in pixels of the slices.
-        anchors: of each class in each slice, at most.
+        anchors: of each class in a batch, at most so many times its slices.
         count: slices, evenly spread over the unlabelled ones.
         seed: of the pixels, the same ones in each epoch where the network decides alike.
 
@@ -71,7 +73,8 @@ class PositivesReport:
         self.data, self.truth = data, truth
         self.confidence, self.stride, self.anchors, self.seed = confidence, stride, anchors, seed
         unlabelled = (data.geometry.volumes >= labelled).nonzero()[:, 0]
-        self.chosen = unlabelled[:: max(1, len(unlabelled) // count)][:count].tolist()
+        spread = torch.linspace(0, len(unlabelled) - 1, min(count, len(unlabelled))).round().long()
+        self.chosen = unlabelled[spread].tolist()
         self.rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:

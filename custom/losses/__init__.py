@@ -19,12 +19,14 @@ from custom.losses.coral import (
     relational_anatomical_loss,
 )
 from custom.losses.gather import gather_embeddings
+from custom.losses.known import KnownDiceCELoss
 from custom.losses.pixel_contrast import PixelContrastLoss, class_contrast, draw_pixels, pixels_at
 
 __all__ = [
     "ContrastiveLoss",
     "CoralLoss",
     "GCLLoss",
+    "KnownDiceCELoss",
     "PCLLoss",
     "PixelContrastLoss",
     "SimCLRLoss",

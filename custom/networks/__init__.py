@@ -5,7 +5,7 @@
 from custom.networks.both import BothStudents, MeanAndDisagreementd
 from custom.networks.embedder import SliceEmbedder, UNetEncoder
 from custom.networks.global_norm import GlobalBatchNorm2d, distribute
-from custom.networks.projected import ProjectedNetwork
+from custom.networks.projected import ProjectedNetwork, check_slice_size
 from custom.networks.swin import load_swin
 from custom.networks.weights import WeightsError, default_encoder, load_encoder, load_weights, read_weights, unwrapped
 
@@ -17,6 +17,7 @@ __all__ = [
     "SliceEmbedder",
     "UNetEncoder",
     "WeightsError",
+    "check_slice_size",
     "default_encoder",
     "distribute",
     "load_encoder",

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from custom.errors import SettingError
 
-__all__ = ["ProjectedNetwork"]
+__all__ = ["ProjectedNetwork", "check_slice_size"]
 
 # of the image that finds the channels: divisible by 32 for SwinUNETR, and more than one pixel at 1/32 for its norms
 SIDE = 256
@@ -100,6 +100,18 @@ class ProjectedNetwork(nn.Module):
         projected = projector(pixels.to(projector[0].weight.dtype))
         # under autocast the square sum of half-precision values would be too coarse for cosine similarities
         return F.normalize(projected.to(torch.promote_types(projected.dtype, torch.float32)), dim=-1)
+
+
+def check_slice_size(slice_size: Sequence[int], multiple: int) -> None:
+    """
+    Raises:
+        SettingError: a length is no multiple; found before the work, where the network would find it after.
+    """
+    if any(length % multiple for length in slice_size):
+        lengths = [max(1, round(length / multiple)) * multiple for length in slice_size]
+        raise SettingError(
+            f"slice_size: {[*slice_size]} are no multiples of {multiple}; the nearest ones are {lengths}."
+        )
 
 
 class _Reached(Exception):

@@ -4,7 +4,7 @@
 
 from custom.registration.figures import draw_pairs
 from custom.registration.fusion import check_fusion, fuse_labels
-from custom.registration.labels import label_maps, registered_labels, warped_labels
+from custom.registration.labels import label_maps, no_registrations, registered_labels, warped_labels
 from custom.registration.library import Registrations
 from custom.registration.pairwise import Settings, register, similarity, use_threads
 from custom.registration.plan import (
@@ -52,6 +52,7 @@ __all__ = [
     "load_transform",
     "map_points",
     "most_similar",
+    "no_registrations",
     "read_plan",
     "read_volume",
     "register",

@@ -26,7 +26,11 @@ def check_fusion(how: str) -> None:
 
 
 def fuse_labels(
-    labels: Sequence[MetaTensor], similarities: Sequence[float], how: str = "weighted", power: float = 4.0
+    labels: Sequence[MetaTensor],
+    similarities: Sequence[float],
+    how: str = "weighted",
+    power: float = 4.0,
+    outside: int | None = None,
 ) -> MetaTensor:
     """Make one label map of several.
 
@@ -36,6 +40,7 @@ def fuse_labels(
         how: "best" takes the label map of the most similar atlas; "majority" gives each a vote; "weighted" gives each
             its similarity (0 where negative) to the ``power``. Equal votes go to the class of the more similar atlas.
         power: see ``how``.
+        outside: value of what an atlas does not reach, where it has no vote; it stays where none reaches.
 
     Returns:
         (1, X, Y, Z) int16.
@@ -52,19 +57,24 @@ def fuse_labels(
         raise SettingError("fusion: there are no label maps to fuse.")
     order = sorted(range(len(labels)), key=lambda number: -similarities[number])
     best = labels[order[0]]
-    if how == "best" or len(labels) == 1:
+    if len(labels) == 1 or (how == "best" and outside is None):
         return best.clone().to(torch.int16)
     maps = torch.stack([labels[number][0].as_tensor().long() for number in order])  # (K, X, Y, Z), the best one first
-    weights = torch.tensor([max(similarities[n], 0.0) ** power if how == "weighted" else 1.0 for n in order])
+    if how == "best":  # of the others where it does not reach
+        weights = torch.tensor([2.0**-number for number in range(len(order))])
+    else:
+        weights = torch.tensor([max(similarities[n], 0.0) ** power if how == "weighted" else 1.0 for n in order])
+    reached = torch.ones_like(maps, dtype=torch.bool) if outside is None else maps != outside
+    classes = torch.where(reached, maps, 0)
     # MONAI's VoteEnsemble has no weights, and holds K of these
-    votes = torch.zeros(int(maps.max()) + 1, *maps.shape[1:])
-    for label, weight in zip(maps, weights.double(), strict=True):
-        votes.scatter_add_(0, label[None], torch.full_like(votes[:1], float(weight)))
+    votes = torch.zeros(int(classes.max()) + 1, *maps.shape[1:])
+    for label, there, weight in zip(classes, reached, weights.double(), strict=True):
+        votes.scatter_add_(0, label[None], (there * weight).float()[None])
     most = votes.amax(dim=0)
     fused = maps[0].clone()
     decided = torch.zeros_like(fused, dtype=torch.bool)
-    for label in maps:  # the first atlas, by similarity, whose class has the most votes
-        wins = ~decided & (votes.gather(0, label[None])[0] >= most * (1 - 1e-6))
+    for label, there in zip(classes, reached, strict=True):  # the first atlas whose class has the most votes
+        wins = ~decided & there & (votes.gather(0, label[None])[0] >= most * (1 - 1e-6))
         fused[wins] = label[wins]
         decided |= wins
     return MetaTensor(fused[None].to(torch.int16), affine=best.affine)

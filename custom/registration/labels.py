@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,20 +15,22 @@ import numpy as np
 from monai.data import MetaTensor
 from tqdm import tqdm
 
+from custom.data.slices import UNKNOWN
 from custom.errors import SettingError
 from custom.files import replacing
 from custom.registration.fusion import FUSIONS, fuse_labels
 from custom.registration.library import Registrations
+from custom.registration.storage import content_hash
 from custom.registration.transform import warp_label
 
-__all__ = ["label_maps", "registered_labels", "warped_labels"]
+__all__ = ["label_maps", "no_registrations", "registered_labels", "warped_labels"]
 
 Case = Mapping[str, Any]
 CHOICES = ("agreement", *FUSIONS)
 
 
 def warped_labels(
-    registrations: Registrations, case: str, labelled: Sequence[Case], usable: bool = True
+    registrations: Registrations, case: str, labelled: Sequence[Case], usable: bool = True, outside: int = 0
 ) -> tuple[list[MetaTensor], list[float]]:
     """The labels of the labelled cases that were registered onto a case.
 
@@ -35,14 +39,21 @@ def warped_labels(
         case: id.
         labelled: cases with "case" and "label".
         usable: False takes registrations marked unusable, too.
+        outside: value where an atlas does not reach.
 
     Returns:
-        Label maps (1, X, Y, Z) on the case's grid, and the similarity that each atlas reached, the most similar first.
+        Label maps (1, X, Y, Z) on the case's grid, and the similarity that each atlas reached when the two were
+        registered, the most similar first.
     """
     files = {atlas["case"]: atlas["label"] for atlas in labelled}
-    atlases = [found for found in registrations.atlases(case, usable) if found[0] in files]
-    warped = [warp_label(files[name], registrations.between(case, name, usable)) for name, _ in atlases]
+    atlases = registrations.atlases(case, files, usable)
+    warped = [warp_label(files[name], registrations.between(case, name, usable), outside) for name, _ in atlases]
     return warped, [similarity for _, similarity in atlases]
+
+
+def no_registrations() -> None:
+    """None, for a training that is to go on without registration; a line says so."""
+    print("use_registration: false: training goes on without registered labels and positives.", flush=True)
 
 
 def label_maps(cases: Sequence[Case]) -> int:
@@ -57,13 +68,14 @@ def registered_labels(
     folder: str | Path,
     choice: str = "best",
 ) -> list[dict[str, Any]]:
-    """Give unlabelled cases a label from registration, if there is one.
+    """Give unlabelled cases a label from registration, if there is one; UNKNOWN is where no atlas reaches.
 
     Args:
-        registrations: of a finished run with the plan "atlas"; None gives none a label, and says so.
+        registrations: of a finished run in which labelled cases were registered onto the unlabelled ones; None gives
+            none a label.
         labelled: the atlases.
         unlabelled: cases without "label"; their truth is not looked at.
-        folder: for the label maps, one file a case and atlas.
+        folder: for the label maps; each is named after what it is made of, and made once.
         choice: "best", "majority" or "weighted" make one label map of the usable atlases, see
             :func:`~custom.registration.fuse_labels`; "agreement" gives each case all of them, as many to each case,
             the most similar first and again where there are fewer: training chooses by what the networks say.
@@ -78,37 +90,45 @@ def registered_labels(
     if choice not in CHOICES:
         raise SettingError(f"registered_labels: {choice!r} is none of {', '.join(CHOICES)}.")
     if registrations is None:
-        print("use_registration: false: training goes on without registered labels and positives.", flush=True)
         return [dict(case) for case in unlabelled]
-    cases, without = [], []
+    cases = []
     for case in tqdm(unlabelled, desc="Registered labels", unit="case", disable=None):
-        maps, similarities = warped_labels(registrations, case["case"], labelled)
-        if not maps:
-            without.append(case["case"])
-            cases.append(dict(case))
-            continue
-        if choice != "agreement":
-            maps = [fuse_labels(maps, similarities, choice)]
-        files = [
-            Path(folder) / f"{case['case']}{f'_{n}' if choice == 'agreement' else ''}.nii.gz" for n in range(len(maps))
-        ]
-        for file, label in zip(files, maps, strict=True):
-            with replacing(file) as temporary:
-                nib.save(nib.Nifti1Image(label[0].numpy().astype(np.uint8), label.affine.numpy()), temporary)
-        paths = [str(file) for file in files]
-        cases.append({**case, "label": paths[0] if choice != "agreement" else paths})
-    if len(without) == len(cases) and cases:
+        files = _label_files(registrations, case["case"], labelled, Path(folder), choice)
+        label = {"label": files if choice == "agreement" else files[0]} if files else {}
+        cases.append({**case, **label})
+    without = [case["case"] for case in cases if "label" not in case]
+    if cases and len(without) == len(cases):
         raise SettingError(
-            f"registered_labels: no labelled case has a usable registration to any of the {len(cases)} unlabelled ones "
-            f"(see {registrations.folder}/pairs.csv); look at its pictures, or train with --use_registration false."
+            f"registered_labels: no labelled case was registered onto any of the {len(cases)} unlabelled ones and is "
+            f"usable (see {registrations.folder}/pairs.csv): the plan must have 'atlas' or such pairs; look at its "
+            "pictures, or train with --use_registration false."
         )
     if without:
-        print(
-            f"registered_labels: none for {', '.join(without)}: no usable registration of a labelled case.", flush=True
-        )
+        print(f"registered_labels: none for {', '.join(without)}: no labelled case is usable.", flush=True)
     if choice == "agreement":
-        most = max(len(case["label"]) for case in cases if "label" in case)
+        most = label_maps(cases)
         for case in cases:
             if "label" in case:
                 case["label"] = [*case["label"], *[case["label"][0]] * (most - len(case["label"]))]
     return cases
+
+
+def _label_files(
+    registrations: Registrations, case: str, labelled: Sequence[Case], folder: Path, choice: str
+) -> list[str]:
+    """The label maps of a case, written if they are not there; none where no atlas is usable."""
+    by_id = {atlas["case"]: atlas for atlas in labelled}
+    atlases = [by_id[name] for name, _ in registrations.atlases(case, by_id)]
+    sets = [[atlas] for atlas in atlases] if choice == "agreement" else [atlases] if atlases else []
+    files = []
+    for chosen in sets:
+        state = [[content_hash(a["label"]), *registrations.transforms(case, a["case"])] for a in chosen]
+        digest = hashlib.sha256(json.dumps([choice, state]).encode()).hexdigest()[:12]
+        files.append(str(folder / f"{case}.{digest}.nii.gz"))
+        if not Path(files[-1]).is_file():
+            maps, similarities = warped_labels(registrations, case, chosen, outside=UNKNOWN)
+            how = "best" if choice == "agreement" else choice
+            label = fuse_labels(maps, similarities, how, outside=UNKNOWN)
+            with replacing(files[-1]) as temporary:
+                nib.save(nib.Nifti1Image(label[0].numpy().astype(np.uint8), label.affine.numpy()), temporary)
+    return files

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import csv
 import functools
+import hashlib
+import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from custom.registration.plan import Pair
@@ -23,12 +25,12 @@ class Registrations:
     """The finished registrations of a folder.
 
     The map between two volumes is their own registration, or composed through one other volume that both were
-    registered with: the way with the least inverse-consistency error, both steps added. On ACDC that is better than
-    their own registration alone (see docs/results), and it joins volumes that were not registered with each other:
-    with N maps to a template, the map between any two.
+    registered with: the way with the least inverse-consistency error, that of two steps being the root of the sum of
+    their squares. It joins volumes that were not registered with each other: with N maps to a template, the map
+    between any two. A way is usable if each of its pairs is, and its error keeps the run's limit.
 
     Args:
-        folder: with "pairs.csv", which names the transforms relative to it, as the run left it.
+        folder: with "pairs.csv", which names the transforms relative to it, and "limits.json", as the run left it.
         kept: how many transforms stay in memory.
 
     Raises:
@@ -42,11 +44,13 @@ class Registrations:
             raise FileNotFoundError(f"{table} is missing; run 'registration' to its end, or name its folder.")
         with table.open(newline="", encoding="utf-8") as file:
             self.rows = {Pair(row["fixed"], row["moving"]): row for row in csv.DictReader(file)}
-        self._ways: dict[str, dict[str, Pair]] = {name: {} for pair in self.rows for name in pair}
-        for pair in sorted(self.rows, key=lambda pair: self._trouble((pair,))):
+        limits = json.loads((self.folder / "limits.json").read_text(encoding="utf-8"))
+        self._limit = float("inf") if limits["inverse_mm"] is None else limits["inverse_mm"]
+        self._direct: dict[str, dict[str, Pair]] = {name: {} for pair in self.rows for name in pair}
+        for pair in sorted(self.rows, key=lambda pair: self._rank((pair,))):
             if self.rows[pair]["state"] != "failed":
-                self._ways[pair.fixed].setdefault(pair.moving, pair)
-                self._ways[pair.moving].setdefault(pair.fixed, pair)
+                self._direct[pair.fixed].setdefault(pair.moving, pair)
+                self._direct[pair.moving].setdefault(pair.fixed, pair)
         self._kept = kept
         self._load = functools.lru_cache(maxsize=kept)(load_transform)
 
@@ -74,8 +78,8 @@ class Registrations:
             StorageError: a file that was damaged since.
         """
         for name in (fixed, moving):
-            if name not in self._ways:
-                known = f"{', '.join([*self._ways][:5])}{', ...' if len(self._ways) > 5 else ''}"
+            if name not in self._direct:
+                known = f"{', '.join([*self._direct][:5])}{', ...' if len(self._direct) > 5 else ''}"
                 raise RegistrationError(f"{name} is no case of {self.folder}; there are {known}.")
         if fixed == moving:
             return self._identity(fixed)
@@ -97,26 +101,40 @@ class Registrations:
                 return Transform((), grid, grid)
         raise RegistrationError(f"{name} has no registration in {self.folder} that did not fail.")
 
-    def atlases(self, fixed: str, usable: bool = True) -> list[tuple[str, float]]:
+    def atlases(
+        self, fixed: str, labelled: Collection[str] | None = None, usable: bool = True
+    ) -> list[tuple[str, float]]:
         """The labelled cases that were registered onto a case, with the similarity reached, the most similar first.
 
         Args:
             fixed: id.
+            labelled: their ids; None for those of the plan "atlas".
             usable: False takes those marked unusable, too.
         """
         states = ("usable",) if usable else ("usable", "unusable")
         found = [
             (pair.moving, float(row["similarity_after"]))
             for pair, row in self.rows.items()
-            if pair.fixed == fixed and "atlas" in row["roles"].split() and row["state"] in states
+            if pair.fixed == fixed
+            and row["state"] in states
+            and ("atlas" in row["roles"].split() if labelled is None else pair.moving in labelled)
         ]
         return sorted(found, key=lambda atlas: -atlas[1])
+
+    def transforms(self, fixed: str, moving: str) -> list[str]:
+        """Names of the stored transforms of the way between two cases; they change with whatever it depends on."""
+        return [Path(self.rows[pair]["transform"]).name for pair in self._route(fixed, moving)]
+
+    @property
+    def digest(self) -> str:
+        """Of the table: two runs with the same one have the same registrations."""
+        return hashlib.sha256((self.folder / "pairs.csv").read_bytes()).hexdigest()[:16]
 
     def partners(self, cases: Sequence[str], count: int = 5, seed: int = 0) -> dict[str, list[str]]:
         """For each case up to ``count`` of the others, all with a usable map to them.
 
-        First those that it was registered with itself, those with the least error first. The rest, reached through
-        another one, are drawn at random, so that no case becomes the partner of all.
+        Half of them are of those that it was registered with itself, those with the least error first; labelled cases,
+        as a rule, which many share. The rest are drawn at random from all others.
 
         Args:
             cases: ids.
@@ -127,23 +145,27 @@ class Registrations:
         for fixed in cases:
             others = [name for name in cases if name != fixed and self.usable(fixed, name)]
             random.Random(f"{seed} {fixed}").shuffle(others)
-            own = [name for name in others if name in self._ways[fixed]]
-            own.sort(key=lambda name: self._trouble((self._ways[fixed][name],)))
-            chosen[fixed] = [*own, *(name for name in others if name not in own)][:count]
+            own = [name for name in others if name in self._direct[fixed]]
+            own.sort(key=lambda name: self._rank((self._direct[fixed][name],)))
+            first = own[: -(-count // 2)]
+            chosen[fixed] = [*first, *(name for name in others if name not in first)][:count]
         return chosen
 
     def _route(self, fixed: str, moving: str) -> tuple[Pair, ...]:
         """The pairs to go through, one or two; none where there is no way."""
-        first, last = self._ways.get(fixed, {}), self._ways.get(moving, {})
+        first, last = self._direct.get(fixed, {}), self._direct.get(moving, {})
         routes = [(first[moving],)] if moving in first else []
         routes += [(first[name], last[name]) for name in first if name in last]
-        return min(routes, key=self._trouble, default=())
+        return min(routes, key=self._rank, default=())
 
-    def _trouble(self, route: tuple[Pair, ...]) -> tuple[int, float, int]:
-        """How many of its pairs are not usable; their errors in mm, as far as they were measured; their number."""
-        rows = [self.rows[pair] for pair in route]
-        errors = [float(row["inverse_error_mm"]) for row in rows]
-        return sum(row["state"] != "usable" for row in rows), sum(e for e in errors if not math.isnan(e)), len(rows)
+    def _rank(self, route: tuple[Pair, ...]) -> tuple[bool, float, int]:
+        """The smaller, the better; of routes of equal error, as where it was not measured, the shorter one."""
+        return not self._is_usable(route), self._error(route), len(route)
+
+    def _error(self, route: tuple[Pair, ...]) -> float:
+        """Inverse-consistency error in mm; 0 where it was not measured."""
+        errors = [float(self.rows[pair]["inverse_error_mm"]) for pair in route]
+        return math.hypot(*(0.0 if math.isnan(error) else error for error in errors))
 
     def _is_usable(self, route: tuple[Pair, ...]) -> bool:
-        return all(self.rows[pair]["state"] == "usable" for pair in route)
+        return all(self.rows[pair]["state"] == "usable" for pair in route) and self._error(route) <= self._limit

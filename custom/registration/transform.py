@@ -137,7 +137,7 @@ def warp_image(image: Any, transform: Transform) -> MetaTensor:
     return _warped(transform, lambda points: volume.at(points, outside=0.0))
 
 
-def warp_label(label: Any, transform: Transform) -> MetaTensor:
+def warp_label(label: Any, transform: Transform, outside: int = 0) -> MetaTensor:
     """Resample a label map of the moving volume onto the fixed grid.
 
     Each class is interpolated linearly as an image of its own and the largest wins: on thick slices that keeps
@@ -147,15 +147,16 @@ def warp_label(label: Any, transform: Transform) -> MetaTensor:
     Args:
         label: path or MetaTensor on the moving grid.
         transform: from fixed to moving.
+        outside: value where the moving volume does not reach.
 
     Returns:
-        (1, X, Y, Z) int16 on the fixed grid; 0 where the moving volume does not reach.
+        (1, X, Y, Z) int16 on the fixed grid.
 
     Raises:
         RegistrationError: the label map does not lie on the moving grid.
     """
     volume = _on_moving_grid(label, transform, label=True)
-    return _warped(transform, lambda points: _classes_at(volume, points))
+    return _warped(transform, lambda points: _classes_at(volume, points, outside))
 
 
 def compose(first: Transform, second: Transform) -> Transform:
@@ -199,13 +200,13 @@ def _warped(transform: Transform, read: Any) -> MetaTensor:
     return MetaTensor(values.reshape(1, *transform.fixed.shape), affine=torch.from_numpy(transform.fixed.affine.copy()))
 
 
-def _classes_at(label: Volume, points: Tensor) -> Tensor:
+def _classes_at(label: Volume, points: Tensor, outside: int) -> Tensor:
     """Class with the largest linear weight at each of (m, 3) points."""
     size = torch.tensor(label.grid.shape)
     inverse = torch.from_numpy(np.linalg.inv(label.grid.affine))
     voxels = points @ inverse[:3, :3].T + inverse[:3, 3]
     inside = ((voxels >= -0.5) & (voxels <= size - 0.5)).all(dim=1)
-    out = torch.zeros(len(points), dtype=label.values.dtype)
+    out = torch.full((len(points),), outside, dtype=label.values.dtype)
     voxels = voxels[inside]
     base = voxels.floor()
     part = voxels - base

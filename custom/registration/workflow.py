@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ __all__ = ["PLANS", "RegistrationWorkflow"]
 
 PLANS = ("atlas", "template", "similar", "all")
 TEMPLATE_CANDIDATES = 6  # labelled volumes, each of which is tried
-TEMPLATE_TRIALS = 8  # on so many others: up to 48 registrations, which the plan "atlas" has anyway
+TEMPLATE_TRIALS = 8  # on so many unlabelled ones: up to 48 registrations, which the plan "atlas" has anyway
 Case = Mapping[str, Any]
 
 
@@ -172,6 +174,8 @@ class RegistrationWorkflow:
         write_plan(self.folder / "plan.json", roles)
         rows = self._register(list(roles))
         rows = [{**row, "roles": " ".join(roles[Pair(row["fixed"], row["moving"])]), **self._path(row)} for row in rows]
+        with replacing(self.folder / "limits.json") as temporary:
+            temporary.write_text(json.dumps(asdict(self.runner.limits)) + "\n", encoding="utf-8")
         write_table(self.folder / "pairs.csv", rows)
         return rows
 
@@ -215,8 +219,9 @@ class RegistrationWorkflow:
         candidates = labelled[:TEMPLATE_CANDIDATES]
         if len(candidates) == 1:
             return candidates[0]["case"]
-        mine = [case for case in self.cases if group_of(case, self.group_by) == group]
-        others = mine[:: max(1, len(mine) // TEMPLATE_TRIALS)][:TEMPLATE_TRIALS]
+        others = [case for case in self.unlabelled if group_of(case, self.group_by) == group] or candidates
+        spread = np.linspace(0, len(others) - 1, min(len(others), TEMPLATE_TRIALS)).round().astype(int)
+        others = [others[number] for number in spread]
         template = best_template(self._register(atlas_pairs(candidates, others), name="Choosing a template"))
         about = "" if group is None else f" of {self.group_by} {group}"
         print(f"Template{about}: {template}, of {len(candidates)} labelled volumes.", flush=True)

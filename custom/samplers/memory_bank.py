@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Features of every training slice, kept from the last time that it was seen, and read at any points."""
+"""Features of every training slice, kept since they were written last, and read at any points."""
 
 from __future__ import annotations
 

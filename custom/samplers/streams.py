@@ -18,8 +18,9 @@ __all__ = ["TwoStreamBatchSampler"]
 class TwoStreamBatchSampler(Sampler[list[int]]):
     """Each batch has so many labelled slices, which come first, and so many unlabelled ones.
 
-    Each stream goes through all of its slices in random order before it begins again, however different their numbers
-    are. Batches depend on the seed and the epoch alone; with several processes each takes its part of both streams.
+    Each stream goes through all of its slices in random order before it begins again, also from one epoch to the next,
+    however different their numbers are. Batches depend on the seed and the epoch alone; with several processes each
+    takes its part of both streams.
 
     Args:
         labelled: (N,) bool, which slices of the data set are.
@@ -74,13 +75,21 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         parts = []
-        for share, stream in zip(self.shares, self.streams, strict=True):
-            drawn = self.batches * share
-            rounds = -(-drawn // max(len(stream), 1))
-            order = [torch.randperm(len(stream), generator=generator) for _ in range(rounds)]
-            chosen = stream[torch.cat(order)[:drawn]] if drawn else stream[:0]
+        for kind, (share, stream) in enumerate(zip(self.shares, self.streams, strict=True)):
+            chosen = self._drawn(kind, share * self.batches).view(self.batches, share) if share else stream[None, :0]
             mine = share // self.world
-            parts.append(chosen.view(self.batches, share)[:, self.rank * mine : (self.rank + 1) * mine])
+            parts.append(chosen[:, self.rank * mine : (self.rank + 1) * mine].expand(self.batches, -1))
         yield from torch.cat(parts, dim=1).tolist()
+
+    def _drawn(self, kind: int, count: int) -> Tensor:
+        """(count,) slices of this epoch: the stream goes on where the epoch before, of as many, has ended."""
+        stream, begin = self.streams[kind], max(self.epoch - 1, 0) * count
+        first, last = begin // len(stream), (begin + count - 1) // len(stream)
+        order = torch.cat([stream[self._order(kind, number)] for number in range(first, last + 1)])
+        return order[begin - first * len(stream) :][:count]
+
+    def _order(self, kind: int, number: int) -> Tensor:
+        """Of the slices of a stream, when it goes through them for this time."""
+        seed = (self.seed * 1_000_003 + 2 * number + kind) % 2**63
+        return torch.randperm(len(self.streams[kind]), generator=torch.Generator().manual_seed(seed))

@@ -14,7 +14,7 @@ from custom.data import SpatialAugment
 from custom.data.slices import UNKNOWN
 from custom.engines import CrossTeachingTrainer, Schedule
 from custom.errors import SettingError
-from custom.losses import PixelContrastLoss
+from custom.losses import KnownDiceCELoss, PixelContrastLoss
 from custom.networks import ProjectedNetwork
 from custom.samplers import TwoStreamBatchSampler
 
@@ -52,12 +52,12 @@ def trainer(data: Dataset | None = None, epochs: int = 1, **more) -> CrossTeachi
     settings = {
         "weights": {**OFF, "supervised": 1.0},
         "teaching_loss": DiceLoss(to_onehot_y=True, softmax=True, batch=True),
-        "registration_loss": DiceCELoss(to_onehot_y=True, softmax=True, batch=True),
+        "registration_loss": KnownDiceCELoss(),
         "contrast_loss": PixelContrastLoss(anchors=50),
         "labelled_per_batch": 2,
         "optimizer": torch.optim.SGD(parameters, 0.0),
         "augment": SpatialAugment(2.0, mirror=0.0, probability=0.0),
-        "survey": DataLoader(data, batch_size=5),
+        "unaugmented": DataLoader(data, batch_size=5),
     }
     return CrossTeachingTrainer(
         device=torch.device("cpu"),
@@ -81,7 +81,7 @@ def batch_of(data: Dataset) -> dict:
 
 def test_the_terms_are_those_of_the_equations():
     data = Slices()
-    data.labels[8] = UNKNOWN
+    data.labels[8] = UNKNOWN  # the last one of the batch, which has no part in the registration's term
     batch = batch_of(data)
     made = trainer(data, weights={"supervised": 1.0, "cross_teaching": 0.3, "contrast": 0.0, "registration": 0.2})
     a, b = (made.network.train()(batch["image"])[0], made.partner.train()(batch["image"])[0])
@@ -98,8 +98,7 @@ def test_the_terms_are_those_of_the_equations():
     supervised = sum(0.5 * (dice(x[known], label[known]) + cross_entropy(x[known], label[known])) for x in (a, b))
     lessons = [x.argmax(1, keepdim=True)[unknown] for x in (b, a)]
     teaching = sum(dice(x[unknown], t) for x, t in zip((a, b), lessons, strict=True))
-    told = [torch.where(label[unknown] == UNKNOWN, t, label[unknown]) for t in lessons]
-    registered = sum(dice(x[unknown], t) + cross_entropy(x[unknown], t) for x, t in zip((a, b), told, strict=True))
+    registered = sum(0.5 * (dice(x[2:3], label[2:3]) + cross_entropy(x[2:3], label[2:3])) for x in (a, b))
     found = one_step(made, batch)
     assert found["supervised"] == pytest.approx(float(supervised), rel=1e-4)
     assert found["cross_teaching"] == pytest.approx(float(teaching), rel=1e-4)
@@ -107,14 +106,56 @@ def test_the_terms_are_those_of_the_equations():
     assert found["loss"] == pytest.approx(float(supervised + 0.3 * teaching + 0.2 * registered), rel=1e-4)
 
 
-def test_lessons_are_not_taught_back():
-    """No gradient goes through what the other one decides: with one term of one student, only that one learns."""
-    made = trainer(weights={**OFF, "cross_teaching": 1.0})
-    one_step(made, batch_of(Slices()))
-    for module in (made.network.network, made.partner.network):
-        assert all(p.grad is not None for p in module.parameters())
-    assert all(p.grad is None for s in (made.network, made.partner) for p in s.projectors.parameters())
-    assert not any(t.requires_grad for t in made.registered(torch.zeros(1), [(torch.rand(1), torch.zeros(1))]))
+class Gathered:
+    """In place of registered positives: keys of ones for the first student, of twos for the second one."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.bank, self.asked = number, self, []
+        self.written = {}
+
+    def of_batch(self, slices: torch.Tensor, grid: torch.Tensor, size: list[int]):
+        self.asked.append((slices, grid, tuple(size)))
+        return lambda index: (torch.full((len(index), 8), float(self.number)), torch.ones(len(index), dtype=torch.bool))
+
+    def write(self, slots: torch.Tensor, features: torch.Tensor) -> None:
+        self.written.update(zip(slots.tolist(), features, strict=True))
+
+
+def test_registered_positives_are_each_students_own_where_the_augmented_slices_come_from():
+    keys = []
+
+    class Contrast(torch.nn.Module):
+        def forward(self, features, labels, positives, project):
+            keys.append(positives and positives(torch.arange(2))[0].unique().tolist())
+            return features.mean()
+
+    data, positives = Slices(), [Gathered(1), Gathered(2)]
+    made = trainer(
+        data,
+        weights={**OFF, "contrast": 1.0},
+        contrast_loss=Contrast(),
+        positives=positives,
+        labelled_contrast=1,
+        augment=SpatialAugment(2.0, probability=1.0),
+    )
+    made.refresh(made)
+    for student, found in zip((made.network, made.partner), positives, strict=True):
+        assert sorted(found.written) == list(range(TOTAL))
+        with torch.no_grad():
+            expected = student.eval().embed(data.images[5:10], "eighth")
+        torch.testing.assert_close(torch.stack([found.written[slot] for slot in range(5, 10)]), expected)
+    batch = batch_of(data)
+    one_step(made, batch)
+    assert keys == [None] * 4 and not positives[0].asked
+    one_step(made, batch)
+    assert keys[4:] == [None, [1.0], None, [2.0]]
+    slices, grid, size = positives[0].asked[0]
+    assert slices.tolist() == batch["slice"].tolist() and size == (4, 4)
+    images, labels, (_, again) = made.prepared(batch)
+    torch.testing.assert_close(grid, again)
+    torch.testing.assert_close(images, made.augment.sample(batch["image"], grid))
+    assert torch.equal(labels, made.augment.sample(batch["label"], grid).long())
+    assert not torch.equal(labels, batch["label"].long())
 
 
 def test_terms_of_no_weight_are_not_computed():
@@ -154,12 +195,13 @@ def test_the_contrast_sees_labels_and_what_the_other_one_is_sure_of():
 
 def test_the_registered_label_that_agrees_with_the_network_is_chosen():
     data = Slices(maps=3)
-    made = trainer(data, choosing=True)
+    made = trainer(data, select_by_agreement=True)
     with torch.no_grad():
         decided = made.network.eval().network(data.images).argmax(1)
     data.labels[4:8, 2], data.labels[8:, 1] = decided[4:8].to(torch.uint8), decided[8:].to(torch.uint8)
-    made.look(made)
-    assert made.best[4:].tolist() == [2] * 4 + [1] * 4
+    made.state.epoch = 2
+    made.refresh(made)
+    assert made.selected[4:].tolist() == [2] * 4 + [1] * 4
     made.network.train()
     _, labels, _ = made.prepared(batch_of(data))
     assert torch.equal(labels[2], data.labels[4, 2:].long()) and torch.equal(labels[3], data.labels[8, 1:2].long())
@@ -167,7 +209,7 @@ def test_the_registered_label_that_agrees_with_the_network_is_chosen():
 
 def test_both_students_stay_in_training():
     modes = []
-    made = trainer(epochs=2, choosing=True, data=Slices(maps=2))
+    made = trainer(epochs=2, select_by_agreement=True, data=Slices(maps=2))
 
     class Loss(DiceCELoss):
         def forward(self, *arguments):

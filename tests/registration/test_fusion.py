@@ -49,3 +49,9 @@ def test_faults():
         fuse_labels([A], [1.0], "median")
     with pytest.raises(SettingError, match="no label maps to fuse"):
         fuse_labels([], [])
+
+
+def test_an_atlas_has_no_vote_where_it_does_not_reach():
+    maps = [label(1, 255, 255, 255), label(2, 2, 255, 255), label(2, 2, 3, 255)]
+    for how, expected in (("best", [1, 2, 3, 255]), ("majority", [2, 2, 3, 255]), ("weighted", [2, 2, 3, 255])):
+        assert fused(maps, [0.9, 0.89, 0.88], how, outside=255) == expected, how

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from custom.errors import SettingError
-from custom.registration import Registrations, Transform, label_maps, registered_labels, save_transform, write_table
+from custom.registration import (
+    Registrations,
+    Transform,
+    label_maps,
+    no_registrations,
+    registered_labels,
+    save_transform,
+    write_table,
+)
 from custom.registration.record import blank_row
 from custom.registration.volume import Grid
 
@@ -41,6 +49,7 @@ def finished(folder: Path, states: dict[str, str]) -> Registrations:
         row = {"state": state, "roles": "atlas", "transform": f"{fixed}{moving}.transform"}
         rows.append({**blank_row(fixed, moving), **row, "similarity_after": 0.9 - 0.05 * "abc".index(moving)})
     write_table(folder / "pairs.csv", rows)
+    (folder / "limits.json").write_text('{"inverse_mm": 20.0}')
     return Registrations(folder)
 
 
@@ -75,15 +84,38 @@ def test_volumes_without_a_usable_atlas_stay_without_a_label(folder, capsys):
     found = finished(folder, {"ua": "usable", "va": "unusable"})
     u, v = registered_labels(found, LABELLED, UNLABELLED, folder / "labels")
     assert "label" in u and "label" not in v
-    assert "registered_labels: none for v: no usable registration of a labelled case" in capsys.readouterr().out
+    assert "registered_labels: none for v: no labelled case is usable" in capsys.readouterr().out
     nothing = finished(folder, {"ua": "failed", "va": "unusable"})
-    with pytest.raises(SettingError, match="no labelled case has a usable registration to any of the 2 unlabelled"):
+    with pytest.raises(SettingError, match="no labelled case was registered onto any of the 2 unlabelled ones"):
         registered_labels(nothing, LABELLED, UNLABELLED, folder / "labels")
     with pytest.raises(SettingError, match="registered_labels: 'all' is none of agreement, best"):
         registered_labels(found, LABELLED, UNLABELLED, folder / "labels", "all")
 
 
+def test_label_maps_are_made_once_and_named_after_what_they_are_made_of(folder):
+    found = finished(folder, ALL)
+    first = registered_labels(found, LABELLED, UNLABELLED, folder / "labels", "best")
+    times = {case["label"]: Path(case["label"]).stat().st_mtime_ns for case in first}
+    again = registered_labels(found, LABELLED, UNLABELLED, folder / "labels", "best")
+    assert {case["label"]: Path(case["label"]).stat().st_mtime_ns for case in again} == times
+    other = registered_labels(found, LABELLED[:2], UNLABELLED, folder / "labels", "majority")
+    assert not {case["label"] for case in other} & set(times)
+    nib.save(nib.Nifti1Image(label_of("c"), np.eye(4)), LABELLED[0]["label"])
+    redrawn = registered_labels(found, LABELLED, UNLABELLED, folder / "labels", "best")
+    assert not {case["label"] for case in redrawn} & set(times)
+    assert (read(redrawn[0]["label"]) == label_of("c")).all()
+
+
+def test_where_no_atlas_reaches_nothing_is_known(folder):
+    found = finished(folder, {"ua": "usable"})
+    short = Grid((4, 5, 2), np.eye(4))  # the atlas ends a slice earlier
+    nib.save(nib.Nifti1Image(label_of("a")[:, :, :2], np.eye(4)), LABELLED[0]["label"])
+    save_transform(folder / "ua.transform", Transform((), Grid(SHAPE, np.eye(4)), short))
+    (u,) = registered_labels(found, LABELLED, UNLABELLED[:1], folder / "labels")
+    assert (read(u["label"])[:, :, :2] == label_of("a")[:, :, :2]).all() and (read(u["label"])[:, :, 2] == 255).all()
+
+
 def test_going_without_is_said(folder, capsys):
-    assert registered_labels(None, LABELLED, UNLABELLED, folder / "labels") == UNLABELLED
+    assert registered_labels(no_registrations(), LABELLED, UNLABELLED, folder / "labels") == UNLABELLED
     assert "training goes on without registered labels and positives" in capsys.readouterr().out
     assert not (folder / "labels").exists() and label_maps(UNLABELLED) == 1

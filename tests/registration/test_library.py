@@ -34,6 +34,7 @@ def registrations(folder: Path, pairs: dict[tuple[str, str], tuple]) -> Registra
         row = {"state": state[0] if state else "usable", "inverse_error_mm": error, "transform": name, "roles": "atlas"}
         rows.append({**blank_row(fixed, moving), **row})
     write_table(folder / "pairs.csv", rows)
+    (folder / "limits.json").write_text('{"gain": 0.0, "folded": 0.01, "inverse_mm": 20.0}')
     return Registrations(folder)
 
 
@@ -43,12 +44,12 @@ def shift(found: Registrations, fixed: str, moving: str, **options) -> float:
 
 def test_the_way_with_the_least_error_is_taken(tmp_path):
     through = {("a", "t"): (10.0, 3.0), ("b", "t"): (100.0, 4.0)}
-    found = registrations(tmp_path / "1", {("a", "b"): (1.0, 6.0), **through})
+    found = registrations(tmp_path / "1", {("a", "b"): (1.0, 4.9), **through})
     assert shift(found, "a", "b") == 1.0 and shift(found, "b", "a") == -1.0
-    found = registrations(tmp_path / "2", {("a", "b"): (1.0, 8.0), **through})
+    found = registrations(tmp_path / "2", {("a", "b"): (1.0, 5.1), **through})  # of 3 and 4 mm
     assert shift(found, "a", "b") == -90.0 and shift(found, "b", "a") == 90.0
     better = {("a", "s"): (20.0, 2.0), ("s", "b"): (200.0, 4.5)}
-    found = registrations(tmp_path / "3", {("a", "b"): (1.0, 8.0), **through, **better})
+    found = registrations(tmp_path / "3", {("a", "b"): (1.0, 5.1), **through, **better})
     assert shift(found, "a", "b") == 220.0
     # of the two registrations between two volumes
     found = registrations(tmp_path / "4", {("a", "b"): (1.0, 5.0), ("b", "a"): (-2.0, 4.0)})
@@ -63,6 +64,9 @@ def test_unusable_pairs_are_the_last_choice(tmp_path):
     pairs = {("a", "b"): (1.0, 25.0, "unusable"), ("a", "t"): (10.0, 14.0), ("b", "t"): (100.0, 14.0)}
     found = registrations(tmp_path / "1", pairs)
     assert found.usable("a", "b") and shift(found, "a", "b") == -90.0
+    pairs["b", "t"] = (100.0, 15.0)
+    found = registrations(tmp_path / "limit", pairs)  # usable pairs, but 20.5 mm in all
+    assert not found.usable("a", "b") and found.usable("b", "t")
     pairs["b", "t"] = (100.0, 30.0, "unusable")
     found = registrations(tmp_path / "2", pairs)
     assert not found.usable("a", "b")
@@ -84,8 +88,10 @@ def test_partners_are_usable_those_registered_directly_first(tmp_path):
     found, cases = registrations(tmp_path, pairs), list("abcdeft")
     partners = found.partners(cases, count=9)
     assert partners["a"][:2] == ["b", "t"] and sorted(partners["a"]) == list("bcdet")
-    assert partners["t"] == list("abcde") and partners["f"] == []
-    assert found.partners(cases, count=2) == {name: names[:2] for name, names in partners.items()}
+    assert partners["t"][:5] == list("abcde") and partners["f"] == []
+    two = found.partners(cases, count=2)  # one of those that it was registered with, one of all others
+    assert two["a"][0] == "b" and len({tuple(found.partners(cases, 2, seed)["a"]) for seed in range(8)}) > 1
+    assert [len(names) for names in two.values()] == [2, 2, 2, 2, 2, 0, 2]
     draws = [found.partners(cases, 9, seed)["c"] for seed in range(8)]
     assert len({tuple(names) for names in draws}) > 1 and draws[0] == partners["c"]
     assert found.partners(["a", "x"]) == {"a": [], "x": []}

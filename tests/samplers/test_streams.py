@@ -27,6 +27,12 @@ def test_labelled_slices_come_first_and_each_stream_goes_through_all_of_its_own(
         assert len(found[first : first + 2, :2].unique()) == 4
 
 
+def test_a_stream_goes_on_from_one_epoch_to_the_next():
+    found = torch.cat([batches(epoch, batches=3) for epoch in (1, 2, 3)])  # 36 unlabelled slices in all, 4 a batch
+    assert sorted(found[:, 2:].flatten().tolist()) == (~LABELLED).nonzero()[:, 0].tolist()
+    assert all(len(found[first : first + 2, :2].unique()) == 4 for first in range(0, 8, 2))
+
+
 def test_an_epoch_depends_on_seed_and_number_alone():
     assert torch.equal(batches(batches=5), batches(batches=5))
     assert not torch.equal(batches(batches=5), batches(2, batches=5))
