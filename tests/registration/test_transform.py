@@ -87,6 +87,15 @@ def test_warped_labels_keep_their_set():
     assert set(warped.unique().tolist()) <= {0, 3, 6, 9}
 
 
+def test_what_the_moving_volume_does_not_reach_may_be_told():
+    ones = label_on(GRID) * 0 + 1
+    away = torch.eye(4, dtype=torch.float64)
+    away[0, 3] = 1000.0
+    transform = Transform((Affine(away),), GRID, GRID)
+    assert (warp_label(ones, transform) == 0).all() and (warp_label(ones, transform, outside=255) == 255).all()
+    assert (warp_label(ones, Transform((), GRID, GRID), outside=255) == 1).all()
+
+
 def test_inverse_brings_points_back():
     transform = Transform((wave(GRID), affine_step()), GRID, OTHER)
     points = points_in(GRID)
