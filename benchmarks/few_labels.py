@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +29,7 @@ CONFIGS = Path("bundles/coral_acdc/configs")
 METHODS = {"no pre-training": None, "SimCLR": "simclr", "GCL": "gcl", "PCL": "pcl", "CORAL": ""}
 ABLATIONS = {"RAL only": "ral_only", "OAL only": "oal_only", "CORAL, OAL x 0.1": "weak_ordinal"}
 VARIANTS = METHODS | ABLATIONS
+SETTINGS = ("pretraining_epochs", "iterations", "learning_rate", "spacing", "slice_size")
 
 
 def main() -> None:
@@ -55,9 +57,8 @@ def main() -> None:
             table(arguments, output)
 
 
-def check_same_settings(arguments: argparse.Namespace, output: Path) -> None:
+def check_same_settings(arguments: argparse.Namespace, output: Path, names: Sequence[str] = SETTINGS) -> None:
     """Rows that are there already must have been made with the settings of this call."""
-    names = ("pretraining_epochs", "iterations", "learning_rate", "spacing", "slice_size")
     settings = {name: getattr(arguments, name) for name in names}
     file = output / "settings.json"
     if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != settings:
@@ -96,8 +97,17 @@ def finetune(method: str, cases: int, seed: int, arguments: argparse.Namespace, 
     )
 
 
-def bundle(run_id: str, files: list[str], dataset_dir: str, ckpt_dir: Path, output_dir: Path, **settings) -> None:
-    config = str([str(CONFIGS / f) for f in files]).replace('"', "'")
+def bundle(
+    run_id: str,
+    files: list[str],
+    dataset_dir: str,
+    ckpt_dir: Path,
+    output_dir: Path,
+    configs: Path = CONFIGS,
+    **settings,
+) -> None:
+    """Run a workflow of a bundle in a process of its own; its command and what it prints go to a log."""
+    config = str([str(configs / f) for f in files]).replace('"', "'")
     settings = {"dataset_dir": dataset_dir, "ckpt_dir": ckpt_dir, "output_dir": output_dir, **settings}
     options = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
     command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", config, *options]
@@ -119,9 +129,9 @@ def slug(method: str) -> str:
     return "".join(c for c in method.lower().replace(" ", "_") if c.isalnum() or c == "_")
 
 
-def scores(folder: Path) -> dict[str, float]:
+def scores(folder: Path, column: str = "dice_mean") -> dict[str, float]:
     with (folder / "summary.csv").open(newline="", encoding="utf-8") as file:
-        return {row["class"]: float(row["dice_mean"]) for row in csv.DictReader(file)}
+        return {row["class"]: float(row[column]) for row in csv.DictReader(file)}
 
 
 def table(arguments: argparse.Namespace, output: Path) -> None:

@@ -1,0 +1,124 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""What each part of CCT-R is worth with few labels on ACDC: every method, number of labelled patients and seed.
+
+Every run is a command of the bundle with overrides, written to the log. The rows are done one by one and kept: a
+second call goes on where the first stopped. Registrations are shared by all rows.
+
+    python benchmarks/cctr.py --dataset_dir <official ACDC training folder>
+
+Scores are those of the last epoch's CNN on the validation patients in native space; "atlas-only" is registration's. The
+settings are the same for all methods.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from few_labels import bundle, check_same_settings, resolution, scores, slug
+
+CONFIGS = Path("bundles/cctr_acdc/configs")
+ATLAS = "atlas-only"
+METHODS = {
+    "supervised": "supervised",
+    ATLAS: None,
+    "CTS": "cross_teaching",
+    "contrast without registration": "contrast",
+    "RSL only": "no_reps",
+    "REPS only": "no_rsl",
+    "CCT-R": "",
+    "CCT-R from CORAL": "",
+}
+SETTINGS = ("iterations", "iterations_per_epoch", "batch_size", "spacing", "slice_size")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset_dir", required=True)
+    parser.add_argument("--output_dir", default="runs/cctr")
+    parser.add_argument("--labeled_cases", type=int, nargs="+", default=[3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--encoder_checkpoint", help="CORAL's, for the row that starts from it")
+    parser.add_argument("--iterations", type=int, default=1000)
+    parser.add_argument("--iterations_per_epoch", type=int, default=250)
+    parser.add_argument("--batch_size", type=int, default=8, help="half of them labelled; supervised: that half")
+    parser.add_argument("--spacing", type=float, default=2.5, help="pixel size in mm")
+    parser.add_argument("--slice_size", type=int, default=96, help="pixels a side")
+    arguments = parser.parse_args()
+    if "CCT-R from CORAL" in arguments.methods and not arguments.encoder_checkpoint:
+        raise SystemExit("CCT-R from CORAL: give --encoder_checkpoint, or leave the method out of --methods.")
+    output = Path(arguments.output_dir)
+    check_same_settings(arguments, output, SETTINGS)
+    # seeds outermost: a stop leaves whole columns of methods that can be compared
+    for seed in arguments.seeds:
+        for cases in arguments.labeled_cases:
+            for method in arguments.methods:
+                row(method, cases, seed, arguments, output)
+            table(arguments, output)
+
+
+def row(method: str, cases: int, seed: int, arguments: argparse.Namespace, output: Path) -> None:
+    folder = place(output, method, cases, seed)
+    if (folder / "summary.csv").is_file():
+        return
+    data = {"labeled_cases": cases, "registration_dir": output / f"registration_{cases}", "figure_count": 0}
+    # the same pairs for all numbers of labelled cases are registered once
+    data["runner#folder"] = output / "transforms"
+    if method == ATLAS:
+        run("atlas_segmentation", ["registration.json"], arguments, folder, **data, **{"atlas#section": "validation"})
+        return
+    files = ["train.json"] + ([f"variants/{METHODS[method]}.json"] if METHODS[method] else [])
+    training = {
+        "max_epochs": arguments.iterations // arguments.iterations_per_epoch,
+        "iterations_per_epoch": arguments.iterations_per_epoch,
+        "labelled_per_batch": arguments.batch_size // 2,
+        "ramp_up": arguments.iterations // 3,
+        "labelled_contrast": arguments.iterations // 10,
+        "validate#dataset#data": "[]",
+        "seed": seed,
+        "resume": True,
+    }
+    if METHODS[method] != "supervised":
+        training["batch_size"] = arguments.batch_size
+    if method == "CCT-R from CORAL":
+        training["encoder_checkpoint"] = arguments.encoder_checkpoint
+    run("training", files, arguments, folder, **data, **training, **resolution(arguments))
+    run("evaluating", ["train.json", "evaluate.json"], arguments, folder, section="validation", **resolution(arguments))
+
+
+def run(run_id: str, files: list[str], arguments: argparse.Namespace, folder: Path, **settings) -> None:
+    bundle(run_id, files, arguments.dataset_dir, folder, folder, CONFIGS, **settings)
+
+
+def place(output: Path, method: str, cases: int, seed: int) -> Path:
+    """Registration draws nothing: its row is the same for all seeds."""
+    return output / slug(method) / f"labeled_{cases}" / ("all_seeds" if method == ATLAS else f"seed_{seed}")
+
+
+def table(arguments: argparse.Namespace, output: Path) -> None:
+    """Print the table of what is there so far."""
+    print("| method | labelled | seeds | RV | MYO | LV | mean Dice (sd over seeds) | HD95, mm |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for cases in arguments.labeled_cases:
+        for method in arguments.methods:
+            folders = dict.fromkeys(place(output, method, cases, seed) for seed in arguments.seeds)
+            folders = [folder for folder in folders if (folder / "summary.csv").is_file()]
+            if not folders:
+                continue
+            rows = [scores(folder) for folder in folders]
+            cells = " | ".join(f"{statistics.mean(row[c] for row in rows):.3f}" for c in ("RV", "MYO", "LV"))
+            overall = [row["mean"] for row in rows]
+            spread = f"{statistics.stdev(overall):.3f}" if len(rows) > 1 else "-"
+            distance = statistics.mean(scores(folder, "hd95_mm_mean")["mean"] for folder in folders)
+            mean = f"{statistics.mean(overall):.3f} ({spread})"
+            print(f"| {method} | {cases} | {len(rows)} | {cells} | {mean} | {distance:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
