@@ -368,7 +368,7 @@ def test_killed_at_any_moment_the_table_is_that_of_an_uninterrupted_run(cases, t
         before, process = done(), start(tmp_path / "killed")
         while done() < before + more and process.poll() is None:
             time.sleep(0.02)
-        time.sleep(moments.uniform(0, took / 12))
+        time.sleep(moments.uniform(0, took / 40))  # part of a pair, also where the machine is quicker by now
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
