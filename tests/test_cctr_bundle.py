@@ -69,7 +69,7 @@ def trained(abdomen, registrations, tmp_path_factory) -> tuple[Path, str]:
 def test_training_registers_and_leaves_both_networks(trained, registrations, abdomen):
     folder, printed = trained
     labelled, *unlabelled = (abdomen / "splits" / "train.txt").read_text().split()
-    assert f"Labelled: {labelled}" in printed
+    assert f"Labelled: {labelled} - {len(unlabelled)} volumes are unlabelled, 1 are for validation." in printed
     assert f"{len(unlabelled)} pairs: {len(unlabelled)} usable" in printed
     labels = list((registrations / "labels").iterdir())
     assert {f.name.split(".")[0] for f in labels} == set(unlabelled)
@@ -195,10 +195,10 @@ def test_faults_are_named_before_training(abdomen, registrations, tmp_path):
     assert "registered_labels: 'magic' is none of agreement, best, majority, weighted" in told(caught.value)
     with pytest.raises(Exception) as caught:
         train(tmp_path, abdomen, registrations, labeled_cases=3, use_registration="false")
-    assert "unlabelled slices, but there are none; add unlabelled cases, or train supervised" in told(caught.value)
+    assert "but there are no unlabelled volumes; list some under 'unlabeled'" in told(caught.value)
     with pytest.raises(Exception) as caught:
         train(tmp_path, abdomen, tmp_path / "none", slice_size=[64, 80])
-    assert "slice_size: [64, 80] are no multiples of 32; the nearest ones are [64, 64]" in told(caught.value)
+    assert "slice_size: [64, 80]; the networks take multiples of 32 from 64 on, such as [64, 64]" in told(caught.value)
     assert not (tmp_path / "none").exists()
     with pytest.raises(Exception) as caught:
         train(tmp_path, abdomen, tmp_path / "r", **{"limits#gain": 1.9})

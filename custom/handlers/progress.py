@@ -7,6 +7,7 @@ from __future__ import annotations
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from monai.engines import Trainer
+from tqdm import tqdm
 
 from custom.engines.processes import process_rank
 
@@ -14,7 +15,9 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Ignite's progress bar: a trainer's epochs with the loss and the metrics, an evaluator's cases.
+    """A trainer's iterations with the epoch, its last loss and the metrics; an evaluator's cases, as Ignite shows them.
+
+    Ignite's bar counts either the epochs, and is silent within one, or each epoch's iterations from the beginning.
 
     Args:
         description: text before the bar.
@@ -30,14 +33,22 @@ class Progress:
         """
         if process_rank() != 0:
             return
-        if isinstance(engine, Trainer):
-            bar = ProgressBar(persist=True, desc=self.description)
-            bar.attach(
-                engine,
-                metric_names="all",
-                output_transform=lambda output: {"loss": float(output["loss"])},
-                event_name=Events.EPOCH_COMPLETED,
-                closing_event_name=Events.COMPLETED,
-            )
-        else:
+        if not isinstance(engine, Trainer):
             ProgressBar(persist=False, desc=self.description).attach(engine)
+            return
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.bar.update())
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._tell)
+        engine.add_event_handler(Events.COMPLETED, lambda: self.bar.close())
+
+    def _begin(self, engine: Engine) -> None:
+        state = engine.state
+        total = state.max_epochs * state.epoch_length
+        self.bar = tqdm(total=total, initial=state.iteration, desc=self.description, unit="iteration")
+
+    def _tell(self, engine: Engine) -> None:
+        """Once an epoch: reading a number waits for the GPU."""
+        state = engine.state
+        numbers = {"loss": float(state.output["loss"]), **state.metrics}
+        shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in numbers.items()}
+        self.bar.set_postfix({"epoch": f"{state.epoch}/{state.max_epochs}", **shown})

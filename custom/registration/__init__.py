@@ -4,7 +4,7 @@
 
 from custom.registration.figures import draw_pairs
 from custom.registration.fusion import check_fusion, fuse_labels
-from custom.registration.labels import label_maps, no_registrations, registered_labels, warped_labels
+from custom.registration.labels import check_choice, label_maps, no_registrations, registered_labels, warped_labels
 from custom.registration.library import Registrations
 from custom.registration.pairwise import Settings, register, similarity, use_threads
 from custom.registration.plan import (
@@ -40,6 +40,7 @@ __all__ = [
     "all_pairs",
     "atlas_pairs",
     "best_template",
+    "check_choice",
     "check_fusion",
     "compose",
     "draw_pairs",

@@ -23,7 +23,7 @@ from custom.registration.library import Registrations
 from custom.registration.storage import content_hash
 from custom.registration.transform import warp_label
 
-__all__ = ["label_maps", "no_registrations", "registered_labels", "warped_labels"]
+__all__ = ["check_choice", "label_maps", "no_registrations", "registered_labels", "warped_labels"]
 
 Case = Mapping[str, Any]
 CHOICES = ("agreement", *FUSIONS)
@@ -49,6 +49,15 @@ def warped_labels(
     atlases = registrations.atlases(case, files, usable)
     warped = [warp_label(files[name], registrations.between(case, name, usable), outside) for name, _ in atlases]
     return warped, [similarity for _, similarity in atlases]
+
+
+def check_choice(choice: str) -> None:
+    """
+    Raises:
+        SettingError: there is no such choice of :func:`registered_labels`.
+    """
+    if choice not in CHOICES:
+        raise SettingError(f"registered_labels: {choice!r} is none of {', '.join(CHOICES)}.")
 
 
 def no_registrations() -> None:
@@ -87,8 +96,7 @@ def registered_labels(
     Raises:
         SettingError: another choice, or none of the cases gets a label.
     """
-    if choice not in CHOICES:
-        raise SettingError(f"registered_labels: {choice!r} is none of {', '.join(CHOICES)}.")
+    check_choice(choice)
     if registrations is None:
         return [dict(case) for case in unlabelled]
     cases = []

@@ -13,7 +13,7 @@ from custom.samplers.registered import (
     unaugmented,
 )
 from custom.samplers.spread import SpreadBatchSampler
-from custom.samplers.streams import TwoStreamBatchSampler
+from custom.samplers.streams import TwoStreamBatchSampler, check_streams
 
 __all__ = [
     "Correspondence",
@@ -22,6 +22,7 @@ __all__ = [
     "RegisteredPositives",
     "SpreadBatchSampler",
     "TwoStreamBatchSampler",
+    "check_streams",
     "classes_at",
     "points_of",
     "students_positives",

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,31 @@ from torch.utils.data import Sampler
 
 from custom.errors import SettingError
 
-__all__ = ["TwoStreamBatchSampler"]
+__all__ = ["TwoStreamBatchSampler", "check_streams"]
+
+
+def check_streams(batch_size: int, labelled_per_batch: int, unlabelled: int, weights: Sequence[float]) -> None:
+    """Check what a batch is to hold before the work begins.
+
+    Args:
+        batch_size, labelled_per_batch: see :class:`TwoStreamBatchSampler`.
+        unlabelled: how many unlabelled volumes there are.
+        weights: of the terms that unlabelled slices have.
+
+    Raises:
+        SettingError: unlabelled slices are asked for, and there are none; or terms that need some, and none are.
+    """
+    if batch_size > labelled_per_batch and not unlabelled:
+        raise SettingError(
+            f"batch_size: each batch is to have {batch_size - labelled_per_batch} unlabelled slices, but there are no "
+            "unlabelled volumes; list some under 'unlabeled', lower labeled_cases, or train with the overlay "
+            "variants/supervised.json."
+        )
+    if batch_size <= labelled_per_batch and any(weights):
+        raise SettingError(
+            f"batch_size: {batch_size} with labelled_per_batch {labelled_per_batch} leaves no unlabelled slice in a "
+            "batch; raise the one or lower the other, or train with the overlay variants/supervised.json."
+        )
 
 
 class TwoStreamBatchSampler(Sampler[list[int]]):

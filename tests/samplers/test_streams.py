@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from custom.errors import SettingError
-from custom.samplers import TwoStreamBatchSampler
+from custom.samplers import TwoStreamBatchSampler, check_streams
 
 LABELLED = torch.arange(40) % 10 == 3  # 4 of 40
 
@@ -65,3 +65,12 @@ def test_a_batch_may_be_labelled_throughout():
 def test_settings_that_do_not_fit_are_named(settings, message):
     with pytest.raises(SettingError, match=message):
         batches(**{"batches": 2, **settings})
+
+
+def test_batches_are_checked_before_the_work():
+    check_streams(8, 4, 5, [0.1, 1.0])
+    check_streams(4, 4, 0, [0.0, 0.0])
+    with pytest.raises(SettingError, match="4 unlabelled slices, but there are no unlabelled volumes"):
+        check_streams(8, 4, 0, [0.1, 1.0])
+    with pytest.raises(SettingError, match="batch_size: 4 with labelled_per_batch 4 leaves no unlabelled slice"):
+        check_streams(4, 4, 5, [0.1, 0.0])
