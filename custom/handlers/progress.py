@@ -25,6 +25,7 @@ class Progress:
 
     def __init__(self, description: str) -> None:
         self.description = description
+        self.bar: tqdm | None = None
 
     def attach(self, engine: Engine) -> None:
         """
@@ -39,7 +40,7 @@ class Progress:
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.bar.update())
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._tell)
-        engine.add_event_handler(Events.COMPLETED, lambda: self.bar.close())
+        engine.add_event_handler(Events.COMPLETED, self._end)
 
     def _begin(self, engine: Engine) -> None:
         state = engine.state
@@ -52,3 +53,7 @@ class Progress:
         numbers = {"loss": float(state.output["loss"]), **state.metrics}
         shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in numbers.items()}
         self.bar.set_postfix({"epoch": f"{state.epoch}/{state.max_epochs}", **shown})
+
+    def _end(self) -> None:
+        if self.bar is not None:  # a run that was resumed after its last epoch did not begin
+            self.bar.close()

@@ -34,3 +34,9 @@ def test_a_resumed_run_counts_on(capsys):
     trained(begin=2)
     shown = capsys.readouterr().err
     assert "8/12" in shown and "12/12" in shown and "epoch=3/3" in shown and " 4/12" not in shown
+
+
+def test_a_run_that_has_nothing_to_do_shows_no_bar(capsys):
+    engine = Steps(torch.device("cpu"), 3, DataLoader(range(8), batch_size=2), handlers=[Progress("Learning")])
+    engine.fire_event(Events.COMPLETED)
+    assert capsys.readouterr().err == ""
