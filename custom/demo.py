@@ -20,8 +20,8 @@ TRAINING = {"max_epochs": 50, "val_interval": 25, "labeled_cases": 2}
 
 
 CCTR = {
-    "max_epochs": 6,
-    "val_interval": 6,
+    "max_epochs": 4,
+    "val_interval": 4,
     "spacing": 3.5,
     "slice_size": [96, 96],
     "learning_rate": 0.002,
