@@ -39,13 +39,14 @@ class Registrations:
 
     def __init__(self, folder: str | Path, kept: int = 64) -> None:
         self.folder = Path(folder)
-        table = self.folder / "pairs.csv"
-        if not table.is_file():
-            raise FileNotFoundError(f"{table} is missing; run 'registration' to its end, or name its folder.")
+        table, limits = self.folder / "pairs.csv", self.folder / "limits.json"
+        for file in (table, limits):
+            if not file.is_file():
+                raise FileNotFoundError(f"{file} is missing; run 'registration' to its end, or name its folder.")
         with table.open(newline="", encoding="utf-8") as file:
             self.rows = {Pair(row["fixed"], row["moving"]): row for row in csv.DictReader(file)}
-        limits = json.loads((self.folder / "limits.json").read_text(encoding="utf-8"))
-        self._limit = float("inf") if limits["inverse_mm"] is None else limits["inverse_mm"]
+        limit = json.loads(limits.read_text(encoding="utf-8"))["inverse_mm"]
+        self._limit = float("inf") if limit is None else limit
         self._direct: dict[str, dict[str, Pair]] = {name: {} for pair in self.rows for name in pair}
         for pair in sorted(self.rows, key=lambda pair: self._rank((pair,))):
             if self.rows[pair]["state"] != "failed":

@@ -95,3 +95,12 @@ def test_partners_are_usable_those_registered_directly_first(tmp_path):
     draws = [found.partners(cases, 9, seed)["c"] for seed in range(8)]
     assert len({tuple(names) for names in draws}) > 1 and draws[0] == partners["c"]
     assert found.partners(["a", "x"]) == {"a": [], "x": []}
+
+
+def test_a_folder_without_a_finished_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"pairs\.csv is missing; run 'registration' to its end"):
+        Registrations(tmp_path)
+    registrations(tmp_path, {("a", "b"): (1.0, 5.0)})
+    (tmp_path / "limits.json").unlink()  # as an earlier version left it
+    with pytest.raises(FileNotFoundError, match=r"limits\.json is missing; run 'registration' to its end"):
+        Registrations(tmp_path)
