@@ -97,9 +97,7 @@ def test_partners_are_usable_those_registered_directly_first(tmp_path):
     assert found.partners(["a", "x"]) == {"a": [], "x": []}
 
 
-def test_a_folder_without_a_finished_run_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"pairs\.csv is missing; run 'registration' to its end"):
-        Registrations(tmp_path)
+def test_a_run_without_its_limits_is_named(tmp_path):
     registrations(tmp_path, {("a", "b"): (1.0, 5.0)})
     (tmp_path / "limits.json").unlink()  # as an earlier version left it
     with pytest.raises(FileNotFoundError, match=r"limits\.json is missing; run 'registration' to its end"):
