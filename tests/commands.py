@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import monai.bundle
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = ROOT / "bundles"
@@ -26,6 +27,9 @@ SMALL = {
     "slice_size": [32, 32],
     "mixed_precision": False,
 }
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
 
 
 def command(
@@ -66,6 +70,11 @@ def run(run_id: str, files: list[str], *, configs: Path = CONFIGS, **settings) -
             **plain,
         )
     return printed.getvalue()
+
+
+def curve(folder: Path, name: str = "loss") -> list[float]:
+    """What a run wrote for TensorBoard, a value every tenth iteration."""
+    return [point.value for point in EventAccumulator(str(folder)).Reload().Scalars(name)]
 
 
 def killed_after(file: Path, changes: int, arguments: list[str]) -> None:

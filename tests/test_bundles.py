@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from commands import CONFIGS, ROOT, SMALL, command, killed_after, run, start
+from commands import CONFIGS, ROOT, SMALL, TORCHRUN, command, curve, killed_after, run, start
 from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_configs import WORKFLOWS
@@ -22,9 +22,6 @@ from test_configs import WORKFLOWS
 PRETRAINING = {**SMALL, "max_epochs": 2, "warmup_epochs": 1, "batch_size": 16}
 TRAINING = {**SMALL, "max_epochs": 4, "val_interval": 2, "batch_size": 8, "labeled_cases": 2}
 SEGMENTING = {key: value for key, value in SMALL.items() if key != "mixed_precision"}
-
-
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
 
 
 def folders(path: Path) -> dict[str, str]:
@@ -267,10 +264,6 @@ def test_resuming_another_run_is_refused(trained, phantom):
 # Several processes ------------------------------------------------------------------------------------------------
 
 
-def losses(folder: Path) -> list[float]:
-    return [point.value for point in EventAccumulator(str(folder)).Reload().Scalars("loss")]
-
-
 def test_torchrun_pretrains_with_the_loss_of_one_process(phantom, tmp_path):
     """That the gradients agree, too, is tested in float64 in tests/engines; here rounding must not be amplified."""
     settings = PRETRAINING | {"learning_rate": 1e-7}
@@ -278,7 +271,7 @@ def test_torchrun_pretrains_with_the_loss_of_one_process(phantom, tmp_path):
     files = ["pretrain.json", "multi_gpu_pretrain.json"]
     done = start("pretraining", files, launcher=TORCHRUN, dataset_dir=phantom, **settings, **folders(tmp_path / "two"))
     assert done.returncode == 0, done.stdout[-4000:]
-    one, two = (losses(tmp_path / k / "tensorboard_pretraining") for k in ("one", "two"))
+    one, two = (curve(tmp_path / k / "tensorboard_pretraining") for k in ("one", "two"))
     assert len(one) >= 2 and one == pytest.approx(two, abs=1e-5)
     assert (tmp_path / "two" / "embedding.csv").is_file()
 

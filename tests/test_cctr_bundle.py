@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 import torch
-from commands import BUNDLES, command, killed_after, run
+from commands import BUNDLES, TORCHRUN, command, curve, killed_after, run, start
 
 from custom.data.phantom import write_abdominal
 
@@ -187,6 +187,34 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(abdomen, registrations, tmp_p
         expected, found = (torch.load(f / "models" / f"{name}.pt", weights_only=True) for f in (whole, broken))
         for key, tensor in expected.items():
             torch.testing.assert_close(found[key], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_torchrun_trains_with_the_loss_of_one_process(phantom, tmp_path):
+    """Of hearts, which have two validation cases. That the gradients agree is tested in tests/engines, in float64."""
+    settings = {
+        **SMALL,
+        "spacing": 4.0,
+        "iterations_per_epoch": 10,
+        "learning_rate": 1e-7,
+        "partner_learning_rate": 1e-7,
+        "contrast_weight": 0.1,
+        "confidence": 0.0,
+    }
+    one, two = ({**settings, **options(tmp_path / name, phantom, tmp_path / "pairs")} for name in ("one", "two"))
+    configs, files = BUNDLES / "cctr_acdc" / "configs", ["train.json", "multi_gpu_train.json"]
+    done = start("training", files, configs=configs, launcher=TORCHRUN, **two)
+    assert done.returncode == 0, done.stdout[-4000:]
+    # the first process registers, and tells what all do
+    for line, count in (("pairs: ", 1), ("Registered points: ", 1), ("Memory bank: ", 2), ("val_mean_dice: ", 2)):
+        assert done.stdout.count(line) == count, line
+    assert "0 unusable, 0 failed" in done.stdout
+    run("training", files[:1], configs=configs, **one)
+    for term in ("loss", "supervised", "cross_teaching", "contrast", "registration", "val_mean_dice"):
+        alone, shared = (curve(tmp_path / name / "eval" / "tensorboard_training", term) for name in ("one", "two"))
+        assert len(alone) == 2 and shared == pytest.approx(alone, rel=1e-5), term
+    assert {file.name for file in (tmp_path / "two" / "models").iterdir()} == {
+        file.name for file in (tmp_path / "one" / "models").iterdir()
+    }
 
 
 def test_faults_are_named_before_training(abdomen, registrations, tmp_path):

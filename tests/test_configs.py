@@ -33,6 +33,7 @@ WORKFLOWS = {
     "cctr_acdc": CCTR,
 }
 CCTR_OVERLAYS = {
+    "multi_gpu_train.json": "training",
     **{
         f"variants/{v}.json": "training"
         for v in ("supervised", "cross_teaching", "contrast", "no_reps", "no_rsl", "report_positives")

@@ -6,10 +6,13 @@ from custom.engines.atlas import AtlasEvaluator
 from custom.engines.contrastive import ContrastiveTrainer
 from custom.engines.cross_teaching import CrossTeachingTrainer
 from custom.engines.processes import (
+    average_gradients,
+    hold_others,
     process_count,
     process_device,
     process_rank,
     process_share,
+    release_others,
     start_processes,
     stop_processes,
 )
@@ -25,11 +28,14 @@ __all__ = [
     "Schedule",
     "SegmentationTrainer",
     "SliceTrainer",
+    "average_gradients",
     "fast_bfloat16",
+    "hold_others",
     "process_count",
     "process_device",
     "process_rank",
     "process_share",
+    "release_others",
     "start_processes",
     "stop_processes",
 ]

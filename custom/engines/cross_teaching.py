@@ -9,17 +9,19 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from ignite.engine import Events
 from monai.data import DataLoader
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from custom.engines.processes import average_gradients, process_count, process_rank
 from custom.engines.schedule import Schedule
 from custom.engines.slices import SliceTrainer
 from custom.errors import SettingError
+from custom.losses.gather import gather_embeddings
 from custom.networks.projected import ProjectedNetwork
-from custom.networks.weights import unwrapped
 from custom.samplers.registered import RegisteredPositives
 
 __all__ = ["TERMS", "CrossTeachingTrainer"]
@@ -40,18 +42,24 @@ class CrossTeachingTrainer(SliceTrainer):
 
     A term whose weight is 0 is not computed. Each batch has ``labelled_per_batch`` labelled slices, which come first.
 
+    Several processes share the networks' work on the global batch. Logits and features are then gathered, and each
+    process computes the loss of the whole batch: so it is that of one process whichever the losses are, Dice over the
+    batch and a contrast of all pairs among them. All draw the same random numbers. The students' batch norms are to be
+    global ones, see :func:`custom.networks.synchronise`.
+
     Args:
         partner: the second student.
         weights: name of each term to its weight, a number or a :class:`Schedule`.
         teaching_loss: of logits (n, C, H, W) and labels (n, 1, H, W), for "cross_teaching".
         registration_loss: the same for "registration".
         contrast_loss: of one tap's features, see :class:`custom.losses.PixelContrastLoss`.
-        labelled_per_batch: of this process's batch.
+        labelled_per_batch: of the global batch.
         confidence: probability from which on what a teacher decides about a pixel takes part in the contrast.
         labelled_contrast: so many first iterations contrast labelled pixels only, without registered positives.
         positives: of the two students, for the tap ``registered_tap`` (REPS); None goes without.
         registered_tap: name of the tap whose features are kept in the memory banks.
-        unaugmented: all training slices, to fill the memory banks of ``positives``, and for ``select_by_agreement``.
+        unaugmented: all training slices, or this process's share, to fill the memory banks of ``positives``, and for
+            ``select_by_agreement``.
         select_by_agreement: whether slices have several registered labels, of which each volume takes the one that
             agrees most with the CNN, after the first epoch; in that one the first label.
         **arguments: those of :class:`SliceTrainer`, all by name.
@@ -106,14 +114,15 @@ class CrossTeachingTrainer(SliceTrainer):
             "loss" and each term that was computed, by name, without its weight.
         """
         images, labels, places = engine.prepared(batchdata)
+        labels = engine.gathered(labels)
         weights = {name: schedule(engine.state.iteration) for name, schedule in engine.weights.items()}
         known, unknown = slice(engine.labelled_per_batch), slice(engine.labelled_per_batch, None)
         students = (engine.network.train(), engine.partner.train())
         engine.optimizer.zero_grad()
         with engine.autocast():
             logits, features = zip(*(engine.inferer(images, student) for student in students), strict=True)
-        logits = [values.to(torch.promote_types(values.dtype, torch.float32)) for values in logits]
-        # (n, H, W) each, of the other student: how confident it is, and of which class
+        logits = [engine.gathered(values.to(torch.promote_types(values.dtype, torch.float32))) for values in logits]
+        # (N, H, W) each, of the other student: how confident it is, and of which class
         pseudo_labels = [values.detach().softmax(dim=1).max(dim=1) for values in reversed(logits)]
 
         def both(loss: Callable, targets: list[Tensor], part: slice) -> Tensor:
@@ -128,6 +137,7 @@ class CrossTeachingTrainer(SliceTrainer):
         terms = {name: term() for name, term in terms.items() if weights[name]}
         loss = sum(weights[name] * term for name, term in terms.items())
         loss.backward()
+        average_gradients(p for group in engine.optimizer.param_groups for p in group["params"])
         engine.optimizer.step()
         return {CommonKeys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
@@ -143,6 +153,28 @@ class CrossTeachingTrainer(SliceTrainer):
         images, labels = self.augment.sample(images, grid), self.augment.sample(labels, grid)
         return images, labels.long(), (slices, grid)
 
+    def random_grid(self, images: Tensor) -> Tensor:
+        """As :class:`SliceTrainer` has it, each slice with the random numbers of its place in the global batch."""
+        generator, _, world = self._draw()
+        drawn = self.augment.draw(len(images) * world, *images.shape[2:], generator)
+        drawn = {name: self.share(values).to(images.device, non_blocking=True) for name, values in drawn.items()}
+        return self.augment.grid(*images.shape[2:], **drawn)
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """The global batch (N, ...) of each process's (n, ...), with gradients, labelled slices first."""
+        world = process_count()
+        if world == 1:
+            return values
+        parts = (
+            gather_embeddings(values).unflatten(0, (world, -1)).tensor_split([self.labelled_per_batch // world], dim=1)
+        )
+        return torch.cat([part.flatten(0, 1) for part in parts])
+
+    def share(self, values: Tensor) -> Tensor:
+        """This process's (n, ...) of a global batch (N, ...)."""
+        known = self.labelled_per_batch
+        return torch.cat([part.tensor_split(process_count())[process_rank()] for part in values.tensor_split([known])])
+
     def contrast(
         self,
         features: tuple[dict[str, Tensor], ...],
@@ -153,17 +185,20 @@ class CrossTeachingTrainer(SliceTrainer):
         """Contrast between the pixels of each student's taps, each tap as much as the other.
 
         Args:
-            features: of each student, tap to (n, d, h, w).
-            labels: (n, H, W), those of the labelled slices count.
-            pseudo_labels: for each student, (n, H, W) each: how confident the other one is, and of which class.
-            places: slices (n,) and grids (n, H, W, 2).
+            features: of each student, tap to (n, d, h, w), this process's.
+            labels: (N, H, W), of the global batch; those of the labelled slices count.
+            pseudo_labels: for each student, (N, H, W) each: how confident the other one is, and of which class.
+            places: slices (n,) and grids (n, H, W, 2), this process's.
 
         Returns:
             A scalar.
         """
         known, labelled_only = self.labelled_per_batch, self.state.iteration <= self.labelled_contrast
+        positives = None if labelled_only else self.positives
+        if positives:
+            places = [self.gathered(values) for values in places]
         total = 0.0
-        students = [unwrapped(student) for student in (self.network, self.partner)]
+        students = (self.network, self.partner)
         for number, (student, taps, (confidence, decided)) in enumerate(
             zip(students, features, pseudo_labels, strict=True)
         ):
@@ -174,9 +209,10 @@ class CrossTeachingTrainer(SliceTrainer):
                 size = values.shape[2:]
                 small = F.interpolate(classes.unsqueeze(1).float(), size, mode="nearest-exact")[:, 0].long()
                 keys = None
-                if self.positives and tap == self.registered_tap and not labelled_only:
-                    keys = self.positives[number].of_batch(*places, size)
-                total = total + self.contrast_loss(values, small, keys, partial(student.project, tap=tap))
+                if positives and tap == self.registered_tap:
+                    keys = positives[number].of_batch(*places, size)
+                project = partial(student.project, tap=tap)
+                total = total + self.contrast_loss(self.gathered(values), small, keys, project)
         return total
 
     @staticmethod
@@ -185,13 +221,15 @@ class CrossTeachingTrainer(SliceTrainer):
         """Go through all slices as they are: fill the memory banks, and select among the registered labels.
 
         At the start of each epoch, so that a run that was resumed there goes on with the same. It costs a pass of both
-        students over all slices, up to the registered tap: epochs should have more slices than that.
+        students over all slices, up to the registered tap, which processes share: epochs should have more slices.
         """
         if not (engine.positives or engine.select_by_agreement):
             return
         device, volumes = engine.state.device, engine.unaugmented.dataset.geometry.volumes
-        students = [unwrapped(student).eval() for student in (engine.network, engine.partner)]
+        students = [student.eval() for student in (engine.network, engine.partner)]
         overlap = 0
+        for positives in engine.positives or ():
+            positives.bank.clear()
         for batch in engine.unaugmented:
             images, labels, slices = (batch[key].to(device) for key in (CommonKeys.IMAGE, CommonKeys.LABEL, "slice"))
             with engine.autocast():
@@ -200,11 +238,16 @@ class CrossTeachingTrainer(SliceTrainer):
                 if engine.select_by_agreement:
                     logits = students[0].network(images)
                     overlap = overlap + _overlap(logits, labels, volumes[slices.cpu()], len(volumes))
+        for positives in engine.positives or ():
+            positives.bank.gather()
         if engine.select_by_agreement:
+            if process_count() > 1:
+                overlap = overlap.to(device)
+                dist.all_reduce(overlap)
             shared, sizes = overlap.unbind(dim=-1)  # (V, K, C) each
             dice = (2 * shared / sizes).nanmean(dim=2).nan_to_num()  # of the classes that either has
             selected = dice.argmax(dim=1) if engine.state.epoch > 1 else torch.zeros(len(dice), dtype=torch.long)
-            engine.selected = selected[volumes].to(device)
+            engine.selected = selected.cpu()[volumes].to(device)
 
 
 def _overlap(logits: Tensor, labels: Tensor, volumes: Tensor, count: int) -> Tensor:

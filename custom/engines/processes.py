@@ -7,17 +7,34 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import sys
+from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+from torch import Tensor
+
 from custom.errors import SettingError
 
-__all__ = ["process_count", "process_device", "process_rank", "process_share", "start_processes", "stop_processes"]
+__all__ = [
+    "average_gradients",
+    "hold_others",
+    "process_count",
+    "process_device",
+    "process_rank",
+    "process_share",
+    "release_others",
+    "start_processes",
+    "stop_processes",
+]
 
 
 def start_processes() -> None:
     """Join the processes that `torchrun` started: NCCL where there are GPUs, Gloo elsewhere; once in a program.
+
+    What they all print is printed by the first one alone, errors by each.
 
     Raises:
         SettingError: when this process was not started by `torchrun`.
@@ -32,6 +49,9 @@ def start_processes() -> None:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(_leave)
+        if dist.get_rank() > 0:  # the file, not sys.stdout, which logging has hold of already
+            sys.stdout.flush()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def stop_processes() -> None:
@@ -46,6 +66,25 @@ def stop_processes() -> None:
 
 
 _stopped = False
+_held: dist.ProcessGroup | None = None
+
+
+def hold_others() -> None:
+    """Hold the other processes here until the first one comes to :func:`release_others`, days later if need be.
+
+    In between it does alone what takes long and leaves files, such as registration; the others then find them. In a
+    group of its own: a collective of the usual one gives up after some minutes, which others wait there.
+    """
+    global _held
+    _held = dist.new_group(backend="gloo", timeout=timedelta(weeks=8))
+    if dist.get_rank() > 0:
+        dist.barrier(_held)
+
+
+def release_others() -> None:
+    """Let the processes go on that wait in :func:`hold_others`."""
+    if dist.get_rank() == 0:
+        dist.barrier(_held)
 
 
 def _leave() -> None:
@@ -84,3 +123,23 @@ def process_share(cases: list, key: str) -> list:
             f"{key}: {len(cases)} cases cannot be shared by {process_count()} processes; start fewer, or add cases."
         )
     return cases[process_rank() :: process_count()]
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Mean of the gradients over the processes, in one piece, for a network that is called outside its ``forward`` too.
+
+    DistributedDataParallel has to know from the ``forward`` pass which parameters will have gradients. Here terms of
+    the loss, and what only they use, come and go with their weights.
+
+    Args:
+        parameters: after ``backward``, which gave gradients to the same ones in each process; left alone in one
+            process.
+    """
+    if process_count() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= process_count()
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))

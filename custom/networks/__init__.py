@@ -4,7 +4,7 @@
 
 from custom.networks.both import BothStudents, MeanAndDisagreementd
 from custom.networks.embedder import SliceEmbedder, UNetEncoder
-from custom.networks.global_norm import GlobalBatchNorm2d, distribute
+from custom.networks.global_norm import GlobalBatchNorm2d, distribute, synchronise
 from custom.networks.projected import ProjectedNetwork, check_slice_size
 from custom.networks.swin import load_swin
 from custom.networks.weights import WeightsError, default_encoder, load_encoder, load_weights, read_weights, unwrapped
@@ -24,5 +24,6 @@ __all__ = [
     "load_swin",
     "load_weights",
     "read_weights",
+    "synchronise",
     "unwrapped",
 ]

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["GlobalBatchNorm2d", "distribute"]
+__all__ = ["GlobalBatchNorm2d", "distribute", "synchronise"]
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -67,6 +67,24 @@ class _Sum(torch.autograd.Function):
         return total
 
 
+def synchronise(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """Prepare a network for several processes whose gradients the trainer averages.
+
+    Args:
+        network: on ``device``; its modules are changed in place.
+        device: of this process.
+
+    Returns:
+        The network with batch statistics over all processes, and the first one's weights.
+    """
+    network = _with_global_norms(network, device)
+    for tensor in network.state_dict().values():
+        first = tensor.contiguous()  # which weights in channels_last are not
+        dist.broadcast(first, src=0)
+        tensor.copy_(first)
+    return network
+
+
 def distribute(network: nn.Module, device: torch.device | str) -> nn.Module:
     """Wrap a network for several processes: batch statistics and gradients over all of them.
 
@@ -78,8 +96,13 @@ def distribute(network: nn.Module, device: torch.device | str) -> nn.Module:
         The network in DistributedDataParallel.
     """
     device = torch.device(device)
+    network = _with_global_norms(network, device)
+    ids = [device] if device.type == "cuda" else None
     # the statistics are global already; broadcasting them would tie together validation, which differs by process
-    if device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        return nn.parallel.DistributedDataParallel(network, device_ids=[device], broadcast_buffers=False)
-    return nn.parallel.DistributedDataParallel(GlobalBatchNorm2d.convert(network), broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+
+
+def _with_global_norms(network: nn.Module, device: torch.device | str) -> nn.Module:
+    if torch.device(device).type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return GlobalBatchNorm2d.convert(network)

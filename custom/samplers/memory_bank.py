@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 __all__ = ["MemoryBank", "bilinear"]
@@ -58,6 +59,19 @@ class MemoryBank:
             )
         self.features[slots] = features.movedim(1, -1).to(self.features.dtype)
         self.filled.index_fill_(0, slots, True)
+
+    def clear(self) -> None:
+        """Forget all features, before each process writes its share of them anew."""
+        self.features.zero_()
+        self.filled.zero_()
+
+    def gather(self) -> None:
+        """Complete the bank with what the other processes have written since :meth:`clear`, each slot by one."""
+        if dist.is_initialized():
+            dist.all_reduce(self.features)
+            filled = self.filled.int()
+            dist.all_reduce(filled)
+            self.filled = filled > 0
 
     def read(self, slots: Tensor, points: Tensor) -> Tensor:
         """Interpolate features bilinearly.

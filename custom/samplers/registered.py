@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
@@ -58,7 +59,8 @@ class RegisteredPoints:
     """Table of where each slice's points lie in other volumes, made once before training.
 
     Registration's maps are smooth but slow, so they are evaluated at knots every few millimetres, and what lies
-    between is interpolated: between slices here, in the plane of a slice when it is looked up.
+    between is interpolated: between slices here, in the plane of a slice when it is looked up. Several processes share
+    the pairs of volumes among them.
 
     Args:
         geometry: of the training slices, labelled and unlabelled.
@@ -100,7 +102,9 @@ class RegisteredPoints:
         rows, columns = (_knots(-0.5, n - 0.5, mm, cell) for n, mm in zip(geometry.size, plane, strict=True))
         table = torch.zeros(len(geometry.volumes), len(rows), len(columns), count, 3, dtype=torch.int16)
         pairs = [(fixed, place, moving) for fixed, names in enumerate(chosen) for place, moving in enumerate(names)]
-        for fixed, place, moving in tqdm(pairs, desc="Registered points", unit="pair", disable=None):
+        several = dist.is_initialized()
+        mine = pairs[dist.get_rank() :: dist.get_world_size()] if several else pairs
+        for fixed, place, moving in tqdm(mine, desc="Registered points", unit="pair", disable=None):
             start, length = int(first[fixed]), int(lengths[fixed])
             levels = _knots(0.0, length - 1.0, float(spacing[fixed, 2]), cell)
             knots = torch.stack(torch.meshgrid(levels, rows, columns, indexing="ij"), dim=-1).roll(-1, dims=-1)
@@ -110,8 +114,13 @@ class RegisteredPoints:
             mm = (voxels - (sizes[moving] - 1) / 2) * spacing[moving]  # along the partner's axes, from its middle
             table[start : start + length, :, :, place] = _in_units(_between_knots(mm, length))
 
+        table = table.to(device)
+        if several:
+            table = table.int()  # NCCL and Gloo sum no 16 bits
+            dist.all_reduce(table)
+            table = table.short()
         self.slice_distance = slice_distance
-        self.table = table.to(device)  # (N, h, w, K, 3)
+        self.table = table  # (N, h, w, K, 3)
         self.volumes = geometry.volumes.to(device)
         self.partners = torch.tensor([row + [-1] * (count - len(row)) for row in chosen], device=device)  # (V, K)
         self.first = first.to(device)  # (V,), slot of each volume's first slice

@@ -15,17 +15,22 @@ from custom.errors import SettingError
 __all__ = ["TwoStreamBatchSampler", "check_streams"]
 
 
-def check_streams(batch_size: int, labelled_per_batch: int, unlabelled: int, weights: Sequence[float]) -> None:
+def check_streams(
+    batch_size: int, labelled_per_batch: int, unlabelled: int, weights: Sequence[float], world: int = 1
+) -> None:
     """Check what a batch is to hold before the work begins.
 
     Args:
         batch_size, labelled_per_batch: see :class:`TwoStreamBatchSampler`.
         unlabelled: how many unlabelled volumes there are.
         weights: of the terms that unlabelled slices have.
+        world: number of processes.
 
     Raises:
-        SettingError: unlabelled slices are asked for, and there are none; or terms that need some, and none are.
+        SettingError: unlabelled slices are asked for, and there are none; or terms that need some, and none are; or
+            either kind cannot be shared equally by the processes.
     """
+    _check_shares(labelled_per_batch, batch_size - labelled_per_batch, world)
     if batch_size > labelled_per_batch and not unlabelled:
         raise SettingError(
             f"batch_size: each batch is to have {batch_size - labelled_per_batch} unlabelled slices, but there are no "
@@ -74,11 +79,7 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
                 f"labelled_per_batch: {labelled_per_batch} of a batch of {batch_size}; take 1 to {batch_size}."
             )
         shares = (labelled_per_batch, batch_size - labelled_per_batch)
-        if any(share % world for share in shares):
-            raise SettingError(
-                f"batch_size: {shares[0]} labelled and {shares[1]} unlabelled slices a batch do not divide by {world} "
-                "processes; choose multiples."
-            )
+        _check_shares(*shares, world)
         if batches < 1:
             raise SettingError(f"iterations_per_epoch: {batches}; an epoch has at least 1 batch.")
         self.streams = [kind.nonzero()[:, 0] for kind in (labelled, ~labelled)]
@@ -117,3 +118,11 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         """Of the slices of a stream, when it goes through them for this time."""
         seed = (self.seed * 1_000_003 + 2 * number + kind) % 2**63
         return torch.randperm(len(self.streams[kind]), generator=torch.Generator().manual_seed(seed))
+
+
+def _check_shares(labelled: int, unlabelled: int, world: int) -> None:
+    if labelled % world or unlabelled % world:
+        raise SettingError(
+            f"batch_size: {labelled} labelled and {unlabelled} unlabelled slices a batch do not divide by {world} "
+            "processes; choose multiples."
+        )

@@ -2,21 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.losses import DiceCELoss, DiceLoss
 from monai.networks.nets import BasicUNet
+from processes import in_processes
 from torch.utils.data import DataLoader, Dataset
 
-from custom.data import SpatialAugment
+from custom.data import SliceGeometry, SpatialAugment
 from custom.data.slices import UNKNOWN
-from custom.engines import CrossTeachingTrainer, Schedule
+from custom.engines import CrossTeachingTrainer, Schedule, process_count, process_rank
 from custom.errors import SettingError
 from custom.losses import KnownDiceCELoss, PixelContrastLoss
-from custom.networks import ProjectedNetwork
-from custom.samplers import TwoStreamBatchSampler
+from custom.networks import ProjectedNetwork, synchronise
+from custom.samplers import RegisteredPoints, TwoStreamBatchSampler, students_positives
 
 SIZE, CLASSES, LABELLED, TOTAL = 32, 3, 4, 12
 OFF = {"supervised": 0.0, "cross_teaching": 0.0, "contrast": 0.0, "registration": 0.0}
@@ -38,8 +41,9 @@ class Slices(Dataset):
         return {"image": self.images[item], "label": self.labels[item], "slice": item}
 
 
-def student() -> ProjectedNetwork:
-    network = BasicUNet(spatial_dims=2, in_channels=1, out_channels=CLASSES, features=(4, 6, 8, 10, 16, 5))
+def student(norm: str = "instance") -> ProjectedNetwork:
+    features = (4, 6, 8, 10, 16, 5)
+    network = BasicUNet(spatial_dims=2, in_channels=1, out_channels=CLASSES, features=features, norm=norm)
     return ProjectedNetwork(network, {"full": "upcat_1", "eighth": "upcat_4"}, 8)
 
 
@@ -58,13 +62,13 @@ def trainer(data: Dataset | None = None, epochs: int = 1, **more) -> CrossTeachi
         "optimizer": torch.optim.SGD(parameters, 0.0),
         "augment": SpatialAugment(2.0, mirror=0.0, probability=0.0),
         "unaugmented": DataLoader(data, batch_size=5),
+        "train_data_loader": DataLoader(data, batch_sampler=sampler),
+        "network": network,
+        "partner": partner,
     }
     return CrossTeachingTrainer(
         device=torch.device("cpu"),
         max_epochs=epochs,
-        train_data_loader=DataLoader(data, batch_sampler=sampler),
-        network=network,
-        partner=partner,
         loss_function=DiceCELoss(to_onehot_y=True, softmax=True, lambda_dice=0.5, lambda_ce=0.5, batch=True),
         **settings | more,
     )
@@ -117,8 +121,14 @@ class Gathered:
         self.asked.append((slices, grid, tuple(size)))
         return lambda index: (torch.full((len(index), 8), float(self.number)), torch.ones(len(index), dtype=torch.bool))
 
+    def clear(self) -> None:
+        self.written.clear()
+
     def write(self, slots: torch.Tensor, features: torch.Tensor) -> None:
         self.written.update(zip(slots.tolist(), features, strict=True))
+
+    def gather(self) -> None:
+        pass
 
 
 def test_registered_positives_are_each_students_own_where_the_augmented_slices_come_from():
@@ -219,6 +229,80 @@ def test_both_students_stay_in_training():
     made.loss_function = Loss(to_onehot_y=True, softmax=True)
     made.run()
     assert modes == [True] * 8  # two epochs of two batches, each of two students
+
+
+def trained(kind: str) -> dict:
+    """Each term in every iteration of two epochs, the weights after them, what was selected, and the registered points.
+
+    In float64, so that what is compared is the arithmetic, not how training amplifies rounding.
+    """
+    data, rank, world = Slices(maps=3), process_rank(), process_count()
+    data.images = data.images.double()
+    data.geometry = SliceGeometry(
+        volumes=torch.arange(TOTAL) // 4,
+        numbers=torch.arange(TOTAL) % 4,
+        affines=torch.diag(torch.tensor([2.0, 2.0, 4.0, 1.0], dtype=torch.float64)).expand(3, 4, 4),
+        cases=["a", "b", "c"],
+        size=(SIZE, SIZE),
+    )
+    partners = {"a": ["b", "c"], "b": ["c"], "c": ["a"]}
+    points = RegisteredPoints(data.geometry, partners, lambda *_: lambda places: places + 1.0)
+    torch.manual_seed(rank)  # the first process's weights are everybody's
+    students = [student(norm).double() for norm in ("batch", "instance")]
+    if world > 1:
+        students = [synchronise(one, "cpu") for one in students]
+    batch = torch.utils.data.DataLoader(
+        data, batch_sampler=TwoStreamBatchSampler(torch.arange(TOTAL) < LABELLED, 6, 2, 3, rank=rank, world=world)
+    )
+    made = trainer(
+        data,
+        epochs=2,
+        network=students[0],
+        partner=students[1],
+        weights={"supervised": 1.0, "cross_teaching": 0.3, "contrast": 0.1, "registration": 0.2}
+        if kind == "all"
+        else {**OFF, "supervised": 1.0, "contrast": Schedule(0.1, start=2), "registration": Schedule(1.0, fade_out=2)},
+        optimizer=torch.optim.AdamW([p for one in students for p in one.parameters()], 0.001),
+        contrast_loss=PixelContrastLoss(anchors=60, negatives=20),
+        confidence=0.34,
+        labelled_contrast=1,
+        positives=students_positives(points, (SIZE, SIZE), 8, 8),
+        unaugmented=DataLoader(data, batch_size=5, sampler=range(rank, TOTAL, world)),
+        select_by_agreement=True,
+        augment=SpatialAugment(2.0),
+        train_data_loader=batch,
+    )
+    seen = []
+    made.add_event_handler(
+        Events.ITERATION_COMPLETED,
+        lambda engine: seen.append({str(name): term for name, term in engine.state.output.items()}),
+    )
+    made.run()
+    weights = {f"{k}.{name}": t for k, one in enumerate(students) for name, t in one.state_dict().items()}
+    return {"seen": seen, "weights": weights, "selected": made.selected, "points": points.table}
+
+
+def work(rank: int, folder: Path) -> None:
+    torch.save({kind: trained(kind) for kind in ("all", "coming and going")}, folder / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("processes")
+    in_processes(work, folder)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("kind", ["all", "coming and going"])
+def test_two_processes_give_the_terms_and_the_weights_of_one(kind, of_two):
+    one, (first, second) = trained(kind), (found[kind] for found in of_two)
+    assert len(one["seen"]) == 6 and set(one["seen"][-1]) >= {"loss", "supervised", "contrast"}
+    torch.testing.assert_close(first["seen"], one["seen"], rtol=1e-8, atol=0)
+    torch.testing.assert_close(first["weights"], one["weights"], rtol=1e-6, atol=1e-8)
+    assert torch.equal(first["points"], one["points"]) and torch.equal(first["selected"], one["selected"])
+    assert one["selected"].any()
+    for name, tensor in first["weights"].items():
+        assert torch.equal(second["weights"][name], tensor), name
 
 
 def test_terms_are_checked():
