@@ -13,7 +13,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-
 from torch import Tensor
 
 from custom.errors import SettingError
