@@ -19,8 +19,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, ResizeWithPadOrCropd, Transform
 from torch import Tensor
-from tqdm import tqdm
 
+from custom.bars import progress_bar
 from custom.data.checks import DataError, case_id
 from custom.data.datalist import Case
 from custom.data.geometry import slice_positions
@@ -185,7 +185,7 @@ class SliceDataset(torch.utils.data.Dataset):
         names: dict[str, int] = {}
         cases, affines, lengths, size = [], [], [], (0, 0)
         free = memory_gib * 2**30
-        for number, case in enumerate(tqdm(self.data, desc="Reading volumes", unit="volume", disable=None)):
+        for number, case in enumerate(progress_bar(self.data, "Reading volumes", "volume")):
             stacks = self._volume(number)
             frames, count, *size = stacks["image"].shape
             memory = sum(t.numel() * t.element_size() for t in stacks.values())

@@ -48,7 +48,7 @@ def start_processes() -> None:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(_leave)
-        if dist.get_rank() > 0:  # the file, not sys.stdout, which logging has hold of already
+        if dist.get_rank() > 0:  # the file: logging has hold of sys.stdout already
             sys.stdout.flush()
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
@@ -71,8 +71,8 @@ _held: dist.ProcessGroup | None = None
 def hold_others() -> None:
     """Hold the other processes here until the first one comes to :func:`release_others`, days later if need be.
 
-    In between it does alone what takes long and leaves files, such as registration; the others then find them. In a
-    group of its own: a collective of the usual one gives up after some minutes, which others wait there.
+    In between it does alone what takes long and leaves files, such as registration; the others then find them. They
+    wait in a group of its own, since a collective of the usual one gives up after 10 to 30 minutes.
     """
     global _held
     _held = dist.new_group(backend="gloo", timeout=timedelta(weeks=8))
@@ -125,14 +125,13 @@ def process_share(cases: list, key: str) -> list:
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Mean of the gradients over the processes, in one piece, for a network that is called outside its ``forward`` too.
+    """Replace gradients by their mean over the processes; in one process they are left alone.
 
-    DistributedDataParallel has to know from the ``forward`` pass which parameters will have gradients. Here terms of
-    the loss, and what only they use, come and go with their weights.
+    For networks whose parts are also called outside of ``forward``, and by terms of a loss that come and go:
+    DistributedDataParallel has to see in ``forward`` which parameters will have gradients.
 
     Args:
-        parameters: after ``backward``, which gave gradients to the same ones in each process; left alone in one
-            process.
+        parameters: after ``backward``, which gave gradients to the same ones in each process.
     """
     if process_count() == 1:
         return

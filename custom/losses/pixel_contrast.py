@@ -16,6 +16,10 @@ from custom.losses.coral import check_temperature
 def draw_pixels(labels: Tensor, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Draw up to ``count`` pixels of each class, at random and without repetition.
 
+    Their number is not known before, so that this waits for a GPU, once, as :func:`class_contrast` does where it limits
+    the negatives. (A fixed number of places for each class would need no waiting; but with many classes on a small map
+    most would stand empty, and the contrast would cost several times as much.)
+
     Args:
         labels: (B, H, W), integers; a pixel below 0 is not drawn (unsure, or without a label).
         count: at most, of each class.
@@ -31,12 +35,11 @@ def draw_pixels(labels: Tensor, count: int, generator: torch.Generator | None = 
         raise ValueError(f"labels must be integers of shape (B, H, W), found {labels.dtype} of {tuple(labels.shape)}.")
     if count < 1:
         raise ValueError(f"count must be at least 1, found {count}: the paper draws up to 1000 pixels a class.")
-    (pixels,) = (labels.flatten() >= 0).nonzero(as_tuple=True)
-    shuffled = pixels[torch.randperm(len(pixels), generator=generator, device=labels.device)]
+    shuffled = torch.randperm(labels.numel(), generator=generator, device=labels.device)
     classes, order = labels.flatten()[shuffled].sort(stable=True)
     place = torch.arange(len(classes), device=classes.device) - _first_of_run(classes)
-    drawn = place < count
-    return shuffled[order][drawn], classes[drawn].long()
+    (drawn,) = ((classes >= 0) & (place < count)).nonzero(as_tuple=True)
+    return shuffled[order[drawn]], classes[drawn].long()
 
 
 def pixels_at(features: Tensor, index: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from monai.data import MetaTensor
-from tqdm import tqdm
 
+from custom.bars import progress_bar
 from custom.data.slices import UNKNOWN
 from custom.errors import SettingError
 from custom.files import replacing
@@ -100,7 +100,7 @@ def registered_labels(
     if registrations is None:
         return [dict(case) for case in unlabelled]
     cases = []
-    for case in tqdm(unlabelled, desc="Registered labels", unit="case", disable=None):
+    for case in progress_bar(unlabelled, "Registered labels", "case"):
         files = _label_files(registrations, case["case"], labelled, Path(folder), choice)
         label = {"label": files if choice == "agreement" else files[0]} if files else {}
         cases.append({**case, **label})

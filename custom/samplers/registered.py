@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
+from custom.bars import progress_bar
 from custom.data.slices import SliceGeometry
 from custom.errors import SettingError
 from custom.samplers.memory_bank import MemoryBank, bilinear
@@ -104,7 +104,7 @@ class RegisteredPoints:
         pairs = [(fixed, place, moving) for fixed, names in enumerate(chosen) for place, moving in enumerate(names)]
         several = dist.is_initialized()
         mine = pairs[dist.get_rank() :: dist.get_world_size()] if several else pairs
-        for fixed, place, moving in tqdm(mine, desc="Registered points", unit="pair", disable=None):
+        for fixed, place, moving in progress_bar(mine, "Registered points", "pair"):
             start, length = int(first[fixed]), int(lengths[fixed])
             levels = _knots(0.0, length - 1.0, float(spacing[fixed, 2]), cell)
             knots = torch.stack(torch.meshgrid(levels, rows, columns, indexing="ij"), dim=-1).roll(-1, dims=-1)

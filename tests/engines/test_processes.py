@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,20 @@ from monai.networks.nets import BasicUNet
 from processes import in_processes
 
 from custom.data.augment import SpatialAugment
-from custom.engines import ContrastiveTrainer, SegmentationTrainer, process_count, process_rank, start_processes
+from custom.engines import (
+    ContrastiveTrainer,
+    SegmentationTrainer,
+    average_gradients,
+    hold_others,
+    process_count,
+    process_rank,
+    release_others,
+    start_processes,
+)
 from custom.errors import SettingError
 from custom.losses import CoralLoss
 from custom.networks import GlobalBatchNorm2d, SliceEmbedder, UNetEncoder, distribute, unwrapped
-from custom.samplers import SpreadBatchSampler
+from custom.samplers import MemoryBank, SpreadBatchSampler
 
 SETTINGS = {"spatial_dims": 2, "in_channels": 1, "features": (4, 8, 8, 8, 16, 4), "norm": "batch"}
 
@@ -87,6 +97,34 @@ def test_two_processes_give_the_loss_and_the_weights_of_one(kind, tmp_path):
     torch.testing.assert_close(two["losses"], one["losses"], atol=1e-7, rtol=1e-7)
     for name, tensor in one["weights"].items():
         torch.testing.assert_close(two["weights"][name], tensor, atol=1e-7, rtol=1e-5)
+
+
+def together(rank: int, folder: Path) -> None:
+    hold_others()
+    if rank == 0:
+        time.sleep(1.0)
+        (folder / "made.txt").write_text("by the first")
+    seen = (folder / "made.txt").is_file()  # by the others only if they have waited
+    release_others()
+    used, unused = (torch.nn.Parameter(torch.ones(2, 3)) for _ in range(2))
+    used.grad = torch.full((2, 3), float(rank))
+    average_gradients([used, unused])
+    bank = MemoryBank(5, 2, (1, 1))
+    for epoch in (1.0, 2.0):  # what was there is replaced, and what nobody writes is gone
+        bank.clear()
+        slots = torch.arange(rank, 4, 2)
+        bank.write(slots, epoch * slots.view(-1, 1, 1, 1).expand(-1, 2, 1, 1).float())
+        bank.gather()
+    torch.save([seen, used.grad, unused.grad, bank.features, bank.filled], folder / f"{rank}.pt")
+
+
+def test_what_processes_do_together(tmp_path):
+    in_processes(work=together, folder=tmp_path)
+    for rank in (0, 1):
+        seen, gradient, none, features, filled = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert seen and none is None and torch.equal(gradient, torch.full((2, 3), 0.5))
+        assert features[:, 0, 0, 1].tolist() == [0.0, 2.0, 4.0, 6.0, 0.0]
+        assert filled.tolist() == [True] * 4 + [False]
 
 
 def test_global_norm_is_batch_norm_in_one_process():

@@ -1,0 +1,25 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""One progress bar, however many processes work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.distributed as dist
+from tqdm import tqdm
+
+__all__ = ["progress_bar"]
+
+
+def progress_bar(items: Sequence[Any], description: str, unit: str) -> tqdm:
+    """Go through items with a bar, which the first process shows where there is a terminal.
+
+    Args:
+        items: what the work is done on.
+        description: text before the bar.
+        unit: of the items.
+    """
+    others = dist.is_initialized() and dist.get_rank() > 0
+    return tqdm(items, desc=description, unit=unit, disable=True if others else None)
