@@ -107,8 +107,9 @@ class CrossTeachingTrainer(SliceTrainer):
 
         Args:
             engine: this trainer.
-            batchdata: "image" (n, 1, H, W); "label" (n, K, H, W) integers, K times the same for labelled slices, those
-                of K registered volumes for the others, UNKNOWN where there is none; "slice" (n,), their numbers.
+            batchdata: this process's part: "image" (n, 1, H, W); "label" (n, K, H, W) integers, K times the same for
+                labelled slices, those of K registered volumes for the others, UNKNOWN where there is none; "slice"
+                (n,), their numbers.
 
         Returns:
             "loss" and each term that was computed, by name, without its weight.
@@ -165,10 +166,9 @@ class CrossTeachingTrainer(SliceTrainer):
         world = process_count()
         if world == 1:
             return values
-        parts = (
-            gather_embeddings(values).unflatten(0, (world, -1)).tensor_split([self.labelled_per_batch // world], dim=1)
-        )
-        return torch.cat([part.flatten(0, 1) for part in parts])
+        known = self.labelled_per_batch // world
+        parts = gather_embeddings(values).unflatten(0, (world, -1))  # (processes, n, ...)
+        return torch.cat([parts[:, :known].flatten(0, 1), parts[:, known:].flatten(0, 1)])
 
     def share(self, values: Tensor) -> Tensor:
         """This process's (n, ...) of a global batch (N, ...)."""
