@@ -35,9 +35,10 @@ WORKFLOWS = {
 CCTR_OVERLAYS = {
     **{
         f"variants/{v}.json": "training"
-        for v in ("supervised", "cross_teaching", "contrast", "no_reps", "no_rsl", "report_positives")
+        for v in ("supervised", "cross_teaching", "contrast", "no_reps", "no_rsl", "report_positives", "paper_train")
     },
     "variants/both_networks.json": "inference",
+    "variants/paper_inference.json": "inference",
 }
 OVERLAYS = {
     "coral_acdc": {
