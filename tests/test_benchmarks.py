@@ -100,7 +100,7 @@ def test_the_full_protocol_runs_in_pieces_from_one_packed_file(phantom, tmp_path
     with tarfile.open(packed) as archive:
         names = archive.getnames()
     assert not any(name.endswith(".transform") for name in names)
-    assert sum(name.endswith("_gt.nii.gz") for name in names) == 2 * (2 + 2)  # labelled and validation patients alone
+    assert sum(name.endswith("_gt.nii.gz") for name in names) == 2 * (2 + 1)  # labelled and validation patients alone
     rows = ["--packed", str(packed), "--output_dir", str(tmp_path / "there"), "--methods", "CCT-R", "supervised"]
     assert len(table_rows("full_protocol.py", *rows, "--minutes", "0.01")) == 1  # stopped: a header only
     found = table_rows("full_protocol.py", *rows, "--pieces", "2")

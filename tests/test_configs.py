@@ -146,6 +146,22 @@ def test_inference_repeats_the_network_and_the_preprocessing_of_training(bundle)
     assert inference["preprocessing"]["transforms"] == [t if "@" in t else {**t, "keys": "image"} for t in steps]
 
 
+@pytest.mark.parametrize("bundle", WORKFLOWS)
+def test_a_network_is_asked_about_what_training_shows_it(bundle):
+    """The same part of a slice in the same pixels: beyond it a network that never saw that finds organs anywhere."""
+    train = merged(bundle, ["train.json"])
+    shown, asked = (train[part]["preprocessing"]["transforms"] for part in ("train", "validate"))
+    assert [of_image(t) for t in asked if of_image(t)] == [of_image(t) for t in shown if of_image(t)]
+
+
+def of_image(step: str | dict) -> str | dict | None:
+    """What a step of the preprocessing does to the image."""
+    if isinstance(step, str) or "image" not in (keys := step.get("keys", [])):
+        return step if isinstance(step, str) else None
+    mode = {"mode": step["mode"][0] if isinstance(keys, list) else step["mode"]} if "mode" in step else {}
+    return {**{k: v for k, v in step.items() if k != "allow_missing_keys"}, "keys": "image", **mode}
+
+
 @pytest.mark.parametrize("bundle", ["cctr_synapse", "cctr_acdc"])
 def test_inference_with_both_networks_repeats_the_partner(bundle):
     train, both = (
