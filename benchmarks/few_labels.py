@@ -104,6 +104,7 @@ def bundle(
     ckpt_dir: Path,
     output_dir: Path,
     configs: Path = CONFIGS,
+    timeout: float | None = None,
     **settings,
 ) -> None:
     """Run a workflow of a bundle in a process of its own; its command and what it prints go to a log."""
@@ -117,7 +118,7 @@ def bundle(
     with (output_dir / f"{run_id}.log").open("a", encoding="utf-8") as log:
         log.write(shlex.join(["python", *command[1:]]) + "\n")
         log.flush()
-        subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True)
+        subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True, timeout=timeout)
     print(f"{time.monotonic() - began:.0f} s", flush=True)
 
 

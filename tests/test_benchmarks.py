@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 
 import pytest
 from commands import ROOT
@@ -86,3 +87,22 @@ def test_the_iteration_of_cctr_is_measured_with_and_without_its_parts():
         "with contrast of 19 x 19 blocks",
     ]
     assert all(number(row[1]) > 0 for row in rows[1:])
+
+
+@pytest.mark.slow
+def test_the_full_protocol_runs_in_pieces_from_one_packed_file(phantom, tmp_path):
+    output = ["--output_dir", str(tmp_path / "made")]
+    options = ["--max_epochs", "1", "--iterations_per_epoch", "2", "--batch_size", "2", "--labelled_per_batch", "1"]
+    options += ["--slice_size", "[64,64]", "--spacing", "4", "--labelled_contrast", "0", "--anchors", "20"]
+    data = ["--dataset_dir", str(phantom), "--split_dir", str(phantom / "splits"), "--labeled_cases", "2"]
+    assert table_rows("full_protocol.py", *output, *data, *options) == []
+    packed = tmp_path / "made" / "packed.tar.xz"
+    with tarfile.open(packed) as archive:
+        names = archive.getnames()
+    assert not any(name.endswith(".transform") for name in names)
+    assert sum(name.endswith("_gt.nii.gz") for name in names) == 2 * (2 + 1)  # labelled and validation patients alone
+    rows = ["--packed", str(packed), "--output_dir", str(tmp_path / "there"), "--methods", "CCT-R", "supervised"]
+    assert len(table_rows("full_protocol.py", *rows, "--minutes", "0.01")) == 1  # stopped: a header only
+    found = table_rows("full_protocol.py", *rows, "--pieces", "2")
+    assert found[1][:3] == ["CCT-R", "2", "1"] and 0 <= number(found[1][3]) <= 1
+    assert found[2][:3] == ["supervised", "2", "1"]

@@ -36,9 +36,10 @@ CCTR_OVERLAYS = {
     "multi_gpu_train.json": "training",
     **{
         f"variants/{v}.json": "training"
-        for v in ("supervised", "cross_teaching", "contrast", "no_reps", "no_rsl", "report_positives")
+        for v in ("supervised", "cross_teaching", "contrast", "no_reps", "no_rsl", "report_positives", "paper_train")
     },
     "variants/both_networks.json": "inference",
+    "variants/paper_inference.json": "inference",
 }
 OVERLAYS = {
     "coral_acdc": {
@@ -144,6 +145,22 @@ def test_inference_repeats_the_network_and_the_preprocessing_of_training(bundle)
     assert inference["inferer"] == train["validate"]["inferer"]
     steps = [t for t in train["validate"]["preprocessing"]["transforms"] if "@" in t or t.get("keys") != "label"]
     assert inference["preprocessing"]["transforms"] == [t if "@" in t else {**t, "keys": "image"} for t in steps]
+
+
+@pytest.mark.parametrize("bundle", WORKFLOWS)
+def test_a_network_is_asked_about_what_training_shows_it(bundle):
+    """The same part of a slice in the same pixels: beyond it a network that never saw that finds organs anywhere."""
+    train = merged(bundle, ["train.json"])
+    shown, asked = (train[part]["preprocessing"]["transforms"] for part in ("train", "validate"))
+    assert [of_image(t) for t in asked if of_image(t)] == [of_image(t) for t in shown if of_image(t)]
+
+
+def of_image(step: str | dict) -> str | dict | None:
+    """What a step of the preprocessing does to the image."""
+    if isinstance(step, str) or "image" not in (keys := step.get("keys", [])):
+        return step if isinstance(step, str) else None
+    mode = {"mode": step["mode"][0] if isinstance(keys, list) else step["mode"]} if "mode" in step else {}
+    return {**{k: v for k, v in step.items() if k != "allow_missing_keys"}, "keys": "image", **mode}
 
 
 @pytest.mark.parametrize("bundle", ["cctr_synapse", "cctr_acdc"])

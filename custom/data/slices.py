@@ -55,7 +55,7 @@ class CentreSlicesd(ResizeWithPadOrCropd):
     def __call__(self, data: Mapping[Hashable, Tensor], lazy: bool | None = None) -> dict[Hashable, Tensor]:
         cut = super().__call__(data, lazy)
         if "label" in self.keys and "label" in data:
-            before, after = (int((d["label"] > 0).sum()) for d in (data, cut))
+            before, after = (int(((d["label"] > 0) & (d["label"] != UNKNOWN)).sum()) for d in (data, cut))
             lost = 1 - after / max(before, 1)
             message = (
                 f"slice_size: {case_id(data)} has {lost:.0%} of its foreground outside the central "

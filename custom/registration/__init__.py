@@ -17,6 +17,7 @@ from custom.registration.plan import (
     template_pairs,
     write_plan,
 )
+from custom.registration.points import registered_points
 from custom.registration.quality import folded_fraction, inverse_error
 from custom.registration.record import Limits
 from custom.registration.runner import PairRunner, write_table
@@ -58,6 +59,7 @@ __all__ = [
     "read_volume",
     "register",
     "registered_labels",
+    "registered_points",
     "save_transform",
     "similarity",
     "template_pairs",

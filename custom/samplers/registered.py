@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -24,9 +24,6 @@ from custom.bars import progress_bar
 from custom.data.slices import SliceGeometry
 from custom.errors import SettingError
 from custom.samplers.memory_bank import MemoryBank, bilinear
-
-if TYPE_CHECKING:
-    from custom.registration import Registrations
 
 __all__ = [
     "Correspondence",
@@ -70,6 +67,7 @@ class RegisteredPoints:
         cell: distance of the knots in mm, about.
         slice_distance: a registered point is valid up to this distance from the nearest slice, in mm.
         device: of the table and of all lookups.
+        table: ``table`` of points that were made of the same before; "between" is then not asked.
 
     Raises:
         SettingError: a case is there twice or unknown, cell or slice_distance is not positive, there are no partners.
@@ -83,6 +81,7 @@ class RegisteredPoints:
         cell: float = 12.0,
         slice_distance: float = 2.5,
         device: torch.device | str = "cpu",
+        table: Tensor | None = None,
     ) -> None:
         for key, value in (("cell", cell), ("slice_distance", slice_distance)):
             if not value > 0:
@@ -94,40 +93,19 @@ class RegisteredPoints:
                 "partners: no training volume has a usable registration to another one; run 'registration' on all "
                 "training volumes, and look at its pairs.csv."
             )
-        lengths = geometry.volumes.bincount(minlength=len(geometry.cases))
-        first = lengths.cumsum(0) - lengths
-        sizes = torch.tensor([[*geometry.size, length] for length in lengths.tolist()])  # (V, 3)
-        spacing = geometry.affines[:, :3, :3].norm(dim=1)  # (V, 3), mm along rows, columns and slices
-        plane = spacing[:, :2].amax(dim=0).tolist()
-        rows, columns = (_knots(-0.5, n - 0.5, mm, cell) for n, mm in zip(geometry.size, plane, strict=True))
-        table = torch.zeros(len(geometry.volumes), len(rows), len(columns), count, 3, dtype=torch.int16)
-        pairs = [(fixed, place, moving) for fixed, names in enumerate(chosen) for place, moving in enumerate(names)]
-        several = dist.is_initialized()
-        mine = pairs[dist.get_rank() :: dist.get_world_size()] if several else pairs
-        for fixed, place, moving in progress_bar(mine, "Registered points", "pair"):
-            start, length = int(first[fixed]), int(lengths[fixed])
-            levels = _knots(0.0, length - 1.0, float(spacing[fixed, 2]), cell)
-            knots = torch.stack(torch.meshgrid(levels, rows, columns, indexing="ij"), dim=-1).roll(-1, dims=-1)
-            transform = between(geometry.cases[fixed], geometry.cases[moving])
-            points = transform(_moved(knots, geometry.affines[fixed]))  # (l, h, w, 3), of all slices at once
-            voxels = _moved(points, torch.linalg.inv(geometry.affines[moving]))
-            mm = (voxels - (sizes[moving] - 1) / 2) * spacing[moving]  # along the partner's axes, from its middle
-            table[start : start + length, :, :, place] = _in_units(_between_knots(mm, length))
+        if table is None:
+            table = _table(geometry, chosen, between, cell, device)
 
-        table = table.to(device)
-        if several:
-            table = table.int()  # NCCL and Gloo sum no 16 bits
-            dist.all_reduce(table)
-            table = table.short()
+        first, sizes, spacing = _layout(geometry)
         self.slice_distance = slice_distance
-        self.table = table  # (N, h, w, K, 3)
+        self.table = table.to(device)  # (N, h, w, K, 3)
         self.volumes = geometry.volumes.to(device)
         self.partners = torch.tensor([row + [-1] * (count - len(row)) for row in chosen], device=device)  # (V, K)
         self.first = first.to(device)  # (V,), slot of each volume's first slice
         self.sizes, self.spacing = sizes.to(device), spacing.float().to(device)
         print(
-            f"Registered points: {len(table)} slices of {len(rows)} x {len(columns)} knots, up to {count} partners, "
-            f"{self.megabytes:.0f} MB.",
+            f"Registered points: {len(table)} slices of {table.shape[1]} x {table.shape[2]} knots, up to {count} "
+            f"partners, {self.megabytes:.0f} MB.",
             flush=True,
         )
 
@@ -156,29 +134,6 @@ class RegisteredPoints:
         near = (level - nearest).abs() * spacing[..., 2] <= self.slice_distance
         valid = (partner >= 0) & near & _inside(unit) & _inside(points).unsqueeze(1)
         return Correspondence(self.first[partner] + nearest.long(), unit.flip(-1), valid)
-
-    @classmethod
-    def of_registrations(
-        cls,
-        registrations: Registrations | None,
-        geometry: SliceGeometry,
-        count: int = 5,
-        seed: int = 0,
-        **settings: Any,
-    ) -> RegisteredPoints | None:
-        """Take partners and maps from a finished run of registration; None gives None, for a training without.
-
-        Args:
-            registrations: of :class:`custom.registration.Registrations`.
-            geometry: see the class.
-            count: partners of each volume, at most.
-            seed: of the choice of partners.
-            settings: of the class.
-        """
-        if registrations is None:
-            return None
-        partners = registrations.partners(geometry.cases, count, seed)
-        return cls(geometry, partners, registrations.between, **settings)
 
 
 class RegisteredPositives:
@@ -294,6 +249,47 @@ def _numbers(cases: Sequence[str], partners: Mapping[str, Sequence[str]]) -> lis
     if unknown := sorted({*partners, *(name for names in partners.values() for name in names)} - set(number)):
         raise SettingError(f"partners: {unknown} are no training cases; name cases of the training data only.")
     return [[number[name] for name in partners.get(case, ())] for case in cases]
+
+
+def _layout(geometry: SliceGeometry) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each volume: its first slice, (V,); voxels and mm a voxel along rows, columns and slices, (V, 3) each."""
+    lengths = geometry.volumes.bincount(minlength=len(geometry.cases))
+    sizes = torch.tensor([[*geometry.size, length] for length in lengths.tolist()])
+    return lengths.cumsum(0) - lengths, sizes, geometry.affines[:, :3, :3].norm(dim=1)
+
+
+def _table(
+    geometry: SliceGeometry,
+    chosen: Sequence[Sequence[int]],
+    between: Callable[[str, str], Callable[[Tensor], Tensor]],
+    cell: float,
+    device: torch.device | str,
+) -> Tensor:
+    """(N, h, w, K, 3) int16: the points of each slice's knots in its volume's partners, see `_in_units`.
+
+    Each process does its share of the pairs; ``device`` is where their sum is made.
+    """
+    first, sizes, spacing = _layout(geometry)
+    plane = spacing[:, :2].amax(dim=0).tolist()
+    rows, columns = (_knots(-0.5, n - 0.5, mm, cell) for n, mm in zip(geometry.size, plane, strict=True))
+    count = max(map(len, chosen))
+    table = torch.zeros(len(geometry.volumes), len(rows), len(columns), count, 3, dtype=torch.int16)
+    pairs = [(fixed, place, moving) for fixed, numbers in enumerate(chosen) for place, moving in enumerate(numbers)]
+    several = dist.is_initialized()
+    mine = pairs[dist.get_rank() :: dist.get_world_size()] if several else pairs
+    for fixed, place, moving in progress_bar(mine, "Registered points", "pair"):
+        start, length = int(first[fixed]), int(sizes[fixed, 2])
+        levels = _knots(0.0, length - 1.0, float(spacing[fixed, 2]), cell)
+        knots = torch.stack(torch.meshgrid(levels, rows, columns, indexing="ij"), dim=-1).roll(-1, dims=-1)
+        transform = between(geometry.cases[fixed], geometry.cases[moving])
+        points = transform(_moved(knots, geometry.affines[fixed]))  # (l, h, w, 3), of all slices at once
+        voxels = _moved(points, torch.linalg.inv(geometry.affines[moving]))
+        mm = (voxels - (sizes[moving] - 1) / 2) * spacing[moving]  # along the partner's axes, from its middle
+        table[start : start + length, :, :, place] = _in_units(_between_knots(mm, length))
+    if several:
+        table = table.to(device).int()  # NCCL and Gloo sum no 16 bits
+        dist.all_reduce(table)
+    return table.short()
 
 
 def _knots(start: float, end: float, spacing: float, cell: float) -> Tensor:

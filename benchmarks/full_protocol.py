@@ -1,0 +1,199 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""CCT-R on ACDC at the paper's length on one GPU, in pieces of a few minutes that resume.
+
+First where the data and ITK are, one file with all that training needs: 8-bit images, labels, registered labels and
+points. Then where the GPU is, with that file alone, as often as it takes:
+
+    python benchmarks/full_protocol.py --dataset_dir <official ACDC training folder>
+    python benchmarks/full_protocol.py --pieces 3 --minutes 9
+
+A piece goes on after the last whole epoch of the one before; what must be kept between them is the output folder.
+Options that this script does not know are the bundle's (``--max_epochs 2``); they belong to the first command, and are
+kept in the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from cctr import ATLAS, CONFIGS, METHODS, place, table
+from few_labels import bundle
+
+from custom.data import load_sections
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 64  # MiB of the file
+FILES = ["train.json", "variants/paper_train.json"]
+ROWS = [method for method in METHODS if method not in (ATLAS, "CCT-R from CORAL")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/full_protocol"))
+    parser.add_argument("--packed", type=Path, help="the file; default: packed.tar.xz in the output folder")
+    packing = parser.add_argument_group("packing")
+    packing.add_argument("--dataset_dir", help="packs this one")
+    packing.add_argument("--split_dir", default=str(ROOT / "splits" / "acdc"))
+    packing.add_argument("--labeled_cases", type=int, default=3)
+    packing.add_argument("--seed", type=int, default=0)
+    training = parser.add_argument_group("training")
+    training.add_argument("--methods", nargs="+", default=["CCT-R", "CTS", "supervised"], choices=ROWS)
+    training.add_argument("--pieces", type=int, default=1, help="how many now")
+    training.add_argument("--minutes", type=float, default=9.0, help="of a piece, at most")
+    arguments, options = parser.parse_known_args()
+    packed = arguments.packed or arguments.output_dir / "packed.tar.xz"
+    if arguments.dataset_dir:
+        pack(packed, arguments, options)
+    elif options:
+        parser.error(f"{' '.join(options)}: options of the bundle belong to the command with --dataset_dir.")
+    elif not packed.is_file():
+        parser.error(f"{packed} is missing; --dataset_dir makes it.")
+    else:
+        train(packed, arguments)
+
+
+def pack(packed: Path, arguments: argparse.Namespace, options: list[str]) -> None:
+    """Register the volumes, and write what training needs to one file.
+
+    Args:
+        packed: the file.
+        arguments: of the command line.
+        options: those of the bundle, "--name", "value", ...
+    """
+    common = {"labeled_cases": arguments.labeled_cases, "seed": arguments.seed}
+    common |= {name.removeprefix("--"): value for name, value in zip(options[::2], options[1::2], strict=True)}
+    registered = (arguments.output_dir / "registration").resolve()
+    settings = {"labeled_cases": arguments.labeled_cases, "split_dir": arguments.split_dir}
+    settings |= {"registration_dir": registered, "figure_count": 0}
+    bundle("registration", ["registration.json"], arguments.dataset_dir, registered, registered, CONFIGS, **settings)
+    with tempfile.TemporaryDirectory(dir=arguments.output_dir) as temporary:
+        folder = Path(temporary)
+        (folder / "settings.json").write_text(json.dumps(common))
+        write_data(folder / "data", arguments)
+        (folder / "registration").mkdir()
+        for name in ("pairs.csv", "limits.json"):
+            shutil.copy(registered / name, folder / "registration")
+        (folder / "registration" / "transforms").symlink_to(registered / "transforms")  # not for the archive
+        run_config("packing", folder, registered, common, packing="$@train#points")  # writes labels and points
+        with tarfile.open(packed, "w:xz") as archive:
+            archive.add(folder, ".", filter=lambda member: None if member.issym() else member)
+    size = packed.stat().st_size / 2**20
+    print(f"{packed}: {size:.1f} MiB.")
+    if size > LIMIT:
+        raise SystemExit(f"{packed} has more than {LIMIT} MiB.")
+
+
+def write_data(folder: Path, arguments: argparse.Namespace) -> None:
+    """The training and validation cases in 8 bits, in ACDC's layout, without the labels of the unlabelled ones."""
+    sections = load_sections(arguments.dataset_dir, arguments.split_dir, arguments.labeled_cases)
+    for case in (case for name in ("training", "unlabeled", "validation") for case in sections[name]):
+        patient = folder / case["patient"]
+        patient.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(case["image"]).with_name("Info.cfg"), patient)
+        write_volume(patient, case["image"], percentiles=(1, 99))
+        if "label" in case:
+            write_volume(patient, case["label"])
+    (folder / "splits").mkdir()
+    for file in Path(arguments.split_dir).glob("*.txt"):
+        if file.name != "test.txt":
+            shutil.copy(file, folder / "splits")
+
+
+def write_volume(folder: Path, source: str, percentiles: tuple[float, float] | None = None) -> None:
+    """A volume in 8 bits, spread between these percentiles, which are the bundle's.
+
+    The .gz is not compressed: the archive as a whole is, and better so.
+    """
+    volume = nib.load(source)
+    values = np.asarray(volume.dataobj)
+    if percentiles:
+        low, high = np.percentile(values, percentiles)
+        values = ((values.clip(low, high) - low) * (255 / (high - low))).round()
+    small = nib.Nifti1Image(values.astype(np.uint8), volume.affine, volume.header, dtype=np.uint8)
+    (folder / Path(source).name).write_bytes(gzip.compress(small.to_bytes(), compresslevel=0, mtime=0))
+
+
+def train(packed: Path, arguments: argparse.Namespace) -> None:
+    """Run so many pieces, or until all rows are done, and print the table of those that are.
+
+    Args:
+        packed: the file.
+        arguments: of the command line.
+    """
+    folder = (arguments.output_dir / "unpacked").resolve()
+    if not (folder / "settings.json").is_file():  # which comes last
+        with tarfile.open(packed) as archive:
+            members = sorted(archive.getmembers(), key=lambda member: member.name.endswith("settings.json"))
+            archive.extractall(folder, members, filter="data")
+    common = json.loads((folder / "settings.json").read_text())
+    for number in range(1, arguments.pieces + 1):
+        end = time.monotonic() + 60 * arguments.minutes
+        try:
+            for method in arguments.methods:
+                row(method, arguments.output_dir, folder, common, end)
+        except subprocess.TimeoutExpired:
+            print(f"\nPiece {number} of {arguments.pieces}: stopped after {arguments.minutes} minutes.", flush=True)
+        else:
+            print("All rows are done.", flush=True)
+            break
+    labeled_cases, seeds = [common["labeled_cases"]], [common["seed"]]
+    table(argparse.Namespace(labeled_cases=labeled_cases, seeds=seeds, methods=arguments.methods), arguments.output_dir)
+
+
+def row(method: str, output: Path, folder: Path, common: dict[str, Any], end: float) -> None:
+    """Train and score one method, or go on with it.
+
+    Args:
+        method: one of ``ROWS``.
+        output: folder of all rows.
+        folder: the unpacked one.
+        common: settings of all rows.
+        end: time by ``time.monotonic``.
+
+    Raises:
+        subprocess.TimeoutExpired: the time is over.
+    """
+    target = place(output, method, common["labeled_cases"], common["seed"])
+    if (target / "summary.csv").is_file():
+        return
+    variant = [f"variants/{METHODS[method]}.json"] if METHODS[method] else []
+    if METHODS[method] == "supervised":  # its batches are the labelled part of the others'
+        common = {name: value for name, value in common.items() if name != "batch_size"}
+
+    def run(run_id: str, files: list[str], **settings: Any) -> None:
+        run_config(run_id, folder, target, common, files, timeout=max(end - time.monotonic(), 0.0), **settings)
+
+    run("training", variant, **{"validate#dataset#data": "[]", "resume": True})
+    run("evaluating", ["evaluate.json"], section="validation")
+
+
+def run_config(run_id: str, folder: Path, target: Path, common: dict, files: Sequence[str] = (), **settings) -> None:
+    """Run a workflow on an unpacked folder, in which neither transforms nor ITK are needed."""
+    data = {
+        "registration_dir": folder / "registration",
+        "registrations": "$custom.registration.Registrations(@registration_dir) "
+        "if custom.flag(@use_registration, 'use_registration') else None",
+    }
+    bundle(run_id, [*FILES, *files], str(folder / "data"), target, target, CONFIGS, **data, **common, **settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Registered points for positives from other volumes (REPS), kept in a file from one training to the next."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from custom.data.slices import SliceGeometry
+from custom.files import save_atomically
+from custom.registration.library import Registrations
+from custom.samplers.registered import RegisteredPoints
+
+__all__ = ["registered_points"]
+
+FORMAT = 1  # raise it when RegisteredPoints makes another table of the same
+
+
+def registered_points(
+    registrations: Registrations | None,
+    geometry: SliceGeometry,
+    folder: str | Path,
+    count: int = 5,
+    seed: int = 0,
+    cell: float = 12.0,
+    slice_distance: float = 2.5,
+    device: torch.device | str = "cpu",
+) -> RegisteredPoints | None:
+    """Where the points of each training slice lie in other volumes, by the maps of a finished run of registration.
+
+    Args:
+        registrations: of the run; None gives None, for a training without.
+        geometry: of the training slices.
+        folder: for the table, in a file named after what it is made of, and made once.
+        count: volumes that each one looks for positives in, at most.
+        seed: of their choice.
+        cell, slice_distance, device: see :class:`custom.samplers.RegisteredPoints`.
+    """
+    if registrations is None:
+        return None
+    partners = registrations.partners(geometry.cases, count, seed)
+    file = Path(folder) / f"points.{_digest(registrations, geometry, partners, cell)}.pt"
+    table = torch.load(file, weights_only=True) if file.is_file() else None
+    points = RegisteredPoints(geometry, partners, registrations.between, cell, slice_distance, device, table)
+    if table is None and not (dist.is_initialized() and dist.get_rank()):  # by now each process has seen it missing
+        save_atomically(points.table.cpu(), file)
+    return points
+
+
+def _digest(registrations: Registrations, geometry: SliceGeometry, partners: dict[str, list[str]], cell: float) -> str:
+    """Of all that a table of points depends on."""
+    maps = {fixed: {name: registrations.transforms(fixed, name) for name in names} for fixed, names in partners.items()}
+    state = [FORMAT, cell, geometry.size, geometry.cases, geometry.volumes.tolist(), geometry.affines.tolist(), maps]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]
