@@ -1,11 +1,13 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What each part of CCT-R is worth with few labels on ACDC: every method, number of labelled patients and seed.
+"""What each part of CCT-R is worth with few labels: every method, number of labelled patients and seed.
 
 Every run is a command of the bundle with overrides, written to the log. The rows are done one by one and kept: a
 second call goes on where the first stopped. Registrations are shared by all rows.
 
     python benchmarks/cctr.py --dataset_dir <official ACDC training folder>
+    python benchmarks/cctr.py --bundle cctr_synapse --dataset_dir <Synapse/BTCV training folder> \\
+        --split_dir splits/synapse_held_out --spacing 4 --labeled_cases 2 --seeds 0 --output_dir runs/cctr_synapse
 
 Scores are those of the last epoch's CNN on the validation patients in native space; "atlas-only" is registration's. The
 settings are the same for all methods.
@@ -22,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from few_labels import bundle, check_same_settings, resolution, scores, slug
 
-CONFIGS = Path("bundles/cctr_acdc/configs")
 ATLAS = "atlas-only"
 METHODS = {
     "supervised": "supervised",
@@ -34,12 +35,14 @@ METHODS = {
     "CCT-R": "",
     "CCT-R from CORAL": "",
 }
-SETTINGS = ("iterations", "iterations_per_epoch", "batch_size", "spacing", "slice_size")
+SETTINGS = ("bundle", "iterations", "iterations_per_epoch", "batch_size", "spacing", "slice_size")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", default="cctr_acdc", choices=("cctr_acdc", "cctr_synapse"))
     parser.add_argument("--dataset_dir", required=True)
+    parser.add_argument("--split_dir", help="default: the bundle's, or the data set's own")
     parser.add_argument("--output_dir", default="runs/cctr")
     parser.add_argument("--labeled_cases", type=int, nargs="+", default=[3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -93,7 +96,10 @@ def row(method: str, cases: int, seed: int, arguments: argparse.Namespace, outpu
 
 
 def run(run_id: str, files: list[str], arguments: argparse.Namespace, folder: Path, **settings) -> None:
-    bundle(run_id, files, arguments.dataset_dir, folder, folder, CONFIGS, **settings)
+    if arguments.split_dir:
+        settings["split_dir"] = arguments.split_dir
+    configs = Path("bundles") / arguments.bundle / "configs"
+    bundle(run_id, files, arguments.dataset_dir, folder, folder, configs, **settings)
 
 
 def place(output: Path, method: str, cases: int, seed: int) -> Path:
@@ -102,22 +108,25 @@ def place(output: Path, method: str, cases: int, seed: int) -> Path:
 
 
 def table(arguments: argparse.Namespace, output: Path) -> None:
-    """Print the table of what is there so far."""
-    print("| method | labelled | seeds | RV | MYO | LV | mean Dice (sd over seeds) | HD95, mm |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    """Print the table of what is there so far, with a column a class where there are few."""
+    lines = {}
     for cases in arguments.labeled_cases:
         for method in arguments.methods:
             folders = dict.fromkeys(place(output, method, cases, seed) for seed in arguments.seeds)
-            folders = [folder for folder in folders if (folder / "summary.csv").is_file()]
-            if not folders:
-                continue
-            rows = [scores(folder) for folder in folders]
-            cells = " | ".join(f"{statistics.mean(row[c] for row in rows):.3f}" for c in ("RV", "MYO", "LV"))
-            overall = [row["mean"] for row in rows]
-            spread = f"{statistics.stdev(overall):.3f}" if len(rows) > 1 else "-"
-            distance = statistics.mean(scores(folder, "hd95_mm_mean")["mean"] for folder in folders)
-            mean = f"{statistics.mean(overall):.3f} ({spread})"
-            print(f"| {method} | {cases} | {len(rows)} | {cells} | {mean} | {distance:.0f} |", flush=True)
+            if folders := [folder for folder in folders if (folder / "summary.csv").is_file()]:
+                lines[method, cases] = folders
+    found = [scores(folders[0]) for folders in lines.values()]
+    classes = [name for name in (found[0] if found and len(found[0]) < 6 else ()) if name != "mean"]
+    print("| " + " | ".join(["method", "labelled", "seeds", *classes, "mean Dice (sd over seeds)", "HD95, mm |"]))
+    print("| --- |" + " ---: |" * (4 + len(classes)))
+    for (method, cases), folders in lines.items():
+        rows = [scores(folder) for folder in folders]
+        overall = [row["mean"] for row in rows]
+        spread = f"{statistics.stdev(overall):.3f}" if len(rows) > 1 else "-"
+        cells = [f"{statistics.mean(row[name] for row in rows):.3f}" for name in classes]
+        distance = statistics.mean(scores(folder, "hd95_mm_mean")["mean"] for folder in folders)
+        cells += [f"{statistics.mean(overall):.3f} ({spread})", f"{distance:.0f}"]
+        print("| " + " | ".join([method, str(cases), str(len(rows)), *cells]) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -34,12 +34,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from cctr import ATLAS, CONFIGS, METHODS, place, table
+from cctr import ATLAS, METHODS, place, table
 from few_labels import bundle
 
 from custom.data import load_sections
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = Path("bundles/cctr_acdc/configs")
 LIMIT = 64  # MiB of the file
 FILES = ["train.json", "variants/paper_train.json"]
 ROWS = [method for method in METHODS if method not in (ATLAS, "CCT-R from CORAL")]
