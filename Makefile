@@ -10,13 +10,16 @@ ENV := $(if $(ACTIVE),$(ACTIVE),$(CURDIR)/.venv)
 RUN := $(ENV)/bin/python
 READY := $(ENV)/.few-label-bundles-$(shell (cat requirements.txt pyproject.toml; pwd) | cksum | cut -d' ' -f1)
 
-.PHONY: demo demo-cctr test test-slow lint bench clean
+.PHONY: demo demo-cctr package test test-slow lint bench clean
 
 demo: $(READY)
 	$(RUN) -m custom.demo coral
 
 demo-cctr: $(READY)
 	$(RUN) -m custom.demo cctr
+
+package: $(READY)
+	$(RUN) -m custom.archive dist
 
 test: $(READY)
 	$(RUN) -m ruff check .
@@ -43,4 +46,4 @@ $(READY):
 	@touch $@
 
 clean:
-	rm -rf runs bundles/*/models bundles/*/eval bundles/*/data
+	rm -rf dist runs bundles/*/models bundles/*/eval bundles/*/data

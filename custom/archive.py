@@ -1,0 +1,73 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bundles to take away: ``make package`` writes one zip a bundle that needs no checkout of this project."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["write_archive"]
+
+ROOT = Path(__file__).resolve().parents[1]
+# what there is, below a bundle's folder; "custom" and "splits" are links there
+PARTS = (
+    "configs/**/*.json",
+    "configs/logging.conf",
+    "docs/**/*.md",
+    "LICENSE",
+    "models/*.pt",
+    "custom/**/*.py",
+    "splits/**/*.txt",
+)
+MADE = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can name
+
+
+def write_archive(bundle: str | Path, folder: str | Path) -> Path:
+    """Write a bundle with its code, weights and lists to one zip, with a checksum of each file in ``SHA256SUMS``.
+
+    The same files make the same zip, byte for byte, on every machine: neither times nor owners are in it, and nothing
+    is compressed. What only resuming a training needs is left out.
+
+    Args:
+        bundle: its folder.
+        folder: for the zip, which is named after the bundle and its version.
+
+    Returns:
+        Path of the zip.
+    """
+    bundle = Path(bundle)
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    files = {"requirements.txt": ROOT / "requirements.txt"}
+    for pattern in PARTS:
+        base, _, rest = pattern.partition("/")
+        found = (bundle / base).resolve().glob(rest) if rest else [bundle / base]  # a glob does not follow a link
+        files |= {f"{base}/{f.relative_to((bundle / base).resolve())}" if rest else base: f for f in found}
+    content = {name: file.read_bytes() for name, file in files.items() if not name.endswith("_resume.pt")}
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(content.items()))
+    content["SHA256SUMS"] = sums.encode()
+
+    target = Path(folder) / f"{metadata['name']}_v{metadata['version']}.zip"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, data in sorted(content.items()):
+            member = zipfile.ZipInfo(f"{metadata['name']}/{name}", MADE)
+            member.create_system, member.external_attr = 3, 0o644 << 16  # as on Unix, wherever it is written
+            archive.writestr(member, data)
+    return target
+
+
+def main(folders: Sequence[str]) -> None:
+    for bundle in sorted((ROOT / "bundles").iterdir()):
+        target = write_archive(bundle, *folders)
+        weights = "" if (bundle / "models" / "model.pt").is_file() else ", without weights: not trained yet"
+        print(f"{target}: {target.stat().st_size / 1e6:.1f} MB{weights}")
+        print(f"  SHA-256 {hashlib.sha256(target.read_bytes()).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

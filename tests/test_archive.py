@@ -1,0 +1,84 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from commands import BUNDLES, SMALL
+
+from custom.archive import write_archive
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """A copy of a bundle as it stands in a checkout, with files that do not belong into an archive."""
+    folder = tmp_path_factory.mktemp("checkout") / "bundles" / "coral_acdc"
+    shutil.copytree(BUNDLES / "coral_acdc" / "configs", folder / "configs")
+    shutil.copytree(BUNDLES / "coral_acdc" / "docs", folder / "docs")
+    shutil.copy(BUNDLES / "coral_acdc" / "LICENSE", folder)
+    for name in ("custom", "splits"):
+        (folder / name).symlink_to((BUNDLES.parent / name).resolve())
+    for name in ("models/model.pt", "models/training_resume.pt", "eval/cases.csv", "data/a.nii.gz"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def names(archive) -> set[str]:
+    with zipfile.ZipFile(archive) as content:
+        return set(content.namelist())
+
+
+def test_an_archive_holds_what_running_takes_and_nothing_else(bundle, tmp_path):
+    archive = write_archive(bundle, tmp_path)
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert archive.name == f"coral_acdc_v{metadata['version']}.zip"
+    found = {name.removeprefix("coral_acdc/") for name in names(archive)}
+    assert found >= {"configs/metadata.json", "configs/variants/pcl.json", "configs/logging.conf", "docs/README.md"}
+    assert found >= {"LICENSE", "requirements.txt", "models/model.pt", "custom/losses/coral.py", "splits/acdc/val.txt"}
+    assert not {name for name in found if name.startswith(("eval", "data")) or "resume" in name or "pycache" in name}
+
+
+def test_the_same_files_make_the_same_archive(bundle, tmp_path):
+    first = write_archive(bundle, tmp_path / "first").read_bytes()
+    os.utime(bundle / "LICENSE", (0, 0))
+    assert write_archive(bundle, tmp_path / "second").read_bytes() == first
+    (bundle / "models" / "model.pt").write_bytes(b"trained longer")
+    assert write_archive(bundle, tmp_path / "third").read_bytes() != first
+
+
+def test_each_file_has_its_checksum(bundle, tmp_path):
+    with zipfile.ZipFile(write_archive(bundle, tmp_path)) as content:
+        lines = content.read("coral_acdc/SHA256SUMS").decode().splitlines()
+        sums = dict(line.split("  ")[::-1] for line in lines)
+        assert {f"coral_acdc/{name}" for name in sums} == set(content.namelist()) - {"coral_acdc/SHA256SUMS"}
+        for name, digest in sums.items():
+            assert hashlib.sha256(content.read(f"coral_acdc/{name}")).hexdigest() == digest, name
+
+
+def test_an_unpacked_archive_trains_with_its_own_code(phantom, tmp_path):
+    with zipfile.ZipFile(write_archive(BUNDLES / "coral_acdc", tmp_path)) as content:
+        content.extractall(tmp_path)
+    bundle = tmp_path / "coral_acdc"
+    files = "['configs/train.json','configs/variants/no_pretraining.json']"
+    settings = {**SMALL, "dataset_dir": phantom, "max_epochs": 1, "labeled_cases": 1, "val_interval": 2}
+    settings["training"] = "['$print(custom.__file__)','$@train#trainer.run()']"
+    options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    done = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files, *options],
+        cwd=bundle,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert str(bundle / "custom" / "__init__.py") in done.stdout
+    assert (bundle / "models" / "model.pt").is_file()
