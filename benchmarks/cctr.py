@@ -35,7 +35,16 @@ METHODS = {
     "CCT-R": "",
     "CCT-R from CORAL": "",
 }
-SETTINGS = ("bundle", "iterations", "iterations_per_epoch", "batch_size", "spacing", "slice_size")
+SETTINGS = (
+    "bundle",
+    "dataset_dir",
+    "split_dir",
+    "iterations",
+    "iterations_per_epoch",
+    "batch_size",
+    "spacing",
+    "slice_size",
+)
 
 
 def main() -> None:
@@ -56,6 +65,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if "CCT-R from CORAL" in arguments.methods and not arguments.encoder_checkpoint:
         raise SystemExit("CCT-R from CORAL: give --encoder_checkpoint, or leave the method out of --methods.")
+    if arguments.iterations % arguments.iterations_per_epoch:
+        raise SystemExit(
+            f"--iterations: {arguments.iterations} are no whole epochs of {arguments.iterations_per_epoch}."
+        )
     output = Path(arguments.output_dir)
     check_same_settings(arguments, output, SETTINGS)
     # seeds outermost: a stop leaves whole columns of methods that can be compared

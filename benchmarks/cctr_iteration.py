@@ -168,7 +168,8 @@ def positives(arguments: argparse.Namespace, device: torch.device) -> list:
     points = RegisteredPoints(geometry, partners, lambda *_: lambda points: points, device=device)
     found = students_positives(points, (side, side), 8, 128)
     for one in found:
-        one.bank.write(torch.arange(VOLUMES * SLICES), torch.randn(VOLUMES * SLICES, 128, side // 8, side // 8))
+        features = torch.randn(VOLUMES * SLICES, 128, side // 8, side // 8, device=device)
+        one.bank.write(torch.arange(VOLUMES * SLICES, device=device), features)
     return found
 
 

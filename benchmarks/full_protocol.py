@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import shutil
 import subprocess
@@ -139,11 +140,14 @@ def train(packed: Path, arguments: argparse.Namespace) -> None:
         packed: the file.
         arguments: of the command line.
     """
-    folder = (arguments.output_dir / "unpacked").resolve()
-    if not (folder / "settings.json").is_file():  # which comes last
+    folder, digest = (arguments.output_dir / "unpacked").resolve(), hashlib.sha256(packed.read_bytes()).hexdigest()
+    done = folder / "packed.sha256"
+    if not done.is_file():
         with tarfile.open(packed) as archive:
-            members = sorted(archive.getmembers(), key=lambda member: member.name.endswith("settings.json"))
-            archive.extractall(folder, members, filter="data")
+            archive.extractall(folder, filter="data")
+        done.write_text(digest)
+    elif done.read_text() != digest:
+        raise SystemExit(f"{arguments.output_dir} has rows of another file than {packed}; give another --output_dir.")
     common = json.loads((folder / "settings.json").read_text())
     for number in range(1, arguments.pieces + 1):
         end = time.monotonic() + 60 * arguments.minutes

@@ -148,7 +148,7 @@ class SpatialAugment:
         points = points.view(-1, height, width, 2)
         if noise is not None:
             points = points + smooth_field(sigma, noise, height, width)
-        return points * points.new_tensor([2 / width, 2 / height])
+        return torch.stack([points[..., 0] * (2 / width), points[..., 1] * (2 / height)], -1)
 
 
 def smooth_field(sigma: Tensor, noise: Tensor, height: int, width: int) -> Tensor:

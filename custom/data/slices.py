@@ -43,7 +43,8 @@ class CentreSlicesd(ResizeWithPadOrCropd):
 
     Raises:
         SettingError: when ``slice_size`` is no pair.
-        DataError: on a volume all of whose foreground lies outside; a part of it gets a line.
+        DataError: on a volume all of whose foreground lies outside; a part of it gets a line, and so does a case with
+            "registered", whose label is no truth.
     """
 
     def __init__(self, keys: KeysCollection, slice_size: Sequence[int], allow_missing_keys: bool = False) -> None:
@@ -61,7 +62,9 @@ class CentreSlicesd(ResizeWithPadOrCropd):
                 f"slice_size: {case_id(data)} has {lost:.0%} of its foreground outside the central "
                 f"{self.slice_size} pixels; raise slice_size or spacing."
             )
-            if before and not after:
+            if data.get("registered"):
+                message = f"registered_labels: of {case_id(data)} {lost:.0%} lie outside the slices of training."
+            elif before and not after:
                 raise DataError(message)
             if lost > 0.01:
                 print(message, flush=True)
@@ -69,7 +72,7 @@ class CentreSlicesd(ResizeWithPadOrCropd):
 
 
 class SelectLabelsd(MapTransform):
-    """Make the chosen values of a label map the classes 1, 2, ..., and what is left the background.
+    """Make the chosen values of a label map the classes 1, 2, ..., and what is left the background, but for UNKNOWN.
 
     Args:
         keys: of label maps, integers.
@@ -87,7 +90,8 @@ class SelectLabelsd(MapTransform):
             return selected
         for key in self.key_iterator(selected):
             label = selected[key]
-            selected[key] = sum((label == value) * (number + 1) for number, value in enumerate(self.values))
+            numbers = {**{value: number + 1 for number, value in enumerate(self.values)}, UNKNOWN: UNKNOWN}
+            selected[key] = sum((label == value) * number for value, number in numbers.items())
         return selected
 
 

@@ -65,7 +65,7 @@ class CrossTeachingTrainer(SliceTrainer):
         **arguments: those of :class:`SliceTrainer`, all by name.
 
     Raises:
-        SettingError: a term is unknown or lacks what it needs.
+        SettingError: a term is unknown or lacks what it needs, or ``confidence`` is no probability.
 
     Source:
         CCT-R (https://arxiv.org/abs/2409.10422); cross teaching: Luo et al., MIDL 2022.
@@ -90,6 +90,8 @@ class CrossTeachingTrainer(SliceTrainer):
     ) -> None:
         if unknown := sorted(set(weights) ^ set(TERMS)):
             raise SettingError(f"weights: {', '.join(unknown)} unknown or missing; give {', '.join(TERMS)}.")
+        if not 0 <= confidence <= 1:
+            raise SettingError(f"confidence: {confidence} is no probability; give 0 to 1.")
         self.partner = partner
         self.weights = {n: w if isinstance(w, Schedule) else Schedule(float(w)) for n, w in weights.items()}
         self.teaching_loss, self.registration_loss = teaching_loss, registration_loss
@@ -155,7 +157,10 @@ class CrossTeachingTrainer(SliceTrainer):
         return images, labels.long(), (slices, grid)
 
     def random_grid(self, images: Tensor) -> Tensor:
-        """As :class:`SliceTrainer` has it, each slice with the random numbers of its place in the global batch."""
+        """Where the pixels of this process's augmented images come from, for :meth:`SpatialAugment.sample`.
+
+        Each slice has the random numbers of its place in the global batch.
+        """
         generator, _, world = self._draw()
         drawn = self.augment.draw(len(images) * world, *images.shape[2:], generator)
         drawn = {name: self.share(values).to(images.device, non_blocking=True) for name, values in drawn.items()}
@@ -223,23 +228,25 @@ class CrossTeachingTrainer(SliceTrainer):
         At the start of each epoch, so that a run that was resumed there goes on with the same. It costs a pass of both
         students over all slices, up to the registered tap, which processes share: epochs should have more slices.
         """
-        if not (engine.positives or engine.select_by_agreement):
+        asked = engine.state.epoch * engine.state.epoch_length > engine.labelled_contrast  # for positives, this epoch
+        banks = [positives.bank for positives in engine.positives or () if asked]
+        if not (banks or engine.select_by_agreement):
             return
         device, volumes = engine.state.device, engine.unaugmented.dataset.geometry.volumes
         students = [student.eval() for student in (engine.network, engine.partner)]
         overlap = 0
-        for positives in engine.positives or ():
-            positives.bank.clear()
+        for bank in banks:
+            bank.clear()
         for batch in engine.unaugmented:
             images, labels, slices = (batch[key].to(device) for key in (CommonKeys.IMAGE, CommonKeys.LABEL, "slice"))
             with engine.autocast():
-                for student, positives in zip(students, engine.positives or (), strict=False):
-                    positives.bank.write(slices, student.embed(images, engine.registered_tap))
+                for student, bank in zip(students, banks, strict=False):
+                    bank.write(slices, student.embed(images, engine.registered_tap))
                 if engine.select_by_agreement:
                     logits = students[0].network(images)
                     overlap = overlap + _overlap(logits, labels, volumes[slices.cpu()], len(volumes))
-        for positives in engine.positives or ():
-            positives.bank.gather()
+        for bank in banks:
+            bank.gather()
         if engine.select_by_agreement:
             if process_count() > 1:
                 overlap = overlap.to(device)

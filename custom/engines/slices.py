@@ -96,10 +96,6 @@ class SliceTrainer(Trainer):
         """Augment this process's part of the batch; ``view`` tells apart several draws in an iteration."""
         return self.augment(images, labels, *self._draw(view))
 
-    def random_grid(self, images: torch.Tensor) -> torch.Tensor:
-        """Where the pixels of this process's augmented images come from, for :meth:`SpatialAugment.sample`."""
-        return self.augment.random_grid(images, *self._draw())
-
     def _draw(self, view: int = 0) -> tuple[torch.Generator, int, int]:
         return iteration_generator(self.seed, 2 * self.state.iteration + view), process_rank(), process_count()
 

@@ -27,6 +27,7 @@ __all__ = ["check_choice", "label_maps", "no_registrations", "registered_labels"
 
 Case = Mapping[str, Any]
 CHOICES = ("agreement", *FUSIONS)
+FORMAT = 1  # raise it when the same registrations make other label maps
 
 
 def warped_labels(
@@ -90,8 +91,8 @@ def registered_labels(
             the most similar first and again where there are fewer: training chooses by what the networks say.
 
     Returns:
-        The unlabelled cases, with "label", a file or a list of files; those onto which no labelled case has a usable
-        registration are without, and a line names them.
+        The unlabelled cases, with "label", a file or a list of files, and "registered", True; those onto which no
+        labelled case has a usable registration are without, and a line names them.
 
     Raises:
         SettingError: another choice, or none of the cases gets a label.
@@ -102,7 +103,7 @@ def registered_labels(
     cases = []
     for case in progress_bar(unlabelled, "Registered labels", "case"):
         files = _label_files(registrations, case["case"], labelled, Path(folder), choice)
-        label = {"label": files if choice == "agreement" else files[0]} if files else {}
+        label = {"label": files if choice == "agreement" else files[0], "registered": True} if files else {}
         cases.append({**case, **label})
     without = [case["case"] for case in cases if "label" not in case]
     if cases and len(without) == len(cases):
@@ -131,7 +132,7 @@ def _label_files(
     files = []
     for chosen in sets:
         state = [[content_hash(a["label"]), *registrations.transforms(case, a["case"])] for a in chosen]
-        digest = hashlib.sha256(json.dumps([choice, state]).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(json.dumps([FORMAT, choice, state]).encode()).hexdigest()[:12]
         files.append(str(folder / f"{case}.{digest}.nii.gz"))
         if not Path(files[-1]).is_file():
             maps, similarities = warped_labels(registrations, case, chosen, outside=UNKNOWN)

@@ -29,6 +29,7 @@ __all__ = [
     "Correspondence",
     "RegisteredPoints",
     "RegisteredPositives",
+    "check_positives",
     "classes_at",
     "points_of",
     "students_positives",
@@ -36,6 +37,23 @@ __all__ = [
 ]
 
 UNIT = 1 / 32  # mm; 16 bits of it reach a metre to either side and round by a 64th of a millimetre at most
+
+
+def check_positives(partners: int = 1, **distances: float) -> None:
+    """Check what REPS is to do before the work begins.
+
+    Args:
+        partners: of each volume, at most.
+        **distances: in mm, by the names of their keys.
+
+    Raises:
+        SettingError: no partner is allowed, or a distance is none.
+    """
+    if partners < 1:
+        raise SettingError(f"partners: {partners}; give at least 1, or train with --registered_positives false.")
+    for key, value in distances.items():
+        if not value > 0:
+            raise SettingError(f"{key}: {value} is no distance in mm; give one above 0.")
 
 
 class Correspondence(NamedTuple):
@@ -83,9 +101,7 @@ class RegisteredPoints:
         device: torch.device | str = "cpu",
         table: Tensor | None = None,
     ) -> None:
-        for key, value in (("cell", cell), ("slice_distance", slice_distance)):
-            if not value > 0:
-                raise SettingError(f"{key}: {value} is no distance in mm; give one above 0.")
+        check_positives(slice_distance=slice_distance, cell=cell)
         chosen = _numbers(geometry.cases, partners)  # (V), lists of volumes
         count = max(map(len, chosen), default=0)
         if not count:

@@ -27,10 +27,10 @@ def check_streams(
         world: number of processes.
 
     Raises:
-        SettingError: unlabelled slices are asked for, and there are none; or terms that need some, and none are; or
-            either kind cannot be shared equally by the processes.
+        SettingError: no batch has so many labelled slices; unlabelled ones are asked for, and there are none; or terms
+            that need some, and none are; or either kind cannot be shared equally by the processes.
     """
-    _check_shares(labelled_per_batch, batch_size - labelled_per_batch, world)
+    _check_batch(batch_size, labelled_per_batch, world)
     if batch_size > labelled_per_batch and not unlabelled:
         raise SettingError(
             f"batch_size: each batch is to have {batch_size - labelled_per_batch} unlabelled slices, but there are no "
@@ -74,12 +74,8 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if not 1 <= labelled_per_batch <= batch_size:
-            raise SettingError(
-                f"labelled_per_batch: {labelled_per_batch} of a batch of {batch_size}; take 1 to {batch_size}."
-            )
+        _check_batch(batch_size, labelled_per_batch, world)
         shares = (labelled_per_batch, batch_size - labelled_per_batch)
-        _check_shares(*shares, world)
         if batches < 1:
             raise SettingError(f"iterations_per_epoch: {batches}; an epoch has at least 1 batch.")
         self.streams = [kind.nonzero()[:, 0] for kind in (labelled, ~labelled)]
@@ -120,9 +116,11 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         return torch.randperm(len(self.streams[kind]), generator=torch.Generator().manual_seed(seed))
 
 
-def _check_shares(labelled: int, unlabelled: int, world: int) -> None:
-    if labelled % world or unlabelled % world:
+def _check_batch(batch_size: int, labelled: int, world: int) -> None:
+    if not 1 <= labelled <= batch_size:
+        raise SettingError(f"labelled_per_batch: {labelled} of a batch of {batch_size}; take 1 to {batch_size}.")
+    if labelled % world or batch_size % world:
         raise SettingError(
-            f"batch_size: {labelled} labelled and {unlabelled} unlabelled slices a batch do not divide by {world} "
-            "processes; choose multiples."
+            f"batch_size: {labelled} labelled and {batch_size - labelled} unlabelled slices a batch do not divide by "
+            f"{world} processes; choose multiples."
         )

@@ -169,6 +169,9 @@ def test_foreground_outside_the_slices_is_noticed(capsys):
     assert capsys.readouterr().out == ""
     with pytest.raises(DataError, match="slice_size: a has 100% of its foreground outside"):
         CentreSlicesd(["image", "label"], [8, 8])({"image": image, "label": label.roll(9, 1).roll(9, 2), "case": "a"})
+    case = {"image": image, "label": label.roll(9, 1).roll(9, 2), "case": "a", "registered": True}
+    CentreSlicesd(["image", "label"], [8, 8])(case)  # a bad registration, perhaps: no reason to stop
+    assert capsys.readouterr().out == "registered_labels: of a 100% lie outside the slices of training.\n"
 
 
 @pytest.mark.parametrize("slice_size", [192, [192]])
@@ -183,6 +186,8 @@ def test_chosen_label_values_become_the_classes():
     label = MetaTensor(torch.tensor([[[[0, 1], [3, 7]]]]), affine=torch.eye(4))
     found = SelectLabelsd("label", [7, 1])({"label": label})["label"]
     assert found.tolist() == [[[[0, 2], [0, 1]]]] and isinstance(found, MetaTensor)
+    registered = torch.tensor([[[[0, UNKNOWN], [3, 7]]]])  # what no atlas knows is no background
+    assert SelectLabelsd("label", [7, 1])({"label": registered})["label"].tolist() == [[[[0, UNKNOWN], [0, 1]]]]
     assert SelectLabelsd("label", None)({"label": label})["label"] is label
     assert SelectLabelsd("label", [1], allow_missing_keys=True)({}) == {}
 

@@ -148,6 +148,10 @@ def test_registered_positives_are_each_students_own_where_the_augmented_slices_c
         labelled_contrast=1,
         augment=SpatialAugment(2.0, probability=1.0),
     )
+    made.state.epoch, made.state.epoch_length = 1, 1
+    made.refresh(made)
+    assert not positives[0].written  # nobody asks in this epoch
+    made.state.epoch_length = 2
     made.refresh(made)
     for student, found in zip((made.network, made.partner), positives, strict=True):
         assert sorted(found.written) == list(range(TOTAL))

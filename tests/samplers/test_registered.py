@@ -16,6 +16,7 @@ from custom.samplers import (
     MemoryBank,
     RegisteredPoints,
     RegisteredPositives,
+    check_positives,
     classes_at,
     points_of,
     unaugmented,
@@ -106,6 +107,11 @@ class TestFaults:
     def test_settings(self, change, message):
         with pytest.raises(SettingError, match=message):
             small(**change)
+
+    def test_partners(self):
+        check_positives(1, slice_distance=0.5)
+        with pytest.raises(SettingError, match="partners: 0; give at least 1"):
+            check_positives(0, slice_distance=0.5)
 
     def test_series(self):
         geometry = geometry_of(["a", "b", "b"], [5, 5, 5], (16, 12), (2.0, 2.0, 4.0))

@@ -76,3 +76,5 @@ def test_batches_are_checked_before_the_work():
         check_streams(4, 4, 5, [0.1, 0.0])
     with pytest.raises(SettingError, match="batch_size: 4 labelled and 2 unlabelled slices .* by 4 processes"):
         check_streams(6, 4, 5, [0.1, 1.0], world=4)
+    with pytest.raises(SettingError, match="labelled_per_batch: 0 of a batch of 6; take 1 to 6"):
+        check_streams(6, 0, 5, [0.1, 1.0])
