@@ -49,7 +49,7 @@ def check_options() -> None:
     known = {name for f in callables for name in inspect.signature(f).parameters}
     known |= {key for f in files for key in monai.bundle.ConfigParser.load_config_file(f)}
     for file in siblings:
-        with contextlib.suppress(ValueError, OSError):  # not of this run, and perhaps half written
+        with contextlib.suppress(ValueError, OSError, TypeError):  # not of this run: half written, or no config
             known |= set(monai.bundle.ConfigParser.load_config_file(file))
     for option in options:
         if option not in known and not re.search("#|::", option):

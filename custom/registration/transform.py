@@ -8,6 +8,7 @@ in which images are resampled: the warped moving image, on the fixed grid, reads
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ class Displacement:
             a transform round twice. It needs a field without folds.
     """
 
-    field: Tensor
+    field: Tensor = dataclasses.field(repr=False)
     grid: Grid
     backward: bool = False
 

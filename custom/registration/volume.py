@@ -41,6 +41,10 @@ class Grid:
     shape: tuple[int, int, int]
     affine: np.ndarray
 
+    def __repr__(self) -> str:
+        voxels, mm = " x ".join(map(str, self.shape)), " x ".join(f"{length:.3g}" for length in self.spacing)
+        return f"Grid({voxels} voxels of {mm} mm)"
+
     @property
     def spacing(self) -> np.ndarray:
         """(3,), voxel size along each axis in mm."""

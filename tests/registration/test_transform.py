@@ -137,3 +137,10 @@ def test_part_of_a_grid_keeps_its_edges():
         part.to_mm(np.array(part.shape) - 0.5), GRID.to_mm(np.array([15.5, 17.5, 4.5])), atol=1e-9
     )
     np.testing.assert_allclose(part.centre, part.points().reshape(-1, 3).mean(dim=0), atol=1e-9)
+
+
+def test_a_transform_is_printed_without_its_voxels():
+    grid = Grid((4, 5, 6), np.diag([1.25, 1.25, 10.0, 1.0]))
+    displacement = Displacement(torch.full((3, 4, 5, 6), 7.5), grid)
+    text = repr(Transform((displacement,), grid, grid))
+    assert "fixed=Grid(4 x 5 x 6 voxels of 1.25 x 1.25 x 10 mm)" in text and "7.5" not in text
