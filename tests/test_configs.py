@@ -38,6 +38,7 @@ CCTR_OVERLAYS = {
         f"variants/{v}.json": "training"
         for v in ("supervised", "cross_teaching", "contrast", "no_reps", "no_rsl", "report_positives", "paper_train")
     },
+    "variants/swin_t.json": "training",
     "variants/both_networks.json": "inference",
     "variants/paper_inference.json": "inference",
 }
@@ -55,13 +56,20 @@ OVERLAYS = {
     "cctr_synapse": {**CCTR_OVERLAYS, "variants/eight_organs.json": "training"},
     "cctr_acdc": CCTR_OVERLAYS,
 }
-BRING_KEYS = ("variants/report_positives.json", "variants/both_networks.json")  # beyond those of the config
+OVERLAID = [
+    *((b, overlay, workflow) for b, overlays in OVERLAYS.items() for overlay, workflow in overlays.items()),
+    ("cctr_synapse", "variants/eight_organs.json", "atlas_segmentation"),
+]
+BOTH_SWIN_T = ("variants/both_networks.json", "variants/swin_t.json")
+# beyond those of the config
+BRING_KEYS = ("variants/report_positives.json", "variants/both_networks.json", "variants/swin_t.json")
 # read by programs around the bundle, by name: see monai.bundle.properties
 PROPERTIES = {"dataset_dir", "output_dir"}
 
 RUNS = [
     *((b, files) for b, workflows in WORKFLOWS.items() for files in workflows.values()),
-    *((b, [*WORKFLOWS[b][w], overlay]) for b, overlays in OVERLAYS.items() for overlay, w in overlays.items()),
+    *((b, [*WORKFLOWS[b][w], overlay]) for b, overlay, w in OVERLAID),
+    *((b, ["inference.json", *BOTH_SWIN_T]) for b in ("cctr_synapse", "cctr_acdc")),
 ]
 
 
@@ -91,9 +99,9 @@ def test_every_key_is_read_and_every_reference_has_its_key(bundle, files):
     assert read - set(config) == set()
 
 
-@pytest.mark.parametrize(("bundle", "overlay"), [(b, o) for b, overlays in OVERLAYS.items() for o in overlays])
-def test_overlays_hold_differences_only(bundle, overlay):
-    base = merged(bundle, WORKFLOWS[bundle][OVERLAYS[bundle][overlay]])
+@pytest.mark.parametrize(("bundle", "overlay", "workflow"), OVERLAID)
+def test_overlays_hold_differences_only(bundle, overlay, workflow):
+    base = merged(bundle, WORKFLOWS[bundle][workflow])
     for key, value in json.loads((configs(bundle) / overlay).read_text()).items():
         node = base
         *path, last = key.lstrip("+").split("#")
@@ -163,10 +171,11 @@ def of_image(step: str | dict) -> str | dict | None:
     return {**{k: v for k, v in step.items() if k != "allow_missing_keys"}, "keys": "image", **mode}
 
 
+@pytest.mark.parametrize("more", [[], ["variants/swin_t.json"]], ids=str)
 @pytest.mark.parametrize("bundle", ["cctr_synapse", "cctr_acdc"])
-def test_inference_with_both_networks_repeats_the_partner(bundle):
+def test_inference_with_both_networks_repeats_the_partner(bundle, more):
     train, both = (
-        merged(bundle, files) for files in (["train.json"], ["inference.json", "variants/both_networks.json"])
+        merged(bundle, [*files, *more]) for files in (["train.json"], ["inference.json", "variants/both_networks.json"])
     )
     for key in ("partner_features", "partner_def", "partner_network"):
         assert both[key] == train[key], key
@@ -188,7 +197,7 @@ def test_training_registers_as_registration_does(bundle):
         "retries",
         "limits",
     )
-    for key in (*shared, *settings, "workers", "scheduler", "runner", "workflow"):
+    for key in (*shared, *settings, "label_values", "workers", "scheduler", "runner", "workflow"):
         assert train[key] == registration[key], key
 
 

@@ -86,6 +86,22 @@ def test_atlases_segment_and_are_scored(segmented, abdomen):
     assert (segmented / "overview.png").stat().st_size > 10_000
 
 
+def test_some_organs_may_be_chosen(segmented, abdomen, tmp_path):
+    files = ["registration.json", "variants/eight_organs.json"]
+    folders = {"output_dir": tmp_path, "registration_dir": segmented / "registration"}
+    settings = {**QUICK, "dataset_dir": abdomen, **folders}
+    run("atlas_segmentation", files, configs=CONFIGS, **settings)
+    (every,), (chosen,) = (rows(folder / "cases.csv") for folder in (segmented, tmp_path))
+    assert chosen.items() <= every.items() and len([name for name in chosen if name.startswith("dice_")]) == 8
+    values = json.loads((CONFIGS / files[1]).read_text())["label_values"]
+    (before,), (after,) = ((folder / "predictions").glob("*_seg.nii.gz") for folder in (segmented, tmp_path))
+    files_values, classes = (np.asarray(nib.load(file).dataobj) for file in (before, after))
+    assert np.array_equal(classes, sum((files_values == value) * (values.index(value) + 1) for value in values))
+    with pytest.raises(Exception) as caught:
+        run("atlas_segmentation", files[:1], configs=CONFIGS, label_values=[1, 2], **settings)
+    assert "label_values: 2 values for 13 classes" in str(caught.value.__cause__)
+
+
 def test_images_of_ones_own_are_segmented(segmented, abdomen, tmp_path):
     (test,) = (abdomen / "splits" / "test.txt").read_text().split()
     image = tmp_path / "mine.nii.gz"

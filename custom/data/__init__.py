@@ -3,7 +3,7 @@
 """Cases in, slices out."""
 
 from custom.data.augment import SpatialAugment, iteration_generator
-from custom.data.checks import DataError, case_id, check_classes, check_datalist, usable_images
+from custom.data.checks import DataError, case_id, check_classes, check_datalist, check_label_values, usable_images
 from custom.data.datalist import (
     cases_to_segment,
     class_names,
@@ -33,6 +33,7 @@ __all__ = [
     "cases_to_segment",
     "check_classes",
     "check_datalist",
+    "check_label_values",
     "class_names",
     "held_out",
     "images_in",

@@ -31,6 +31,7 @@ __all__ = [
     "check_folder",
     "check_image",
     "check_label",
+    "check_label_values",
     "check_labelled_count",
     "check_pair",
     "check_unique",
@@ -150,9 +151,8 @@ def check_classes(
     Raises:
         DataError: naming the classes that no case has, or that their values are not as many.
     """
+    check_label_values(class_names, label_values)
     values = label_values or range(1, len(class_names) + 1)
-    if len(values) != len(class_names):
-        raise DataError(f"label_values: {len(values)} values for {len(class_names)} classes; give one for each.")
     found = {value for case in cases for value in _facts(case["label"], label=True).values}
     if missing := [name for name, value in zip(class_names, values, strict=True) if value not in found]:
         names = ", ".join(case_id(case) for case in cases)
@@ -160,6 +160,19 @@ def check_classes(
             f"class_names: no labelled case has {', '.join(missing)} ({names}); label a case that has it, raise "
             "labeled_cases, or leave the class out of class_names and label_values."
         )
+
+
+def check_label_values(class_names: Sequence[str], label_values: Sequence[int] | None = None) -> None:
+    """
+    Args:
+        class_names: without the background.
+        label_values: of the classes in the files; None for 1, 2, ...
+
+    Raises:
+        DataError: they are not as many.
+    """
+    if label_values is not None and len(label_values) != len(class_names):
+        raise DataError(f"label_values: {len(label_values)} values for {len(class_names)} classes; give one for each.")
 
 
 def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:

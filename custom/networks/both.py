@@ -55,6 +55,7 @@ class MeanAndDisagreementd(MapTransform):
         found = dict(data)
         for key in self.key_iterator(found):
             one, other = found[key].chunk(2)
-            found[self.disagreement] = (one - other).abs().sum(dim=0, keepdim=True) / 2
+            distance = (one - other).abs().sum(dim=0, keepdim=True) / 2
+            found[self.disagreement] = distance.clamp(max=1)  # a sum of rounded numbers may exceed it
             found[key] = (one + other) / 2
         return found

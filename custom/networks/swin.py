@@ -18,7 +18,7 @@ __all__ = ["load_swin"]
 KEY = "partner_checkpoint"
 REMEDY = (
     "Swin-T's weights need a SwinUNETR with spatial_dims 2, feature_size 96, depths [2, 2, 6, 2], "
-    "num_heads [3, 6, 12, 24], patch_norm true, patch_size 2 and use_v2 false."
+    "num_heads [3, 6, 12, 24], patch_norm true, patch_size 2 and use_v2 false; add variants/swin_t.json to the configs."
 )
 # of the file, without a counterpart in the encoder: the classifier, and what the network computes from its settings
 DROPPED = re.compile(r"(norm|head)\.|.*\.(relative_position_index|attn_mask)$")

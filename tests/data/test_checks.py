@@ -382,3 +382,11 @@ def test_classes_that_no_labelled_case_has_are_named(make):
         checks.check_classes(cases, ["one", "two", "three"])
     with pytest.raises(DataError, match="2 values for 1 classes"):
         checks.check_classes(cases, ["one"], [1, 3])
+
+
+def test_label_values_are_as_many_as_the_classes():
+    checks.check_label_values(["one", "two"])
+    checks.check_label_values(["one", "two"], [4, 2])
+    for values in ([], [4], [4, 2, 1]):
+        with pytest.raises(DataError, match=f"label_values: {len(values)} values for 2 classes; give one for each"):
+            checks.check_label_values(["one", "two"], values)

@@ -2,9 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import BUNDLES
+from monai.bundle import ConfigParser
 from monai.networks.nets import BasicUNet, SwinUNETR
 from torch import Tensor
 
@@ -18,7 +22,7 @@ def swin_unetr(channels: int = 1, **changes) -> SwinUNETR:
     return SwinUNETR(channels, 2, spatial_dims=2, **(settings | changes)).eval()
 
 
-def swin_weights() -> dict[str, Tensor]:
+def swin_weights(width: int = WIDTH, depths: Sequence[int] = DEPTHS, window: int = WINDOW) -> dict[str, Tensor]:
     """A small Swin Transformer's weights as timm's own classes name them: merging comes first in stages 1 to 3."""
     generator = torch.Generator().manual_seed(3)
     weights = {}
@@ -29,17 +33,17 @@ def swin_weights() -> dict[str, Tensor]:
         if bias:
             weights[f"{name}.bias"] = torch.randn(shape[0], generator=generator) / 5
 
-    affine("patch_embed.proj", WIDTH, 3, 4, 4)
-    affine("patch_embed.norm", WIDTH)
-    for stage, (depth, heads) in enumerate(zip(DEPTHS, HEADS, strict=True)):
-        d = WIDTH * 2**stage
+    affine("patch_embed.proj", width, 3, 4, 4)
+    affine("patch_embed.norm", width)
+    for stage, (depth, heads) in enumerate(zip(depths, HEADS, strict=True)):
+        d = width * 2**stage
         if stage:
             affine(f"layers.{stage}.downsample.norm", 2 * d)
             affine(f"layers.{stage}.downsample.reduction", d, 2 * d, bias=False)
         for block in range(depth):
             name = f"layers.{stage}.blocks.{block}"
             affine(f"{name}.norm1", d)
-            table = torch.randn((2 * WINDOW - 1) ** 2, heads, generator=generator)
+            table = torch.randn((2 * window - 1) ** 2, heads, generator=generator)
             weights[f"{name}.attn.relative_position_bias_table"] = table
             affine(f"{name}.attn.qkv", 3 * d, d)
             affine(f"{name}.attn.proj", d, d)
@@ -216,3 +220,18 @@ def test_files_of_other_networks_are_refused(content, tmp_path):
 def test_missing_file(tmp_path):
     with pytest.raises(WeightsError, match=r"partner_checkpoint: .*nothing.pt does not exist"):
         load_swin(swin_unetr(), tmp_path / "nothing.pt")
+
+
+def test_training_with_the_overlay_takes_the_weights_of_swin_t(tmp_path):
+    """What the list "training" does before its trainer runs, at the true size."""
+    weights, path = swin_weights(width=96, depths=(2, 2, 6, 2), window=7), tmp_path / "swin_tiny.pt"
+    torch.save(weights, path)
+    files = [BUNDLES / "cctr_synapse" / "configs" / name for name in ("train.json", "variants/swin_t.json")]
+    parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in files]))
+    parser.update({"partner_checkpoint": str(path), "device": "cpu"})
+    (number,) = (n for n, step in enumerate(parser["training"]) if "load_swin" in step)
+    network = parser.get_parsed_content(f"training#{number}")
+    path.unlink()  # 110 MB, which pytest would keep
+    assert network is parser.get_parsed_content("partner_network")
+    name = "layers.2.blocks.5.attn.qkv.weight"
+    torch.testing.assert_close(network.swinViT.layers3[0].blocks[5].attn.qkv.weight.detach(), weights[name])
