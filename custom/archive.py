@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
-import sys
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["write_archive"]
@@ -21,9 +20,24 @@ PARTS = (
     "docs/**/*.md",
     "LICENSE",
     "models/*.pt",
+    "models/*.json",
     "custom/**/*.py",
     "splits/**/*.txt",
 )
+README = """# {name} {version}
+
+{description}
+
+A bundle for MONAI {monai_version} with all the code that it needs. In this folder, with Python 3.10 to 3.12:
+
+    pip install -r requirements.txt
+    python -m monai.bundle run inference --config_file configs/inference.json --images <folder of .nii.gz files>
+    python -m monai.bundle run training --config_file configs/train.json --dataset_dir <the data set's folder>
+
+With a GPU, install the torch build that fits it first. Segmentations go to eval/predictions. Weights, where there are
+some, are in models/, beside a file with the settings that they were trained with: inference refuses others. More is in
+docs/README.md.
+"""
 MADE = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can name
 
 
@@ -42,12 +56,13 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
     """
     bundle = Path(bundle)
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
-    files = {"requirements.txt": ROOT / "requirements.txt"}
+    files = {"requirements.txt": ROOT / "requirements.txt", "CHANGELOG.md": ROOT / "CHANGELOG.md"}
     for pattern in PARTS:
         base, _, rest = pattern.partition("/")
         found = (bundle / base).resolve().glob(rest) if rest else [bundle / base]  # a glob does not follow a link
         files |= {f"{base}/{f.relative_to((bundle / base).resolve())}" if rest else base: f for f in found}
     content = {name: file.read_bytes() for name, file in files.items() if not name.endswith("_resume.pt")}
+    content["README.md"] = README.format(**metadata).encode()
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(content.items()))
     content["SHA256SUMS"] = sums.encode()
 
@@ -61,13 +76,15 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
     return target
 
 
-def main(folders: Sequence[str]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write each bundle, with its weights if it is trained, to one zip.")
+    parser.add_argument("folder", help="for the zips")
     for bundle in sorted((ROOT / "bundles").iterdir()):
-        target = write_archive(bundle, *folders)
+        target = write_archive(bundle, parser.parse_args().folder)
         weights = "" if (bundle / "models" / "model.pt").is_file() else ", without weights: not trained yet"
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB{weights}")
         print(f"  SHA-256 {hashlib.sha256(target.read_bytes()).hexdigest()}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -25,7 +25,13 @@ def bundle(tmp_path_factory):
     shutil.copy(BUNDLES / "coral_acdc" / "LICENSE", folder)
     for name in ("custom", "splits"):
         (folder / name).symlink_to((BUNDLES.parent / name).resolve())
-    for name in ("models/model.pt", "models/training_resume.pt", "eval/cases.csv", "data/a.nii.gz"):
+    for name in (
+        "models/model.pt",
+        "models/model.json",
+        "models/training_resume.pt",
+        "eval/cases.csv",
+        "data/a.nii.gz",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(name.encode())
     return folder
@@ -42,6 +48,7 @@ def test_an_archive_holds_what_running_takes_and_nothing_else(bundle, tmp_path):
     assert archive.name == f"coral_acdc_v{metadata['version']}.zip"
     found = {name.removeprefix("coral_acdc/") for name in names(archive)}
     assert found >= {"configs/metadata.json", "configs/variants/pcl.json", "configs/logging.conf", "docs/README.md"}
+    assert found >= {"README.md", "models/model.json", "CHANGELOG.md"}
     assert found >= {"LICENSE", "requirements.txt", "models/model.pt", "custom/losses/coral.py", "splits/acdc/val.txt"}
     assert not {name for name in found if name.startswith(("eval", "data")) or "resume" in name or "pycache" in name}
 

@@ -221,9 +221,10 @@ def _read_json(file: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise DataError(f"datalist: {file} is not valid JSON ({error}); mend it.") from error
     for key, value in content.items() if isinstance(content, dict) else ():
-        alike = difflib.get_close_matches(key, _SECTIONS, n=1, cutoff=0.8)
-        if isinstance(value, list) and key not in _SECTIONS and alike:
-            raise DataError(f"datalist: {file} has a section '{key}'; its name is '{alike[0]}'.")
+        if isinstance(value, list) and key not in _SECTIONS:
+            alike = difflib.get_close_matches(key, _SECTIONS, n=1, cutoff=0.5)
+            remedy = f"its name is '{alike[0]}'" if alike else f"there are {', '.join(_SECTIONS)}"
+            raise DataError(f"datalist: {file} has a section '{key}'; {remedy}.")
     if not isinstance(content, dict) or not (
         content.get("training") or content.get("unlabeled") or content.get("test")
     ):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -36,6 +37,8 @@ FORMAT = 2  # raise it when StackSlicesd returns other stacks for the same setti
 class CentreSlicesd(ResizeWithPadOrCropd):
     """MONAI's ``ResizeWithPadOrCropd`` in the plane of the slices, which does not lose foreground unnoticed.
 
+    Without labels, which would say how much is lost, a line says that there are images which reach beyond.
+
     Args:
         keys: "image", and "label" where there is one, (C, H, W, S).
         slice_size: (height, width) in pixels.
@@ -55,6 +58,9 @@ class CentreSlicesd(ResizeWithPadOrCropd):
 
     def __call__(self, data: Mapping[Hashable, Tensor], lazy: bool | None = None) -> dict[Hashable, Tensor]:
         cut = super().__call__(data, lazy)
+        shape = data["image"].shape[1:3]
+        if "label" not in self.keys and any(n > m for n, m in zip(shape, self.slice_size, strict=True)):
+            _tell_of_wider_images(*self.slice_size)
         if "label" in self.keys and "label" in data:
             before, after = (int(((d["label"] > 0) & (d["label"] != UNKNOWN)).sum()) for d in (data, cut))
             lost = 1 - after / max(before, 1)
@@ -69,6 +75,16 @@ class CentreSlicesd(ResizeWithPadOrCropd):
             if lost > 0.01:
                 print(message, flush=True)
         return cut
+
+
+@functools.cache
+def _tell_of_wider_images(height: int, width: int) -> None:
+    """Once a program; not a transform's to remember, whose state names what is cached."""
+    print(
+        f"slice_size: the central {height} x {width} pixels of each slice are looked at; there are images that reach "
+        "beyond.",
+        flush=True,
+    )
 
 
 class SelectLabelsd(MapTransform):

@@ -207,6 +207,7 @@ class LoadWeights:
     def __call__(self, engine: Engine) -> None:
         trained = self.path.with_suffix(".json")
         settings = json.loads(trained.read_text(encoding="utf-8")) if trained.is_file() else {}
+        print(f"Weights: {self.path}{'' if settings else f'; {trained.name} is not beside them: settings unchecked'}.")
         for name, value in settings.items():
             if name in self.settings and self.settings[name] != value:
                 remedy = "--datalist of the training data" if name == "class_names" else f'--{name} "{value}"'

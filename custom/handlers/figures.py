@@ -106,7 +106,8 @@ class OverviewFigure:
     def _case(self, title: str, image: MetaTensor, maps: dict[str, MetaTensor]) -> _Case:
         prediction = maps["prediction"]
         if image.shape != prediction.shape or not np.allclose(image.affine, prediction.affine, atol=1e-3):
-            image = ResampleToMatch(mode="bilinear")(image, prediction)
+            # black beyond the part of a slice that the network was shown
+            image = ResampleToMatch(mode="bilinear", padding_mode="zeros")(image - image.min(), prediction)
         volumes = {name: self.orient(volume) for name, volume in {"image": image, **maps}.items()}
         spacing = tuple(volumes["image"].pixdim.tolist()[1::-1])
         arrays = {name: as_seen(v.numpy()[0]) for name, v in volumes.items()}  # (h, w, S)

@@ -167,6 +167,10 @@ def test_data_list_faults(datalist):
     datalist.write_text(json.dumps({"trainning": [{"image": "a.nii.gz"}], "test": ["b.nii.gz"], "numTraining": 1}))
     with pytest.raises(DataError, match="section 'trainning'; its name is 'training'"):
         load_sections("", "", None, str(datalist))
+    for name, remedy in {"testing": "its name is 'test'", "val": "there are training, unlabeled, validation"}.items():
+        datalist.write_text(json.dumps({"training": [{"image": "a.nii.gz"}], name: ["b.nii.gz"]}))
+        with pytest.raises(DataError, match=f"section '{name}'; {remedy}"):
+            load_sections("", "", None, str(datalist))
     datalist.write_text(json.dumps({"training": [{"image": ["a.nii.gz"]}]}))
     with pytest.raises(DataError, match=r"training\[0\] is .* one file name each"):
         load_sections("", "", 1, str(datalist))

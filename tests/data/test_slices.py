@@ -156,6 +156,14 @@ def test_cache_key_is_the_same_in_another_process(cases):
     assert _cache_key(cases[0], transform(factor=1.0)) != _cache_key(cases[0], transform())
 
 
+def test_images_wider_than_the_slices_are_mentioned_once(capsys):
+    slices._tell_of_wider_images.cache_clear()
+    for size in ([20, 24], [16, 24], [16, 24]):
+        CentreSlicesd("image", size)({"image": torch.rand(1, 20, 20, 3), "case": "a"})
+    told = "slice_size: the central 16 x 24 pixels of each slice are looked at; there are images that reach beyond.\n"
+    assert capsys.readouterr().out == told
+
+
 def test_foreground_outside_the_slices_is_noticed(capsys):
     label = torch.zeros(1, 20, 20, 3)
     label[:, 6:16, 8:12] = 1
