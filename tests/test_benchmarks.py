@@ -58,6 +58,7 @@ def test_pretrain_throughput_measures_both_pipelines_and_every_part(phantom):
     assert total == pytest.approx(sum(parts.values()), abs=0.05 * (len(parts) + 1))
 
 
+@pytest.mark.slow
 def test_registration_is_scored_beside_no_registration(phantom, tmp_path):
     data = ["--dataset_dir", str(phantom), "--labeled_cases", "2", "--count", "1", "--bundle", "cctr_acdc"]
     options = [*data, "--methods", "before", "ours", "checked", "composed", "best way", "--output_dir", str(tmp_path)]
@@ -69,6 +70,7 @@ def test_registration_is_scored_beside_no_registration(phantom, tmp_path):
     assert again == found  # read from the table, seconds included
 
 
+@pytest.mark.slow
 def test_the_cost_of_all_pairs_is_measured(phantom):
     options = ["--dataset_dir", str(phantom), "--split_dir", str(phantom / "splits"), "--labeled_cases", "1"]
     rows = table_rows("registration_scaling.py", *options, "--volumes", "2", "3")
