@@ -10,6 +10,8 @@ import json
 import zipfile
 from pathlib import Path
 
+from custom.files import replacing
+
 __all__ = ["write_archive"]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,8 +69,7 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
     content["SHA256SUMS"] = sums.encode()
 
     target = Path(folder) / f"{metadata['name']}_v{metadata['version']}.zip"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(target, "w") as archive:
+    with replacing(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, data in sorted(content.items()):
             member = zipfile.ZipInfo(f"{metadata['name']}/{name}", MADE)
             member.create_system, member.external_attr = 3, 0o644 << 16  # as on Unix, wherever it is written
@@ -79,8 +80,9 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write each bundle, with its weights if it is trained, to one zip.")
     parser.add_argument("folder", help="for the zips")
+    folder = parser.parse_args().folder
     for bundle in sorted((ROOT / "bundles").iterdir()):
-        target = write_archive(bundle, parser.parse_args().folder)
+        target = write_archive(bundle, folder)
         weights = "" if (bundle / "models" / "model.pt").is_file() else ", without weights: not trained yet"
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB{weights}")
         print(f"  SHA-256 {hashlib.sha256(target.read_bytes()).hexdigest()}")

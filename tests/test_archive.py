@@ -6,12 +6,10 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 
 import pytest
-from commands import BUNDLES, SMALL
+from commands import BUNDLES, SMALL, start
 
 from custom.archive import write_archive
 
@@ -74,18 +72,10 @@ def test_an_unpacked_archive_trains_with_its_own_code(phantom, tmp_path):
     with zipfile.ZipFile(write_archive(BUNDLES / "coral_acdc", tmp_path)) as content:
         content.extractall(tmp_path)
     bundle = tmp_path / "coral_acdc"
-    files = "['configs/train.json','configs/variants/no_pretraining.json']"
     settings = {**SMALL, "dataset_dir": phantom, "max_epochs": 1, "labeled_cases": 1, "val_interval": 2}
-    settings["training"] = "['$print(custom.__file__)','$@train#trainer.run()']"
-    options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files, *options],
-        cwd=bundle,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    settings["training"] = ["$print(custom.__file__)", "$@train#trainer.run()"]
+    files = ["train.json", "variants/no_pretraining.json"]
+    done = start("training", files, cwd=bundle, configs=bundle / "configs", **settings)
+    assert done.returncode == 0, done.stdout[-4000:]
     assert str(bundle / "custom" / "__init__.py") in done.stdout
     assert (bundle / "models" / "model.pt").is_file()
