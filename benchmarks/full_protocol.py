@@ -65,6 +65,8 @@ def main() -> None:
     training.add_argument("--minutes", type=float, default=9.0, help="of a piece, at most")
     arguments, options = parser.parse_known_args()
     packed = arguments.packed or arguments.output_dir / "packed.tar.xz"
+    if len(options) % 2:
+        parser.error(f"{' '.join(options)}: options of the bundle are written --name value.")
     if arguments.dataset_dir:
         pack(packed, arguments, options)
     elif options:

@@ -163,7 +163,8 @@ def check_classes(
 
 
 def check_label_values(class_names: Sequence[str], label_values: Sequence[int] | None = None) -> None:
-    """
+    """Check that each class has its value.
+
     Args:
         class_names: without the background.
         label_values: of the classes in the files; None for 1, 2, ...

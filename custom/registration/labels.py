@@ -53,9 +53,10 @@ def warped_labels(
 
 
 def check_choice(choice: str) -> None:
-    """
+    """Check a choice of :func:`registered_labels` before the work begins.
+
     Raises:
-        SettingError: there is no such choice of :func:`registered_labels`.
+        SettingError: there is no such choice.
     """
     if choice not in CHOICES:
         raise SettingError(f"registered_labels: {choice!r} is none of {', '.join(CHOICES)}.")
