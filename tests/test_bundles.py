@@ -97,6 +97,18 @@ def test_evaluating_scores_what_inference_writes(trained, phantom):
             assert abs(2 * (a & b).sum() / (a.sum() + b.sum()) - float(case[f"dice_{name}"])) < 1e-5
 
 
+def test_selection_names_patients_that_training_takes(trained, phantom, tmp_path):
+    checkpoint = str(trained / "models" / "encoder.pt")
+    places = {"dataset_dir": phantom, "output_dir": str(tmp_path), "checkpoint": checkpoint}
+    printed = run("selection", ["pretrain.json", "selection.json"], count=2, **places, **SMALL)
+    chosen = (tmp_path / "selection.txt").read_text().split()
+    patients = (phantom / "splits" / "train.txt").read_text().split()
+    assert len(set(chosen)) == 2 and {row["patient"] for row in rows(tmp_path / "selection.csv")} == set(patients)
+    assert f'--labeled_cases "{chosen}"' in printed
+    again = run("selection", ["pretrain.json", "selection.json"], count=1, annotated=chosen, **places, **SMALL)
+    assert not set((tmp_path / "selection.txt").read_text().split()) & set(chosen), again
+
+
 @pytest.mark.parametrize("variant", ["simclr", "gcl", "pcl", "ral_only", "oal_only"])
 def test_pretraining_variants(variant, phantom, tmp_path):
     settings = {**PRETRAINING, "max_epochs": 1, "warmup_epochs": 0}

@@ -25,6 +25,7 @@ CCTR = {
 WORKFLOWS = {
     "coral_acdc": {
         "pretraining": ["pretrain.json"],
+        "selection": ["pretrain.json", "selection.json"],
         "training": ["train.json"],
         "evaluating": ["train.json", "evaluate.json"],
         "inference": ["inference.json"],

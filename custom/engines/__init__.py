@@ -18,12 +18,14 @@ from custom.engines.processes import (
 )
 from custom.engines.schedule import PolynomialDecay, Schedule
 from custom.engines.segmentation import SegmentationTrainer
+from custom.engines.selection import PatientSelector
 from custom.engines.slices import SliceTrainer, fast_bfloat16
 
 __all__ = [
     "AtlasEvaluator",
     "ContrastiveTrainer",
     "CrossTeachingTrainer",
+    "PatientSelector",
     "PolynomialDecay",
     "Schedule",
     "SegmentationTrainer",

@@ -65,4 +65,14 @@ class SliceEmbedder(nn.Module):
         Returns:
             (n, dimensions) embeddings, not normalised.
         """
-        return self.head(self.encoder(x).mean((-2, -1)))
+        return self.head(self.pooled(x))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """
+        Args:
+            x: (n, c, H, W).
+
+        Returns:
+            (n, features) of the encoder, what the head takes.
+        """
+        return self.encoder(x).mean((-2, -1))

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who is shown to a loss: index logic, no file I/O."""
 
+from custom.samplers.coverage import coverage_by_patient, facility_location
 from custom.samplers.memory_bank import MemoryBank
 from custom.samplers.registered import (
     Correspondence,
@@ -26,6 +27,8 @@ __all__ = [
     "check_positives",
     "check_streams",
     "classes_at",
+    "coverage_by_patient",
+    "facility_location",
     "points_of",
     "students_positives",
     "unaugmented",

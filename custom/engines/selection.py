@@ -1,0 +1,98 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which patients to annotate first, before any label exists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from monai.data import DataLoader
+from monai.networks.utils import eval_mode
+from monai.utils import CommonKeys
+from torch import Tensor
+
+from custom.bars import progress_bar
+from custom.errors import SettingError
+from custom.files import replacing, write_csv
+from custom.networks import SliceEmbedder
+from custom.samplers import coverage_by_patient, facility_location
+
+__all__ = ["PatientSelector"]
+
+
+class PatientSelector:
+    """Rank the patients by how well they cover the others in the space of a pre-trained encoder.
+
+    Each slice is described by the pooled features of the encoder, those that a segmentation network starts from, and
+    not by the embedding that the loss shaped: that of CORAL is nearly a line, the slice's position. A patient covers a
+    slice as well as the most similar one of theirs; all patients count the same, however many slices they have.
+
+    Args:
+        network: the pre-trained one.
+        loader: slices of all patients that could be annotated, over a :class:`~custom.data.SliceDataset`.
+        folder: for "selection.csv", all patients in order with the coverage reached, and "selection.txt", the first
+            ``count``, one a line: a list that ``split_dir`` can hold as ``labeled_<count>.txt``.
+        count: of patients to annotate.
+        annotated: names of those that are; they come before all others and are in no list.
+
+    Raises:
+        SettingError: there are fewer patients than ``count``, or no patient of an ``annotated`` name.
+    """
+
+    def __init__(
+        self,
+        network: SliceEmbedder,
+        loader: DataLoader,
+        folder: str | Path,
+        count: int = 3,
+        annotated: Sequence[str] = (),
+    ) -> None:
+        self.network, self.loader, self.folder = network, loader, Path(folder)
+        self.count, self.annotated = count, list(annotated)
+        names = loader.dataset.patient_names
+        if unknown := sorted(set(self.annotated) - set(names)):
+            raise SettingError(
+                f"annotated: there is no {', '.join(unknown[:5])}; there are {', '.join(names[:5])}, ..."
+            )
+        left = len(names) - len(set(self.annotated))
+        if not 1 <= count <= left:
+            raise SettingError(f"count: {count}; there are {left} patients to choose from.")
+
+    def run(self) -> list[str]:
+        """Embed, rank, write, and print the setting for training.
+
+        Returns:
+            Names of the patients to annotate.
+        """
+        names = self.loader.dataset.patient_names
+        features, patients = self._features()
+        per_patient = 1 / torch.bincount(patients)[patients]
+        annotated = [names.index(name) for name in self.annotated]
+        ranking = list(facility_location(coverage_by_patient(features, patients), per_patient, annotated))
+        write_csv(
+            self.folder / "selection.csv",
+            [
+                {"rank": rank, "patient": names[patient], "coverage": round(covered, 4)}
+                for rank, (patient, covered) in enumerate(ranking, start=1)
+            ],
+        )
+        selected = [names[patient] for patient, _ in ranking[: self.count]]
+        with replacing(self.folder / "selection.txt") as temporary:
+            temporary.write_text("".join(f"{name}\n" for name in selected), encoding="utf-8")
+        print(
+            f"Annotate first: {', '.join(selected)} (of {len(names)}; {self.folder / 'selection.csv'} ranks them all)."
+        )
+        print(f'Then train with --labeled_cases "{selected}", or list them under "training".', flush=True)
+        return selected
+
+    def _features(self) -> tuple[Tensor, Tensor]:
+        """(N, features) of all slices, and (N,) numbers of their patients."""
+        device = next(self.network.parameters()).device
+        features, patients = [], []
+        with eval_mode(self.network), torch.inference_mode():
+            for batch in progress_bar(self.loader, "Looking at slices", "batch"):
+                features.append(self.network.pooled(batch[CommonKeys.IMAGE].to(device)).float().cpu())
+                patients.append(batch["patient"])
+        return torch.cat(features), torch.cat(patients)
