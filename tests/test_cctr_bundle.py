@@ -13,6 +13,7 @@ import pytest
 import torch
 from commands import BUNDLES, TORCHRUN, command, curve, killed_after, run, start
 
+from custom.data import DataError
 from custom.data.phantom import write_abdominal
 
 CONFIGS = BUNDLES / "cctr_synapse" / "configs"
@@ -111,6 +112,21 @@ def test_both_networks_segment_with_a_map_of_their_disagreement(trained, abdomen
     assert all(file.shape == image.shape and (file.affine == image.affine).all() for file in found)
     disagreement = found[1].get_fdata()
     assert disagreement.min() >= 0 and 0 < disagreement.max() <= 1
+
+
+def test_selection_ranks_the_unlabelled_by_disagreement(trained, abdomen, tmp_path):
+    folder, _ = trained
+    settings = {"dataset_dir": abdomen, "output_dir": tmp_path, "ckpt_dir": folder / "models", "labeled_cases": 1}
+    files = ["inference.json", "variants/both_networks.json", "selection.json"]
+    printed = run("selection", files, configs=CONFIGS, count=1, **settings, **IMAGES)
+    train = (abdomen / "splits" / "train.txt").read_text().split()
+    with (tmp_path / "selection.csv").open(newline="", encoding="utf-8") as file:
+        ranking = list(csv.DictReader(file))
+    assert {row["patient"] for row in ranking} == set(train[1:])
+    assert f"Annotate next: {ranking[0]['patient']} " in printed
+    settings["labeled_cases"] = len(train)
+    with pytest.raises(DataError, match="labeled_cases: nothing is left to annotate"):
+        run("selection", files, configs=CONFIGS, **settings, **IMAGES)
 
 
 def test_agreement_chooses_between_all_atlases(abdomen, registrations, tmp_path):

@@ -21,6 +21,7 @@ CCTR = {
     "training": ["train.json"],
     "evaluating": ["train.json", "evaluate.json"],
     "inference": ["inference.json"],
+    "selection": ["inference.json", "variants/both_networks.json", "selection.json"],
 }
 WORKFLOWS = {
     "coral_acdc": {

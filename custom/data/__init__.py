@@ -5,6 +5,7 @@
 from custom.data.augment import SpatialAugment, iteration_generator
 from custom.data.checks import DataError, case_id, check_classes, check_datalist, check_label_values, usable_images
 from custom.data.datalist import (
+    cases_to_annotate,
     cases_to_segment,
     class_names,
     held_out,
@@ -30,6 +31,7 @@ __all__ = [
     "abdominal_folder",
     "cardiac_folder",
     "case_id",
+    "cases_to_annotate",
     "cases_to_segment",
     "check_classes",
     "check_datalist",

@@ -23,7 +23,15 @@ from typing import Any, NamedTuple
 
 from custom.data.checks import DataError, case_id, check_folder, check_labelled_count, check_unique
 
-__all__ = ["cases_to_segment", "class_names", "held_out", "images_in", "load_sections", "split_folder"]
+__all__ = [
+    "cases_to_annotate",
+    "cases_to_segment",
+    "class_names",
+    "held_out",
+    "images_in",
+    "load_sections",
+    "split_folder",
+]
 
 Case = dict[str, Any]
 
@@ -301,6 +309,29 @@ def cases_to_segment(dataset_dir: str, split_dir: str, datalist: str | None, ima
         raise DataError(
             f"images: {len(twice)} file names occur in several folders ({', '.join(twice[:3])}), and their "
             "segmentations would overwrite each other; segment one folder at a time, each with its own --output_dir."
+        )
+    return cases
+
+
+def cases_to_annotate(
+    dataset_dir: str,
+    split_dir: str,
+    labeled_cases: int | Sequence[str] | None,
+    datalist: str | None,
+    images: str | None,
+) -> list[Case]:
+    """Images without labels: ``images`` where given (see :func:`images_in`), else the unlabelled training cases.
+
+    Raises:
+        DataError: there are none, or what :func:`load_sections` finds.
+    """
+    if images:
+        return images_in(images)
+    cases = load_sections(dataset_dir, split_dir, labeled_cases, datalist)["unlabeled"]
+    if not cases:
+        raise DataError(
+            f"labeled_cases: nothing is left to annotate, all training cases of {datalist or dataset_dir} have labels; "
+            "give --images with a folder of further ones."
         )
     return cases
 

@@ -8,12 +8,14 @@ from custom.handlers.embedding import EmbeddingReport
 from custom.handlers.figures import OverviewFigure
 from custom.handlers.positives import PositivesReport
 from custom.handlers.progress import Progress
+from custom.handlers.ranking import DisagreementRanking
 from custom.handlers.report import SegmentationReport
 from custom.handlers.validation import LastValidation
 
 __all__ = [
     "CollapseError",
     "CollapseGuard",
+    "DisagreementRanking",
     "EmbeddingReport",
     "LastValidation",
     "LoadWeights",

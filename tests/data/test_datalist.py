@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from custom.data import DataError, case_id, cases_to_segment, class_names, held_out, load_sections, split_folder
+from custom.data import (
+    DataError,
+    case_id,
+    cases_to_annotate,
+    cases_to_segment,
+    class_names,
+    held_out,
+    load_sections,
+    split_folder,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENTS = {"train": ["patient003", "patient001", "patient002"], "val": ["patient004"], "test": ["patient005"]}
@@ -144,6 +153,14 @@ def test_data_list_of_one_section(datalist):
     assert [c["case"] for c in load_sections("", "", None, str(datalist))["pretraining"]] == ["c"]
     datalist.write_text(json.dumps({"test": ["c.nii.gz"]}))
     assert [c["case"] for c in cases_to_segment("", "", str(datalist), None)] == ["c"]
+
+
+def test_cases_to_annotate_are_those_without_a_label(datalist):
+    assert [c["case"] for c in cases_to_annotate("", "", None, str(datalist), None)] == ["c", "d"]
+    assert [c["case"] for c in cases_to_annotate("", "", ["a"], str(datalist), None)] == ["b", "c", "d"]
+    datalist.write_text(json.dumps({"training": [{"image": "a.nii.gz", "label": "a_seg.nii.gz"}]}))
+    with pytest.raises(DataError, match="labeled_cases: nothing is left to annotate, all training cases of"):
+        cases_to_annotate("", "", None, str(datalist), None)
 
 
 def test_images_whose_segmentations_would_overwrite_each_other(datalist):

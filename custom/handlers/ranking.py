@@ -1,0 +1,72 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which patients to annotate next: those on whom two trained networks disagree most."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+from monai.utils import CommonKeys
+
+from custom.errors import SettingError
+from custom.files import write_csv
+from custom.handlers.report import identity
+
+__all__ = ["DisagreementRanking"]
+
+
+class DisagreementRanking:
+    """Rank patients by how much of what is segmented the two networks disagree about; write "selection.csv".
+
+    The score of a volume is sum(D) / (sum(D) + F), with D the disagreement of its voxels and F how many are segmented
+    as any class: 0 where both agree to the last voxel, 1 where nothing is segmented at all, which is most worth a look.
+    That of a patient is the mean of their volumes.
+
+    Args:
+        folder: for "selection.csv".
+        count: of patients to name.
+
+    Raises:
+        SettingError: the count is below 1.
+    """
+
+    def __init__(self, folder: str | Path, count: int = 3) -> None:
+        if count < 1:
+            raise SettingError(f"count: {count}; name at least one patient.")
+        self.folder, self.count = Path(folder), count
+        self.scores: dict[str, list[float]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """
+        Args:
+            engine: an evaluator that decollates; "pred" (1, H, W, S) of its output are label values, "disagreement"
+                (1, H, W, S) is between 0 and 1, see :class:`~custom.networks.MeanAndDisagreementd`.
+        """
+        engine.add_event_handler(Events.STARTED, lambda: self.scores.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
+        engine.add_event_handler(Events.COMPLETED, self._rank)
+
+    def _score(self, engine: Engine) -> None:
+        for entry, output in zip(engine.state.batch, engine.state.output, strict=True):
+            disagreed = float(output["disagreement"].double().sum())
+            segmented = float((output[CommonKeys.PRED] > 0).sum())
+            score = disagreed / (disagreed + segmented) if segmented else 1.0
+            self.scores.setdefault(identity(entry, output)["patient"], []).append(score)
+
+    def _rank(self, engine: Engine) -> None:
+        means = {patient: statistics.mean(scores) for patient, scores in self.scores.items()}
+        ranking = sorted(means, key=lambda patient: -means[patient])
+        write_csv(
+            self.folder / "selection.csv",
+            [
+                {"rank": rank, "patient": patient, "disagreement": round(means[patient], 4)}
+                for rank, patient in enumerate(ranking, start=1)
+            ],
+        )
+        print(
+            f"Annotate next: {', '.join(ranking[: self.count])} (of {len(ranking)}; {self.folder / 'selection.csv'} "
+            "ranks them all).",
+            flush=True,
+        )
