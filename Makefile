@@ -26,6 +26,7 @@ test: $(READY)
 	$(RUN) -m pytest -q
 
 test-slow: $(READY)
+	$(RUN) -m pip install -q -e '.[tracking]'
 	$(RUN) -m pytest -q -m slow
 
 lint: $(READY)

@@ -36,6 +36,7 @@ WORKFLOWS = {
 }
 CCTR_OVERLAYS = {
     "multi_gpu_train.json": "training",
+    "federated.json": "training",
     **{
         f"variants/{v}.json": "training"
         for v in ("supervised", "cross_teaching", "contrast", "no_reps", "no_rsl", "report_positives", "paper_train")
@@ -48,6 +49,7 @@ OVERLAYS = {
     "coral_acdc": {
         "multi_gpu_pretrain.json": "pretraining",
         "multi_gpu_train.json": "training",
+        "federated.json": "training",
         **{
             f"variants/{v}.json": "pretraining"
             for v in ("simclr", "gcl", "pcl", "ral_only", "oal_only", "weak_ordinal", "paper_pretrain")
@@ -64,9 +66,9 @@ OVERLAID = [
 ]
 BOTH_SWIN_T = ("variants/both_networks.json", "variants/swin_t.json")
 # beyond those of the config
-BRING_KEYS = ("variants/report_positives.json", "variants/both_networks.json", "variants/swin_t.json")
+BRING_KEYS = ("federated.json", "variants/report_positives.json", "variants/both_networks.json", "variants/swin_t.json")
 # read by programs around the bundle, by name: see monai.bundle.properties
-PROPERTIES = {"dataset_dir", "output_dir"}
+PROPERTIES = {"dataset_dir", "output_dir", "initialize"}
 
 RUNS = [
     *((b, files) for b, workflows in WORKFLOWS.items() for files in workflows.values()),
@@ -89,7 +91,10 @@ def test_every_bundle_is_here():
 
 @pytest.mark.parametrize("bundle", WORKFLOWS)
 def test_every_config_belongs_to_a_workflow(bundle):
-    found = {str(f.relative_to(configs(bundle))) for f in configs(bundle).rglob("*.json")} - {"metadata.json"}
+    found = {str(f.relative_to(configs(bundle))) for f in configs(bundle).rglob("*.json")} - {
+        "metadata.json",
+        "tracking.json",
+    }
     assert found == set(OVERLAYS[bundle]) | {f for files in WORKFLOWS[bundle].values() for f in files}
 
 
@@ -111,6 +116,17 @@ def test_overlays_hold_differences_only(bundle, overlay, workflow):
             node = node[part]
         assert last in node or overlay.startswith("multi_gpu") or overlay in BRING_KEYS, key
         assert node.get(last) != value, key
+
+
+@pytest.mark.parametrize("bundle", WORKFLOWS)
+def test_tracking_names_the_bundle_and_settings_that_there_are(bundle):
+    tracking = json.loads((configs(bundle) / "tracking.json").read_text())["configs"]
+    assert tracking["experiment_name"] == bundle
+    read = set(re.findall(r"@([A-Za-z_]+)", json.dumps(tracking)))
+    for files in WORKFLOWS[bundle].values():
+        config = merged(bundle, files)
+        if "train" in config:
+            assert read - set(config) - set(tracking) == set(), files
 
 
 @pytest.mark.parametrize("bundle", WORKFLOWS)

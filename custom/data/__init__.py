@@ -14,6 +14,7 @@ from custom.data.datalist import (
     split_folder,
     with_labels,
 )
+from custom.data.dicom import output_name
 from custom.data.geometry import OrientSlices, OrientSlicesd, slice_axis, slice_positions
 from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.slices import CentreSlicesd, SelectLabelsd, SliceDataset, SliceGeometry, StackSlicesd
@@ -41,6 +42,7 @@ __all__ = [
     "images_in",
     "iteration_generator",
     "load_sections",
+    "output_name",
     "slice_axis",
     "slice_positions",
     "split_folder",

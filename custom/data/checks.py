@@ -18,8 +18,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from monai.data import ITKReader
 from tqdm import tqdm
 
+from custom.data.dicom import file_states, is_dicom
 from custom.data.geometry import slice_axis
 from custom.errors import UserError
 
@@ -41,6 +43,7 @@ __all__ = [
 HELD_APART = ("training", "validation", "test")
 MOST_LINES = 20
 CORNER_TOLERANCE = 1e-3  # mm
+SLICE_TOLERANCE = 0.1  # mm
 
 
 class DataError(UserError, ValueError):
@@ -51,7 +54,7 @@ class DataError(UserError, ValueError):
 
 
 def case_id(entry: dict[str, Any]) -> str:
-    """Name of a case: its "case", or the image's file name without .nii or .nii.gz."""
+    """Name of a case: its "case", or the name of the image's file without .nii or .nii.gz, or of its folder."""
     return str(entry.get("case") or Path(str(entry["image"])).name.removesuffix(".gz").removesuffix(".nii"))
 
 
@@ -241,7 +244,7 @@ def check_case(entry: dict[str, Any], num_classes: int, labelled: bool = True, c
         One sentence a problem; empty when all is well.
     """
     if not entry.get("image"):
-        return [f'the entry {entry} has no "image"; give the path of a NIfTI file.']
+        return [f'the entry {entry} has no "image"; give the path of a NIfTI file, or of the folder of a DICOM series.']
     problems = check_image(entry["image"], cine)
     if labelled and not entry.get("label"):
         problems.append(f'{entry["image"]} has no "label", which this section needs; add it or remove the case.')
@@ -255,7 +258,7 @@ def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
     """Check that an image can be read, and has slices, contrast and finite voxels.
 
     Args:
-        path: NIfTI file, (X, Y, Z), or (X, Y, Z, time) with ``cine``.
+        path: NIfTI file, (X, Y, Z), or (X, Y, Z, time) with ``cine``; or the folder of a DICOM series.
         cine: whether the image may be 4-D.
 
     Returns:
@@ -329,7 +332,7 @@ def check_pair(image: str | os.PathLike, label: str | os.PathLike) -> list[str]:
     """Check that image and label lie on the same voxel grid.
 
     Args:
-        image: NIfTI file.
+        image: NIfTI file, or the folder of a DICOM series.
         label: NIfTI file.
 
     Returns:
@@ -386,23 +389,55 @@ def _facts(path: str | os.PathLike, label: bool = False) -> _Facts:
     if not isinstance(path, (str, os.PathLike)):
         return _Facts(f"one file name is expected, found {path!r}; merge the files into one.")
     try:
-        state = os.stat(path)
+        states = tuple(file_states(path))
     except OSError:
         return _Facts(f"the file {path} is missing; correct the path or restore the file.")
-    if not os.path.isfile(path):
+    if not os.path.isdir(path):
+        return _read(os.fspath(path), label, states[0][1], states)
+    if label:
         return _Facts(f"{path} is a folder; give a NIfTI file.")
-    return _read(os.fspath(path), label, state.st_size, state.st_mtime_ns)
+    if not states:
+        return _Facts(f"{path} is a folder without DICOM images; give a NIfTI file, or the folder of a DICOM series.")
+    return _read_series(os.fspath(path), states)
 
 
 @cache
-def _read(path: str, label: bool, size: int, mtime_ns: int) -> _Facts:
-    """Read a file once; size and modification time are there to notice that it has changed."""
+def _read_series(path: str, states: tuple) -> _Facts:
+    """Read a series once, as MONAI does; the states of its files are there to notice that one has changed."""
+    reader = ITKReader()
+    try:
+        image = reader.read(path)
+        values, meta = reader.get_data(image)
+    except (RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        return _Facts(f"{path} cannot be read as a DICOM series ({reason}); export it again.")
+    slices = values.shape[2] if values.ndim > 2 else 1
+    if slices < len(states):
+        return _Facts(
+            f"{path} holds {len(states)} DICOM images, {slices} of which are one series; "
+            "give each series (and each localizer) a folder of its own."
+        )
+    notes = image.GetMetaDataDictionary()
+    uneven = notes["ITK_non_uniform_sampling_deviation"] if notes.HasKey("ITK_non_uniform_sampling_deviation") else 0.0
+    if uneven > SLICE_TOLERANCE:
+        return _Facts(
+            f"{path} has slices at uneven distances, by up to {uneven:.1f} mm: some are missing, or it is no stack; "
+            "export it again."
+        )
+    return _Facts(shape=values.shape, affine=np.asarray(meta["affine"]), frames=(_range(values, 1.0, 0.0),))
+
+
+@cache
+def _read(path: str, label: bool, size: int, states: tuple) -> _Facts:
+    """Read a file once; its state is there to notice that it has changed."""
     try:
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Pair):  # Nifti2 derives from it
             return _Facts(f"{path} is not a NIfTI file but {type(image).__name__}; convert it to .nii.gz.")
         raw = image.dataobj.get_unscaled()  # no float64 copy of an integer file with a slope
     except (nib.filebasedimages.ImageFileError, gzip.BadGzipFile) as error:
+        if is_dicom(path):
+            return _Facts(f"{path} is one DICOM image; give the folder that holds its series alone.")
         return _Facts(
             f"{path} is not a NIfTI file, or ends within its header ({size} bytes; {error}); "
             "convert it to .nii.gz, or copy it again."

@@ -17,11 +17,13 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from custom.data.checks import DataError, case_id, check_folder, check_labelled_count, check_unique
+from custom.data.dicom import is_series
 
 __all__ = [
     "cases_to_annotate",
@@ -304,10 +306,10 @@ def cases_to_segment(dataset_dir: str, split_dir: str, datalist: str | None, ima
     else:
         sections = load_sections(dataset_dir, split_dir, None, datalist)
         cases = _unlabelled(sections[held_out(sections)])
-    names = [Path(case["image"]).name for case in cases]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    counts = Counter(case_id({"image": case["image"]}) for case in cases)
+    if twice := sorted({Path(c["image"]).name for c in cases if counts[case_id({"image": c["image"]})] > 1}):
         raise DataError(
-            f"images: {len(twice)} file names occur in several folders ({', '.join(twice[:3])}), and their "
+            f"images: {len(twice)} names occur more than once ({', '.join(twice[:3])}), and their "
             "segmentations would overwrite each other; segment one folder at a time, each with its own --output_dir."
         )
     return cases
@@ -337,7 +339,8 @@ def cases_to_annotate(
 
 
 def images_in(pattern: str) -> list[Case]:
-    """Cases without labels from a folder (its .nii and .nii.gz files), a glob pattern, or one file.
+    """Cases without labels from a folder (its .nii and .nii.gz files, and its folders with a DICOM series), a glob
+    pattern, one file, or one folder with a DICOM series.
 
     In a folder, segmentations beside their images (X_seg or X_gt beside X) are left out, and a line says so.
 
@@ -345,12 +348,17 @@ def images_in(pattern: str) -> list[Case]:
         DataError: when nothing matches.
     """
     path = Path(pattern)
-    if path.is_dir():
-        files = _without_segmentations(sorted(f for f in path.iterdir() if f.name.endswith((".nii", ".nii.gz"))))
+    if is_series(path):
+        files = [path]
+    elif path.is_dir():
+        files = [f for f in sorted(path.iterdir()) if f.name.endswith((".nii", ".nii.gz")) or is_series(f)]
+        files = _without_segmentations(files)
     else:
         files = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
     if not files:
-        raise DataError(f"images: nothing matches {pattern}; give a folder with .nii.gz files, a pattern, or a file.")
+        raise DataError(
+            f"images: nothing matches {pattern}; give a folder with .nii.gz files or DICOM series, a pattern or a file."
+        )
     return [{"image": str(f), "case": case_id({"image": f}), "patient": case_id({"image": f})} for f in files]
 
 

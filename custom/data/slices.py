@@ -24,6 +24,7 @@ from torch import Tensor
 from custom.bars import progress_bar
 from custom.data.checks import DataError, case_id
 from custom.data.datalist import Case
+from custom.data.dicom import file_states
 from custom.data.geometry import slice_positions
 from custom.errors import SettingError
 from custom.files import save_atomically
@@ -274,12 +275,8 @@ def _cache_key(case: Case, transform: Callable) -> str:
     paths = {
         key: case[key] if isinstance(case[key], list) else [case[key]] for key in ("image", "label") if key in case
     }
-    files = {key: [_state(Path(path)) for path in names] for key, names in paths.items()}
+    files = {key: [state for path in names for state in file_states(path)] for key, names in paths.items()}
     return hashlib.sha256(json.dumps([FORMAT, files, _describe(transform)], sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _state(file: Path) -> list[Any]:
-    return [str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns]
 
 
 def _describe(value: Any) -> Any:

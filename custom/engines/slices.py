@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
-from monai.engines import Trainer
-from monai.inferers import Inferer, SimpleInferer
+from monai.engines import SupervisedTrainer
+from monai.inferers import Inferer
 from torch import nn
 
 from custom.data.augment import SpatialAugment, iteration_generator
@@ -27,8 +27,8 @@ def fast_bfloat16(device: torch.device | str) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-class SliceTrainer(Trainer):
-    """A MONAI Trainer on batches of 2-D slices; a method overrides ``_iteration``.
+class SliceTrainer(SupervisedTrainer):
+    """A MONAI SupervisedTrainer on batches of 2-D slices; a method overrides ``_iteration``.
 
     All random numbers come from the seed with the epoch or the iteration, so that a run that was killed and resumed
     at an epoch's end goes on exactly as it would have.
@@ -61,20 +61,19 @@ class SliceTrainer(Trainer):
         inferer: Inferer | None = None,
         train_handlers: list | None = None,
     ) -> None:
-        # handlers such as a resume checkpoint read these when they attach
-        self.network = network
-        self.optimizer = optimizer
-        self.loss_function = loss_function
-        self.inferer = inferer or SimpleInferer()
         self.augment = augment
         self.seed = seed
         self.mixed_precision = mixed_precision
         super().__init__(
             device=device,
             max_epochs=max_epochs,
-            data_loader=train_data_loader,
+            train_data_loader=train_data_loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=loss_function,
+            inferer=inferer,
             decollate=False,
-            handlers=train_handlers,
+            train_handlers=train_handlers,
         )
         self.add_event_handler(Events.EPOCH_STARTED, self._seed_epoch)
 

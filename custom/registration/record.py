@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from custom.data.dicom import file_states
 from custom.errors import SettingError
 from custom.registration.pairwise import Settings, register, similarity, use_threads
 from custom.registration.quality import folded_fraction, inverse_error
@@ -110,7 +111,7 @@ def job_for(
     files = [os.path.abspath(f) if f else None for f in (fixed["image"], moving["image"], region)]
     state = {
         "version": VERSION,
-        "content": [f and _hash(f, os.stat(f).st_mtime_ns) for f in files],
+        "content": [f and _hash(f, tuple(file_states(f))) for f in files],
         "attempts": [asdict(Settings(**settings)) for settings in attempts],
         "limits": asdict(limits),
         "start": start and Path(start).name,
@@ -253,5 +254,5 @@ def _rank(row: Row) -> tuple[bool, float]:
 
 
 @functools.cache
-def _hash(file: str, _modified: int) -> str:
+def _hash(file: str, _states: tuple) -> str:
     return content_hash(file)

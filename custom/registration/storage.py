@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from custom.data.dicom import dicom_files
 from custom.errors import UserError
 from custom.files import replacing
 from custom.registration.transform import Affine, Displacement, Step, Transform
@@ -98,13 +99,15 @@ def read_notes(path: str | Path) -> dict[str, Any]:
 
 
 def content_hash(path: str | Path) -> str:
-    """SHA-256 of a file's content; of a .gz file, of what is compressed in it.
+    """SHA-256 of a file's content; of a .gz file, of what is compressed in it; of a DICOM series, of all its files.
 
     Raises:
         FileNotFoundError: there is no such file.
         StorageError: a broken .gz file, or half of a pair of files.
     """
     path = Path(path)
+    if path.is_dir():
+        return hashlib.sha256("".join(content_hash(file) for file in dicom_files(path)).encode()).hexdigest()
     if path.name.removesuffix(".gz").endswith((".hdr", ".img")):
         raise StorageError(f"{path} is one file of a pair, header and image; convert them to one .nii.gz.")
     digest = hashlib.sha256()

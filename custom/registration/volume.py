@@ -14,9 +14,11 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.transforms import LoadImage
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from custom.data.dicom import is_series
 from custom.errors import UserError
 
 __all__ = ["Grid", "RegistrationError", "Volume", "read_volume", "same_grid"]
@@ -159,8 +161,8 @@ def read_volume(image: Any, label: bool = False) -> Volume:
     """Read an image or a label map with its geometry.
 
     Args:
-        image: path of a NIfTI file, (X, Y, Z) and perhaps further axes of length 1, or a MetaTensor of shape (X, Y, Z)
-            or (1, X, Y, Z), in RAS or LPS as its ``meta["space"]`` says.
+        image: path of a NIfTI file, (X, Y, Z) and perhaps further axes of length 1, or of the folder of a DICOM
+            series; or a MetaTensor of shape (X, Y, Z) or (1, X, Y, Z), in RAS or LPS as its ``meta["space"]`` says.
         label: whether it holds classes; they stay integers then.
 
     Raises:
@@ -168,6 +170,11 @@ def read_volume(image: Any, label: bool = False) -> Volume:
         TypeError: a bare array, which has no geometry.
         RegistrationError: a broken file, not 3-D, sheared, NaN or infinite voxels, or a label map without classes.
     """
+    if isinstance(image, (str, os.PathLike)) and is_series(image):
+        try:
+            image = LoadImage()(image)
+        except (RuntimeError, OSError) as error:
+            raise RegistrationError(f"{image} cannot be read as a DICOM series ({error}); export it again.") from error
     if isinstance(image, MetaTensor):
         name = str(image.meta.get("filename_or_obj", "MetaTensor"))
         values, affine = image.as_tensor().detach().cpu(), np.asarray(image.affine.cpu(), dtype=np.float64)

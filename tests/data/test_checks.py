@@ -169,7 +169,7 @@ def test_colours(make):
 
 
 def test_folder_or_list_instead_of_a_file(make, tmp_path):
-    assert "is a folder; give a NIfTI file" in only_problem(make() | {"image": str(tmp_path)})
+    assert "is a folder without DICOM images; give a NIfTI file" in only_problem(make() | {"image": str(tmp_path)})
     entry = make()
     assert "one file name is expected, found [" in only_problem(entry | {"image": [entry["image"]] * 2})
 

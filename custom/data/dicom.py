@@ -1,0 +1,59 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""DICOM: a folder with one series stands for a NIfTI file. MONAI reads it, through ITK."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.data.folder_layout import default_name_formatter
+from monai.transforms import Transform
+
+__all__ = ["dicom_files", "file_states", "is_dicom", "is_series", "output_name"]
+
+INDEX = "DICOMDIR"  # of a disc; it has the mark, but holds no image
+
+
+def is_dicom(file: str | os.PathLike) -> bool:
+    """Whether a file has DICOM's mark, "DICM" after 128 bytes of anything."""
+    with open(file, "rb") as content:
+        return content.read(132)[128:] == b"DICM"
+
+
+def dicom_files(folder: str | os.PathLike) -> list[Path]:
+    """The DICOM images right in a folder, by name."""
+    files = (f for f in sorted(Path(folder).iterdir()) if f.is_file() and f.name.upper() != INDEX)
+    return [f for f in files if is_dicom(f)]
+
+
+def is_series(path: str | os.PathLike) -> bool:
+    """Whether a path is a folder that holds DICOM images."""
+    return os.path.isdir(path) and bool(dicom_files(path))
+
+
+def file_states(path: str | os.PathLike) -> list[tuple[str, int, int]]:
+    """By which a change of an image is noticed: path, size in bytes and time in ns of its file, or of each of a series.
+
+    Raises:
+        OSError: there is no such file or folder.
+    """
+    files = dicom_files(path) if os.path.isdir(path) else [Path(path)]
+    return [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+
+def output_name(metadata: Mapping[str, Any], saver: Transform) -> dict[str, Any]:
+    """Name what is saved after its image, as MONAI's ``SaveImage`` does, but take no part of a folder's name for an
+    ending: those of series are often numbers with dots.
+
+    Args:
+        metadata: of the image.
+        saver: the ``SaveImage``.
+
+    Returns:
+        "subject" and "idx", see ``monai.data.folder_layout.default_name_formatter``.
+    """
+    name = default_name_formatter(metadata, saver)
+    return name | {"subject": f"{name['subject']}.nii"} if os.path.isdir(name["subject"]) else name
