@@ -34,7 +34,8 @@ def write_series(image: Path, folder: Path, number: int = 1) -> Path:
         piece.SetSpacing(spacing)
         piece.SetOrigin(affine[:3, 3] + k * affine[:3, 2])
         piece.SetDirection(affine[:3, :3] / spacing)
-        tags = {"0008|0060": "MR", "0020|000d": STUDY, "0020|000e": f"{STUDY}.{number}", "0020|0013": str(k + 1)}
+        tags = {"0008|0060": "MR", "0020|000d": STUDY, "0020|0052": f"{STUDY}.0", "0018|0050": str(spacing[2])}
+        tags |= {"0020|000e": f"{STUDY}.{number}", "0020|0011": str(number), "0020|0013": str(k + 1)}
         for tag, value in tags.items():
             piece.GetMetaDataDictionary()[tag] = value
         writer = itk.GDCMImageIO.New(KeepOriginalUID=True)

@@ -42,6 +42,7 @@ CCTR_OVERLAYS = {
         for v in ("supervised", "cross_teaching", "contrast", "no_reps", "no_rsl", "report_positives", "paper_train")
     },
     "variants/swin_t.json": "training",
+    "variants/dicom_seg.json": "inference",
     "variants/both_networks.json": "inference",
     "variants/paper_inference.json": "inference",
 }
@@ -55,6 +56,7 @@ OVERLAYS = {
             for v in ("simclr", "gcl", "pcl", "ral_only", "oal_only", "weak_ordinal", "paper_pretrain")
         },
         **{f"variants/{v}.json": "training" for v in ("no_pretraining", "paper_train")},
+        "variants/dicom_seg.json": "inference",
         "variants/paper_inference.json": "inference",
     },
     "cctr_synapse": {**CCTR_OVERLAYS, "variants/eight_organs.json": "training"},

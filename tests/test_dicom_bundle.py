@@ -87,6 +87,20 @@ def test_series_are_registered(lists, tmp_path):
         figure_count=1,
         settings={"spacing": 5.0, "scales": [1.0], "candidates": 1, "iterations": [10, 10], "affine_iterations": 20},
         retries=[],
+        limits={"gain": -1.0, "folded": 1.0, "inverse_mm": None},
         output_dir=tmp_path,
     )
     assert len(list((tmp_path / "registration" / "transforms").iterdir())) == 1, printed
+
+
+def test_segmentations_as_dicom(lists, tmp_path):
+    highdicom = pytest.importorskip("highdicom", reason="needs the packages of '.[dicom-seg]'")
+    settings = trained(lists["dicom"], tmp_path)
+    series = lists["dicom"].parent / "series"
+    files = ["inference.json", "variants/dicom_seg.json"]
+    run("inference", files, images=series, output_dir=tmp_path / "out", **SEGMENTING, **settings)
+    for folder in series.iterdir():
+        file = highdicom.seg.segread(tmp_path / "out" / "predictions" / f"{folder.name}_seg.dcm")
+        assert [segment.SegmentLabel for segment in file.SegmentSequence] == ["RV", "MYO", "LV"]
+        assert file.ManufacturerModelName == "coral_acdc"
+        assert (tmp_path / "out" / "predictions" / f"{folder.name}_seg.nii.gz").is_file()

@@ -1,0 +1,110 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Segmentations of DICOM series as DICOM-SEG, for an archive (PACS) that takes no NIfTI."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import optional_import
+
+import custom
+from custom.data.checks import DataError
+from custom.data.dicom import dicom_files, is_series
+from custom.errors import SettingError
+
+highdicom, installed = optional_import("highdicom")
+pydicom, _ = optional_import("pydicom")  # which comes with it
+
+__all__ = ["SaveDicomSegd"]
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+class SaveDicomSegd(MapTransform):
+    """Write label maps of DICOM series as DICOM-SEG: a binary segment a class, in the study and the geometry of the
+    series, with the class's name as its label. All are coded as organs: a data list names classes, it has no codes.
+
+    Args:
+        keys: label maps, (1, X, Y, Z), in the geometry of their series.
+        output_dir: for the files, ``<name of the series' folder>_seg.dcm``.
+        class_names: of the labels 1, 2, ...
+        model: what made them, for the files' headers.
+
+    Raises:
+        SettingError: highdicom is not installed.
+        DataError: when called, for an image that is no series, or a series that lacks what DICOM-SEG asks for.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str, class_names: Sequence[str], model: str) -> None:
+        if not installed:
+            raise SettingError(
+                "dicom_seg.json: DICOM-SEG is written by highdicom, which is not installed; pip install it."
+            )
+        super().__init__(keys)
+        self.folder = Path(output_dir)
+        self.class_names = list(class_names)
+        self.model = model
+
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
+        for key in self.key_iterator(data):
+            self.save(data[key])
+        return dict(data)
+
+    def save(self, labels: MetaTensor) -> None:
+        """
+        Args:
+            labels: (1, X, Y, Z) integers.
+        """
+        series = labels.meta["filename_or_obj"]
+        if not is_series(series):
+            raise DataError(f"{series} is no folder of a DICOM series, as DICOM-SEG refers to; leave the overlay out.")
+        images = [pydicom.dcmread(file, stop_before_pixels=True) for file in dicom_files(series)]
+        affine = LPS @ labels.affine.cpu().numpy()
+        try:
+            frames = highdicom.Volume(
+                labels[0].cpu().numpy().astype(np.uint8).transpose(2, 1, 0),  # slices, rows, columns
+                affine=affine[:, [2, 1, 0, 3]],
+                coordinate_system="PATIENT",
+                frame_of_reference_uid=images[0].FrameOfReferenceUID,
+            )
+            file = highdicom.seg.Segmentation(
+                source_images=images,
+                pixel_array=frames,
+                segmentation_type="BINARY",
+                segment_descriptions=[self._segment(n, name) for n, name in enumerate(self.class_names, start=1)],
+                series_instance_uid=highdicom.UID(),
+                series_number=int(images[0].get("SeriesNumber") or 0) + 1000,
+                series_description=f"{self.model}, for research",
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer="few-label-segmentation-bundles",
+                manufacturer_model_name=self.model,
+                software_versions=custom.__version__,
+                device_serial_number="0",
+            )
+        except (AttributeError, ValueError) as error:
+            raise DataError(
+                f"{series}: no DICOM-SEG can refer to this series ({error}); leave the overlay out."
+            ) from error
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file.save_as(self.folder / f"{Path(series).name}_seg.dcm")
+
+    def _segment(self, number: int, name: str) -> highdicom.seg.SegmentDescription:
+        codes = pydicom.sr.codedict.codes
+        algorithm = highdicom.AlgorithmIdentificationSequence(
+            name=self.model, version=custom.__version__, family=codes.cid7162.ArtificialIntelligence
+        )
+        return highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name,
+            segmented_property_category=codes.SCT.AnatomicalStructure,
+            segmented_property_type=codes.SCT.Organ,
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=algorithm,
+        )
