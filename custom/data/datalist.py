@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from custom.data.checks import DataError, case_id, check_folder, check_labelled_count, check_unique
 
-__all__ = ["cases_to_segment", "class_names", "held_out", "images_in", "load_sections", "split_folder"]
+__all__ = ["cases_to_segment", "class_names", "held_out", "images_in", "load_sections", "nifti_files", "split_folder"]
 
 Case = dict[str, Any]
 
@@ -315,12 +315,17 @@ def images_in(pattern: str) -> list[Case]:
     """
     path = Path(pattern)
     if path.is_dir():
-        files = _without_segmentations(sorted(f for f in path.iterdir() if f.name.endswith((".nii", ".nii.gz"))))
+        files = _without_segmentations(nifti_files(path))
     else:
         files = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
     if not files:
         raise DataError(f"images: nothing matches {pattern}; give a folder with .nii.gz files, a pattern, or a file.")
     return [{"image": str(f), "case": case_id({"image": f}), "patient": case_id({"image": f})} for f in files]
+
+
+def nifti_files(folder: Path) -> list[Path]:
+    """The .nii and .nii.gz files of a folder, in order."""
+    return sorted(f for f in folder.iterdir() if f.name.endswith((".nii", ".nii.gz")))
 
 
 def _without_segmentations(files: list[Path]) -> list[Path]:
