@@ -16,29 +16,26 @@ __all__ = ["study_encoder"]
 
 
 def study_encoder(
-    sections: Mapping[str, Sequence[Case]], path: str | Path, bundle_root: str | Path, settings: Mapping[str, Any]
+    sections: Mapping[str, Sequence[Case]], bundle_root: str, ckpt_dir: str, **settings: Any
 ) -> str | None:
     """The encoder to begin with: pre-trained once on all studies, annotated or not.
 
     Args:
         sections: of :func:`~custom.data.study_sections`. Without unlabelled studies nothing is pre-trained.
-        path: of the encoder, which pre-training writes.
         bundle_root: the bundle's folder, whose ``pretrain.json`` says the rest.
-        settings: of that config, which are to be those of training.
+        ckpt_dir: folder of the encoder.
+        **settings: keys of that config, which are to be as in training.
 
     Returns:
-        ``path``; None where there is no encoder.
+        Path of "encoder.pt" in ``ckpt_dir``; None where it is not there.
     """
-    if not Path(path).is_file() and sections["unlabeled"]:
-        file = Path(bundle_root) / "configs" / "pretrain.json"
-        batch_size = monai.bundle.ConfigParser.load_config_file(file)["batch_size"]
-        print(f"Pre-training on {len(sections['pretraining'])} studies, once: {path}.", flush=True)
-        monai.bundle.run(
-            run_id="pretraining",
-            config_file=str(file),
-            bundle_root=str(bundle_root),
-            batch_size=f"$min({batch_size}, len(@train#dataset))",
-            **{"train#dataset#data": list(sections["pretraining"]), "validate#dataset#data": []},
-            **settings,
-        )
-    return str(path) if Path(path).is_file() else None
+    encoder = Path(ckpt_dir) / "encoder.pt"
+    if not encoder.is_file() and sections["unlabeled"]:
+        print(f"Pre-training on {len(sections['pretraining'])} studies, once: {encoder}.", flush=True)
+        config = str(Path(bundle_root) / "configs" / "pretrain.json")
+        batch_size = monai.bundle.ConfigParser.load_config_file(config)["batch_size"]
+        settings |= {"bundle_root": bundle_root, "ckpt_dir": ckpt_dir}
+        settings |= {"train#dataset#data": list(sections["pretraining"]), "validate#dataset#data": []}
+        settings |= {"batch_size": f"$min({batch_size}, len(@train#dataset))"}  # there may be few studies
+        monai.bundle.run(run_id="pretraining", config_file=config, **settings)
+    return str(encoder) if encoder.is_file() else None
