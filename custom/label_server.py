@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from custom.archive import write_archive
@@ -24,8 +24,12 @@ APP = "monaibundle"  # MONAI Label's own app for bundles
 BUNDLES = Path(__file__).absolute().parents[1] / "bundles"
 
 
-def write_app(folder: Path) -> Path:
+def write_app(folder: Path, environment: Mapping[str, str]) -> Path:
     """Copy MONAI Label's app for bundles out of the installed package, unless it is there.
+
+    Args:
+        folder: for the app's.
+        environment: of MONAI Label.
 
     Returns:
         The app's folder.
@@ -33,7 +37,7 @@ def write_app(folder: Path) -> Path:
     app = folder / APP
     if not app.is_dir():
         command = [sys.executable, "-m", "monailabel.main", "apps", "--download", "--name", APP, "--output", folder]
-        subprocess.run(command, check=True, env=server_environment())
+        subprocess.run(command, check=True, env=environment)
     return app
 
 
@@ -111,10 +115,11 @@ def main() -> None:
     options = parser.parse_args()
     if "://" not in options.studies and not Path(options.studies).is_dir():
         raise SettingError(f"studies: {options.studies} is no folder; give the one that holds the .nii.gz files.")
-    app = write_app(options.folder.absolute())
+    environment = server_environment()
+    app = write_app(options.folder.absolute(), environment)
     models = [add_bundle(app, bundle).name for bundle in options.bundles]
     command = server_command(app, options.studies, models, options.host, options.port)
-    os.execve(command[0], command, server_environment())
+    os.execve(command[0], command, environment)
 
 
 if __name__ == "__main__":

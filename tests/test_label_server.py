@@ -1,0 +1,211 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""A real MONAI Label server on phantom studies, used as a workstation does: through its own client.
+
+It needs an environment of its own: ``make test-label`` makes it and runs this.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from commands import SMALL
+
+from custom.data.phantom import write_cardiac
+from custom.label_server import add_bundle, server_command, server_environment, write_app
+
+pytest.importorskip("monailabel", reason="MONAI Label has an environment of its own: make test-label")
+from monailabel.client import MONAILabelClient
+
+MODELS = ("cctr_acdc", "coral_acdc")
+SETTINGS = {
+    "cctr_acdc/configs/train.json": {
+        **SMALL,
+        "slice_size": [64, 64],
+        "settings": {"spacing": 5.0, "iterations": [10, 10], "scales": [1.0], "turns": [0.0], "candidates": 1},
+        "retries": [],
+        "workers": 0,
+        "iterations_per_epoch": 15,
+    },
+    "cctr_acdc/configs/inference.json": {**SMALL, "slice_size": [64, 64]},
+    "coral_acdc/configs/train.json": {**SMALL, "val_interval": 5},
+    "coral_acdc/configs/inference.json": SMALL,
+    "coral_acdc/configs/pretrain.json": {"max_epochs": 2, "warmup_epochs": 1},
+}
+EPOCHS = {"cctr_acdc": 4, "coral_acdc": 20}
+# what 3D Slicer sends: everything that the server offers
+AS_SLICER = {"device": "cpu", "pretrained": True, "multi_gpu": True, "gpus": "all", "tracking": "None", "run_id": ""}
+OPERATORS = """
+import torch
+
+for name in ("nms", "qnms"):  # torchvision declares more for them, and finds nothing in a build for another torch
+    torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+"""
+
+
+class Server(NamedTuple):
+    client: MONAILabelClient
+    models: Path
+    studies: Path
+    truth: Path
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """Of the server; PyPI's torchvision cannot be imported beside a torch for CPUs unless its operators are there."""
+    environment = {**server_environment(), "OMP_NUM_THREADS": "1"}
+    if subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode:
+        folder = tmp_path_factory.mktemp("site")
+        (folder / "sitecustomize.py").write_text(OPERATORS)
+        environment["PYTHONPATH"] = os.pathsep.join([str(folder), environment["PYTHONPATH"]])
+    return environment
+
+
+@pytest.fixture(scope="module")
+def server(environment, tmp_path_factory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("label")
+    studies, truth = write_studies(folder)
+    app = write_app(folder, environment)
+    models = [add_bundle(app, name).name for name in MODELS]
+    for file, settings in SETTINGS.items():
+        config = app / "model" / file
+        config.write_text(json.dumps({**json.loads(config.read_text()), **settings}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "client").mkdir()
+    client = MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=str(folder / "client"))
+    log = folder / "server.log"
+    begin = time.monotonic()
+    with log.open("w") as output:
+        command = server_command(app, str(studies), models, "127.0.0.1", port)
+        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        while not answers(client):
+            assert process.poll() is None and time.monotonic() < begin + 300, log.read_text()[-4000:]
+            time.sleep(0.5)
+        print(f"\nserver start: {time.monotonic() - begin:.1f} s")
+        yield Server(client, app / "model", studies, truth, log)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def answers(client: MONAILabelClient) -> bool:
+    try:
+        return bool(client.info())
+    except OSError:
+        return False
+
+
+def write_studies(folder: Path) -> tuple[Path, Path]:
+    """End-diastole of phantom hearts, and their labels elsewhere; the last one lies obliquely, as hearts do."""
+    write_cardiac(folder / "phantom", 6, seed=1)
+    studies, truth = folder / "studies", folder / "truth"
+    studies.mkdir()
+    truth.mkdir()
+    patients = sorted((folder / "phantom").glob("patient*"))
+    for patient in patients:
+        shutil.copy(patient / f"{patient.name}_frame01.nii.gz", studies / f"{patient.name}.nii.gz")
+        shutil.copy(patient / f"{patient.name}_frame01_gt.nii.gz", truth / f"{patient.name}.nii.gz")
+    turn = np.linalg.qr(np.array([[9.0, 1, 2], [-2, 9, 1], [-1, -3, 9]]))[0]
+    for file in (studies / f"{patients[-1].name}.nii.gz", truth / f"{patients[-1].name}.nii.gz"):
+        image = nib.load(file)
+        affine = image.affine.copy()
+        affine[:3] = -turn @ affine[:3]
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), file)
+    (studies / "empty.nii.gz").write_bytes(b"")  # nobody's fault, and no reason to stop
+    return studies, truth
+
+
+def segment(server: Server, model: str, study: str) -> np.ndarray:
+    begin = time.monotonic()
+    file, _ = server.client.infer(model, study, {})
+    print(f"\n{model}, inference: {time.monotonic() - begin:.1f} s")
+    label, image = nib.load(file), nib.load(server.studies / f"{study}.nii.gz")
+    assert label.shape == image.shape
+    np.testing.assert_allclose(label.affine, image.affine, atol=1e-4)
+    return np.asarray(label.dataobj)
+
+
+def dice(server: Server, model: str, studies: list[str]) -> float:
+    scores = []
+    for study in studies:
+        found, truth = segment(server, model, study), nib.load(server.truth / f"{study}.nii.gz").get_fdata()
+        scores += [2 * ((found == k) & (truth == k)).sum() / ((found == k).sum() + (truth == k).sum()) for k in (1, 2, 3)]
+    return float(np.mean(scores))
+
+
+def train(server: Server, model: str, **params) -> str:
+    """Train and wait; return what this training wrote into the server's log."""
+    before, begin = len(server.log.read_text()), time.monotonic()
+    server.client.train_start(model, {**AS_SLICER, "max_epochs": EPOCHS[model], **params})
+    while (status := server.client.train_status())["status"] in ("SUBMITTED", "RUNNING"):
+        time.sleep(0.5)
+    print(f"\n{model}, training: {time.monotonic() - begin:.1f} s")
+    printed = server.log.read_text()[before:]
+    assert status["status"] == "DONE", printed[-4000:]
+    return printed
+
+
+def test_models_are_listed_with_their_labels(server):
+    info = server.client.info()
+    assert set(info["models"]) == set(info["trainers"]) == set(MODELS)
+    for model in info["models"].values():
+        assert model["type"] == "segmentation" and model["labels"] == {"rv": 1, "myo": 2, "lv": 3}
+    assert info["datastore"]["total"] == 7
+
+
+def test_without_a_label_training_says_what_to_do(server):
+    server.client.train_start("cctr_acdc", AS_SLICER)
+    while (status := server.client.train_status())["status"] in ("SUBMITTED", "RUNNING"):
+        time.sleep(0.5)
+    assert status["status"] == "ERROR"
+    assert "No study is annotated yet: save a label first." in status["details"][-1]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_three_annotated_studies_train_a_model_that_is_served(server, model):
+    studies = sorted(file.name.removesuffix(".nii.gz") for file in server.truth.iterdir())
+    annotated, others = [studies[-1], *studies[:2]], studies[2:-1]
+    before = dice(server, model, others)
+    for study in annotated:
+        server.client.save_label(study, str(server.truth / f"{study}.nii.gz"))
+    assert {file.name for file in (server.studies / "labels" / "final").iterdir()} == {f"{s}.nii.gz" for s in annotated}
+
+    printed = train(server, model, val_split=0.2)
+    assert printed.count("Weights of ") == {"cctr_acdc": 2, "coral_acdc": 2}[model]
+    assert f"{server.studies}/empty.nii.gz" in printed and "phantom" not in printed
+    if model == "cctr_acdc":
+        assert f"{len(others)} volumes are unlabelled, 1 are for validation." in printed
+        labels = (server.models / model / "eval" / "registration" / "labels").iterdir()
+        assert {file.name.split(".")[0] for file in labels} == set(others)
+    else:
+        assert f"Pre-training on {2 + len(others)} studies, once" in printed
+    weights = torch.load(server.models / model / "models" / "model.pt", weights_only=True)
+    assert weights
+    after = dice(server, model, others)
+    print(f"\n{model}, Dice of studies without a label: {before:.3f}, trained {after:.3f}")
+    assert after > before + 0.1
+
+
+def test_training_goes_on_from_its_weights_without_the_other_studies(server):
+    config = server.models / "cctr_acdc" / "configs" / "train.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "unlabelled_studies": False}))
+    printed = train(server, "cctr_acdc", val_split=0.0, max_epochs=1)
+    assert "training with the annotated ones alone" in printed and "0 volumes are unlabelled, 0 are for" in printed
+    assert "all variables of" in printed or "CheckpointLoader" in printed
