@@ -65,6 +65,9 @@ $(LABEL_READY):
 	@test -x $(LABEL_RUN) || $(PYTHON) -m venv $(LABEL_ENV)
 	$(LABEL_RUN) -m pip install -q --upgrade pip
 	@$(LABEL_RUN) -c 'import torch' 2> /dev/null || $(LABEL_RUN) -m pip install -q '$(TORCH)'
+	@# without a build of its own, for which pip would fetch torch a second time
+	$(LABEL_RUN) -m pip install -q setuptools
+	SAM2_BUILD_CUDA=0 $(LABEL_RUN) -m pip install -q --no-build-isolation --no-deps sam2==1.1.0
 	$(LABEL_RUN) -m pip install -q -r requirements-label.txt
 	@touch $@
 
