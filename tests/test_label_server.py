@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real MONAI Label server on phantom studies, used as a workstation does: through its own client.
 
-It needs an environment of its own: ``make test-label`` makes it and runs this.
+The server needs an environment of its own: ``make test-label`` makes it and runs the slow ones of these.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -25,12 +25,9 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from custom.data.phantom import write_cardiac
+from custom.errors import SettingError
 from custom.label_server import add_bundle, server_command, server_environment, write_app
 
-pytest.importorskip("monailabel", reason="MONAI Label has an environment of its own: make test-label")
-from monailabel.client import MONAILabelClient
-
-pytestmark = pytest.mark.slow
 MODELS = ("cctr_acdc", "coral_acdc")
 # small enough for a minute, large enough that a heart is found
 IMAGES = {"features": [8, 8, 16, 16, 32, 8], "spacing": 3.0, "slice_size": [64, 64]}
@@ -63,7 +60,7 @@ for name in ("nms", "qnms"):  # torchvision declares more for them, and finds no
 
 
 class Server(NamedTuple):
-    client: MONAILabelClient
+    client: Any
     models: Path
     studies: Path
     truth: Path
@@ -73,6 +70,7 @@ class Server(NamedTuple):
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> dict[str, str]:
     """Of the server; PyPI's torchvision cannot be imported beside a torch for CPUs unless its operators are there."""
+    pytest.importorskip("monailabel", reason="MONAI Label has an environment of its own: make test-label")
     environment = {**server_environment(), "OMP_NUM_THREADS": "1"}
     if subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode:
         folder = tmp_path_factory.mktemp("site")
@@ -83,6 +81,8 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def server(environment, tmp_path_factory) -> Iterator[Server]:
+    from monailabel.client import MONAILabelClient
+
     folder = tmp_path_factory.mktemp("label")
     studies, truth = write_studies(folder)
     app = write_app(folder, environment)
@@ -111,7 +111,7 @@ def server(environment, tmp_path_factory) -> Iterator[Server]:
         process.wait(30)
 
 
-def answers(client: MONAILabelClient) -> bool:
+def answers(client: Any) -> bool:
     try:
         return bool(client.info())
     except OSError:
@@ -169,6 +169,29 @@ def train(server: Server, model: str, **params) -> str:
     return printed
 
 
+def test_a_bundle_is_unpacked_once_and_can_be_served_untrained(tmp_path, capsys):
+    model = add_bundle(tmp_path, "coral_acdc")
+    assert model == tmp_path / "model" / "coral_acdc" and (model / "custom" / "losses" / "coral.py").is_file()
+    assert torch.load(model / "models" / "model.pt", weights_only=True) == {}
+    assert "coral_acdc is untrained" in capsys.readouterr().out
+    (model / "models" / "model.pt").write_bytes(b"trained here")
+    assert add_bundle(tmp_path, str(model)) == model  # an archive serves itself
+    assert (model / "models" / "model.pt").read_bytes() == b"trained here"
+    assert [folder.name for folder in (tmp_path / "model").iterdir()] == ["coral_acdc"]
+
+
+def test_an_unknown_bundle(tmp_path):
+    with pytest.raises(SettingError, match="bundles: coral_adcd is neither in"):
+        add_bundle(tmp_path, "coral_adcd")
+
+
+def test_the_server_asks_no_network(tmp_path):
+    command = server_command(tmp_path, "studies", ["a", "b"], "127.0.0.1", 8000)
+    conf = {command[i + 1]: command[i + 2] for i, part in enumerate(command) if part == "--conf"}
+    assert conf == {"models": "a,b", "zoo_source": "ngc", "sam2": "false"}
+
+
+@pytest.mark.slow
 def test_models_are_listed_with_their_labels(server):
     info = server.client.info()
     assert set(info["models"]) == set(info["trainers"]) == set(MODELS)
@@ -177,6 +200,7 @@ def test_models_are_listed_with_their_labels(server):
     assert info["datastore"]["total"] == 7
 
 
+@pytest.mark.slow
 def test_without_a_label_training_says_what_to_do(server):
     server.client.train_start("cctr_acdc", AS_SLICER)
     while (status := server.client.train_status())["status"] in ("SUBMITTED", "RUNNING"):
@@ -185,6 +209,7 @@ def test_without_a_label_training_says_what_to_do(server):
     assert "No study is annotated yet: save a label first." in status["details"][-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_three_annotated_studies_train_a_model_that_is_served(server, model):
     studies = sorted(file.name.removesuffix(".nii.gz") for file in server.truth.iterdir())
@@ -210,6 +235,7 @@ def test_three_annotated_studies_train_a_model_that_is_served(server, model):
     assert after > before + 0.1
 
 
+@pytest.mark.slow
 def test_a_drawn_label_is_corrected_and_training_goes_on_with_the_annotated_alone(server):
     """What the model draws has the study's grid closely enough to be trained on."""
     study = sorted(file.name.removesuffix(".nii.gz") for file in server.truth.iterdir())[-1]
