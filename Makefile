@@ -10,7 +10,15 @@ ENV := $(if $(ACTIVE),$(ACTIVE),$(CURDIR)/.venv)
 RUN := $(ENV)/bin/python
 READY := $(ENV)/.few-label-bundles-$(shell (cat requirements.txt pyproject.toml; pwd) | cksum | cut -d' ' -f1)
 
-.PHONY: demo demo-cctr package test test-slow lint bench clean
+# MONAI Label has an environment of its own, see requirements-label.txt
+LABEL_ENV := $(CURDIR)/.venv-label
+LABEL_RUN := $(LABEL_ENV)/bin/python
+LABEL_READY := $(LABEL_ENV)/.few-label-bundles-$(shell (cat requirements-label.txt; pwd) | cksum | cut -d' ' -f1)
+BUNDLE ?= cctr_acdc
+HOST ?= 127.0.0.1
+PORT ?= 8000
+
+.PHONY: demo demo-cctr package label-server test test-slow test-label lint bench clean
 
 demo: $(READY)
 	$(RUN) -m custom.demo coral
@@ -21,6 +29,10 @@ demo-cctr: $(READY)
 package: $(READY)
 	$(RUN) -m custom.archive dist
 
+label-server: $(LABEL_READY)
+	@test -n "$(STUDIES)" || { echo "STUDIES: give the folder of the images: make label-server STUDIES=<folder>"; exit 2; }
+	$(LABEL_RUN) -m custom.label_server "$(STUDIES)" --bundles $(BUNDLE) --host $(HOST) --port $(PORT)
+
 test: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m pytest -q
@@ -28,6 +40,10 @@ test: $(READY)
 test-slow: $(READY)
 	$(RUN) -m pip install -q -e '.[tracking]'
 	$(RUN) -m pytest -q -m slow
+
+test-label: $(LABEL_READY)
+	$(LABEL_RUN) -m pip install -q pytest==9.2.0
+	$(LABEL_RUN) -m pytest -q -m slow tests/test_label_server.py
 
 lint: $(READY)
 	$(RUN) -m ruff check .
@@ -44,6 +60,16 @@ $(READY):
 	@$(RUN) -c 'import torch' 2> /dev/null || $(RUN) -m pip install -q '$(TORCH)'
 	$(RUN) -m pip install -q -r requirements.txt
 	$(RUN) -m pip install -q -e '.[test]'
+	@touch $@
+
+$(LABEL_READY):
+	@test -x $(LABEL_RUN) || $(PYTHON) -m venv $(LABEL_ENV)
+	$(LABEL_RUN) -m pip install -q --upgrade pip
+	@$(LABEL_RUN) -c 'import torch' 2> /dev/null || $(LABEL_RUN) -m pip install -q '$(TORCH)'
+	@# without a build of its own, for which pip would fetch torch a second time
+	$(LABEL_RUN) -m pip install -q setuptools
+	SAM2_BUILD_CUDA=0 $(LABEL_RUN) -m pip install -q --no-build-isolation --no-deps sam2==1.1.0
+	$(LABEL_RUN) -m pip install -q -r requirements-label.txt
 	@touch $@
 
 clean:

@@ -58,7 +58,7 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
     """
     bundle = Path(bundle)
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
-    files = {"requirements.txt": ROOT / "requirements.txt", "CHANGELOG.md": ROOT / "CHANGELOG.md"}
+    files = {name: ROOT / name for name in ("requirements.txt", "requirements-label.txt", "CHANGELOG.md")}
     for pattern in PARTS:
         base, _, rest = pattern.partition("/")
         found = (bundle / base).resolve().glob(rest) if rest else [bundle / base]  # a glob does not follow a link

@@ -19,18 +19,27 @@ class SettingError(UserError, ValueError):
     """A setting cannot be used; the message names its key."""
 
 
+BUNDLE = "monai.bundle.__main__"
+LABEL = "monailabel.interfaces.utils.app"  # in which a MONAI Label server trains; it shows the last lines
+
+
 def in_monai_bundle() -> bool:
     """Whether the program is ``python -m monai.bundle``."""
+    return _program() == BUNDLE
+
+
+def _program() -> str:
+    """Name of the module that runs as the program; empty where it is none."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec is not None and spec.name == "monai.bundle.__main__"
+    return spec.name if spec is not None else ""
 
 
 def print_message_last() -> None:
-    """Let ``python -m monai.bundle`` repeat a user error's message below the traceback; in other programs do nothing.
+    """Let MONAI's programs for bundles repeat a user error's message below the traceback; in others do nothing.
 
     MONAI raises errors of its own from ours, and its traceback leaves the message that counts far above the last line.
     """
-    if not in_monai_bundle():
+    if _program() not in (BUNDLE, LABEL):
         return
     before = sys.excepthook
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -79,6 +80,29 @@ def test_training_registers_and_leaves_both_networks(trained, registrations, abd
     assert "upcat_1.convs.conv_0.conv.weight" in cnn and not any(name.startswith("projectors") for name in cnn)
     assert any(name.startswith("swinViT") for name in partner)
     assert list((folder / "eval" / "tensorboard_training").iterdir())
+
+
+@pytest.mark.parametrize("annotated", [2, 4], ids=["some", "all"])
+def test_studies_of_monai_label_train_with_those_beside_them(annotated, abdomen, tmp_path):
+    """The run id is that of 3D Slicer: none, for which MONAI evaluates the whole config."""
+    studies = tmp_path / "studies"
+    final = studies / "labels" / "final"
+    final.mkdir(parents=True)
+    images = sorted((abdomen / "img").iterdir())[:4]
+    for number, image in enumerate(images):
+        shutil.copy(image, studies)
+        if number < annotated:
+            shutil.copy(abdomen / "label" / image.name.replace("img", "label"), final / image.name)
+    pairs = [{"image": str(studies / f.name), "label": str(f)} for f in sorted(final.iterdir())]
+    handed_over = {"train#dataset#data": pairs[1:], "validate#dataset#data": pairs[:1], "train#trainer#max_epochs": 1}
+    folders = {"output_dir": tmp_path / "eval", "ckpt_dir": tmp_path / "models", "device": "cpu"}
+    small = {key: value for key, value in SMALL.items() if key not in ("labeled_cases", "max_epochs")}
+    printed = run("", ["train.json"], configs=CONFIGS, **handed_over, **folders, **small)
+    assert f"- {4 - annotated} volumes are unlabelled, 1 are for validation." in printed and "phantom" not in printed
+    assert printed.count("model.pt.") == 1
+    labels = tmp_path / "eval" / "registration" / "labels"
+    registered = {file.name.split(".")[0] for file in labels.iterdir()} if labels.is_dir() else set()
+    assert registered == {image.name.split(".")[0] for image in images[annotated:]}
 
 
 def test_registered_labels_are_on_the_grid_of_their_images(trained, registrations, abdomen):

@@ -205,7 +205,7 @@ def test_inference_with_both_networks_repeats_the_partner(bundle, more):
 @pytest.mark.parametrize("bundle", ["cctr_synapse", "cctr_acdc"])
 def test_training_registers_as_registration_does(bundle):
     train, registration = (merged(bundle, [f"{name}.json"]) for name in ("train", "registration"))
-    shared = ("dataset_dir", "split_dir", "registration_dir", "labeled_cases", "class_names", "sections")
+    shared = ("split_dir", "registration_dir", "labeled_cases", "class_names")
     settings = (
         "group_by",
         "leading",
@@ -219,6 +219,9 @@ def test_training_registers_as_registration_does(bundle):
     )
     for key in (*shared, *settings, "label_values", "workers", "scheduler", "runner", "workflow"):
         assert train[key] == registration[key], key
+    # what MONAI Label hands over to training stands for both
+    assert train["sections"].endswith(f" else {registration['sections'][1:]}")
+    assert train["dataset_dir"].replace(" or @train#dataset#data is not None", "") == registration["dataset_dir"]
 
 
 @pytest.mark.parametrize("file", ["registration.json", "train.json", "inference.json", *CCTR_OVERLAYS])

@@ -76,5 +76,7 @@ def test_other_programs_are_left_alone(monkeypatch):
 def test_every_workflow_checks_first():
     for file in CONFIGS.rglob("*.json"):
         config = json.loads(file.read_text())
+        if str(config.get("run")).startswith("@"):
+            config["run"] = config[config["run"][1:]]
         for run_id in {"run", "pretraining", "training", "evaluating", "inference"} & set(config):
             assert config[run_id][0] == "$custom.options.check_options()", (file, run_id)

@@ -15,9 +15,10 @@ from custom.data.datalist import (
     with_labels,
 )
 from custom.data.dicom import output_name
-from custom.data.geometry import OrientSlices, OrientSlicesd, slice_axis, slice_positions
+from custom.data.geometry import OrientSlices, OrientSlicesd, SpaceSlicesd, slice_axis, slice_positions
 from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.slices import CentreSlicesd, SelectLabelsd, SliceDataset, SliceGeometry, StackSlicesd
+from custom.data.studies import study_sections
 
 __all__ = [
     "CentreSlicesd",
@@ -27,6 +28,7 @@ __all__ = [
     "SelectLabelsd",
     "SliceDataset",
     "SliceGeometry",
+    "SpaceSlicesd",
     "SpatialAugment",
     "StackSlicesd",
     "abdominal_folder",
@@ -46,6 +48,7 @@ __all__ = [
     "slice_axis",
     "slice_positions",
     "split_folder",
+    "study_sections",
     "usable_images",
     "with_labels",
 ]

@@ -38,6 +38,7 @@ __all__ = [
     "check_pair",
     "check_unique",
     "usable_images",
+    "without_faults",
 ]
 
 HELD_APART = ("training", "validation", "test")
@@ -287,14 +288,20 @@ def usable_images(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     Raises:
         DataError: there is none.
     """
+    usable = without_faults(cases)
+    if not usable:
+        first = check_image(cases[0]["image"])[0]
+        raise DataError(f"images: none of {len(cases)} can be used, the first one because: {first}")
+    return usable
+
+
+def without_faults(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cases whose image can be used, maybe none; a line says what is wrong with each other one."""
     problems = [check_image(case["image"]) for case in cases]
     for found in problems:
         for problem in found:
             print(f"Left out: {problem}", flush=True)
-    usable = [case for case, found in zip(cases, problems, strict=True) if not found]
-    if not usable:
-        raise DataError(f"images: none of {len(cases)} can be used, the first one because: {problems[0][0]}")
-    return usable
+    return [case for case, found in zip(cases, problems, strict=True) if not found]
 
 
 def check_label(path: str | os.PathLike, num_classes: int) -> list[str]:

@@ -32,6 +32,7 @@ __all__ = [
     "held_out",
     "images_in",
     "load_sections",
+    "nifti_files",
     "split_folder",
 ]
 
@@ -351,8 +352,7 @@ def images_in(pattern: str) -> list[Case]:
     if is_series(path):
         files = [path]
     elif path.is_dir():
-        files = [f for f in sorted(path.iterdir()) if f.name.endswith((".nii", ".nii.gz")) or is_series(f)]
-        files = _without_segmentations(files)
+        files = _without_segmentations(sorted([*nifti_files(path), *filter(is_series, path.iterdir())]))
     else:
         files = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
     if not files:
@@ -360,6 +360,11 @@ def images_in(pattern: str) -> list[Case]:
             f"images: nothing matches {pattern}; give a folder with .nii.gz files or DICOM series, a pattern or a file."
         )
     return [{"image": str(f), "case": case_id({"image": f}), "patient": case_id({"image": f})} for f in files]
+
+
+def nifti_files(folder: Path) -> list[Path]:
+    """The .nii and .nii.gz files of a folder, in order."""
+    return sorted(f for f in folder.iterdir() if f.name.endswith((".nii", ".nii.gz")))
 
 
 def _without_segmentations(files: list[Path]) -> list[Path]:

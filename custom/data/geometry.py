@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, MapTransform, Orientation
+from monai.transforms import InvertibleTransform, MapTransform, Orientation, Spacingd
 from monai.transforms.spatial.functional import orientation
 
 from custom.errors import SettingError
 
-__all__ = ["OrientSlices", "OrientSlicesd", "slice_axis", "slice_positions"]
+__all__ = ["OrientSlices", "OrientSlicesd", "SpaceSlicesd", "slice_axis", "slice_positions"]
 
 HEAD = (0.0, 0.0, 1.0)
 
@@ -123,6 +123,17 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
         for key in self.key_iterator(d):
             d[key] = self.orient.inverse(d[key])
         return d
+
+
+class SpaceSlicesd(Spacingd):
+    """MONAI's ``Spacingd``, shown its own keys alone.
+
+    MONAI 1.5 and 1.6 take every other entry whose key begins with "image_" for metadata of "image" and update it,
+    which fails on the "image_path" that MONAI Label adds.
+    """
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
+        return {**data, **super().__call__({key: data[key] for key in self.key_iterator(data)}, lazy)}
 
 
 def slice_positions(count: int, flipped: bool = False, reference: bool = False) -> torch.Tensor:

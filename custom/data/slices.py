@@ -186,8 +186,10 @@ class SliceDataset(torch.utils.data.Dataset):
         transform: volume preprocessing that ends in :class:`StackSlicesd`; all slices must come out the same size.
         memory_gib: bound of the memory for volumes, in GiB.
         cache_dir: folder of a persistent cache, or None.
+        cases: what is used instead of ``data``, where that is a place in a config into which other programs put cases.
 
     Attributes:
+        data: the cases that are used.
         positions: (N,) anatomical position of each slice.
         patients: (N,) number of each slice's patient.
         patient_names: name of each of these numbers.
@@ -195,9 +197,14 @@ class SliceDataset(torch.utils.data.Dataset):
     """
 
     def __init__(
-        self, data: Sequence[Case], transform: Callable, memory_gib: float = 4.0, cache_dir: str | None = None
+        self,
+        data: Sequence[Case] | None,
+        transform: Callable,
+        memory_gib: float = 4.0,
+        cache_dir: str | None = None,
+        cases: Sequence[Case] | None = None,
     ) -> None:
-        self.data = list(data)
+        self.data = list(data if cases is None else cases)
         self.transform = transform
         self.cache_dir = Path(cache_dir) if cache_dir else None
         self.kept: dict[int, dict[str, Tensor]] = {}

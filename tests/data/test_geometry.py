@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Spacingd
 
-from custom.data.geometry import OrientSlices, OrientSlicesd, slice_axis, slice_positions
+from custom.data.geometry import OrientSlices, OrientSlicesd, SpaceSlicesd, slice_axis, slice_positions
 
 NOMINAL = np.diag([-1.4, -1.4, 10.0, 1.0])  # what all public ACDC volumes have
 
@@ -88,3 +89,17 @@ def test_positions():
     assert slice_positions(4, reference=True).tolist() == [0.25, 0.5, 0.75, 1]
     assert slice_positions(4, flipped=True, reference=True).tolist() == [1, 0.75, 0.5, 0.25]
     assert slice_positions(4, flipped=True).tolist() == slice_positions(4).tolist()
+
+
+def test_spacing_leaves_what_is_not_its_own():
+    """ "image_path" is MONAI Label's; MONAI takes it for metadata of a NIfTI file."""
+    image = MetaTensor(torch.rand(1, 6, 5, 4), affine=NOMINAL, meta={"filename_or_obj": "a.nii.gz"})
+    settings = {"keys": "image", "pixdim": [2.0, 2.0, -1]}
+    transform = SpaceSlicesd(**settings)
+    spaced = transform({"image": image, "image_path": "a.nii.gz"})
+    expected = Spacingd(**settings)({"image": image})["image"]
+    assert spaced["image_path"] == "a.nii.gz" and torch.equal(spaced["image"], expected)
+    assert transform.inverse(spaced)["image"].shape == image.shape
+    assert SpaceSlicesd(["image", "label"], [2.0, 2.0, -1], allow_missing_keys=True)({"image": image}).keys() == {
+        "image"
+    }

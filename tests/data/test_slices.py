@@ -207,3 +207,8 @@ def test_label_maps_of_a_case_are_as_many_as_asked_for():
     assert StackSlicesd(labels=2)({"image": image, "label": label + 1})["label"].shape == (2, 3, 4, 4)
     unknown = StackSlicesd(labels=2)({"image": image})["label"]
     assert unknown.shape == (2, 3, 4, 4) and (unknown == UNKNOWN).all()
+
+
+def test_cases_stand_for_the_data(cases):
+    dataset = SliceDataset(None, transform(), cases=cases[:1])
+    assert dataset.data == cases[:1] and len(dataset) == 4

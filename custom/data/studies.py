@@ -1,0 +1,56 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""The studies of a MONAI Label server as sections: those that are annotated, and the others beside them.
+
+The server puts image and label of each annotated study in the place of a config's own data. Its folder::
+
+    <studies>/*.nii.gz                 all images
+    <studies>/labels/final/*.nii.gz    what was annotated, named like its image
+    <studies>/labels/original/         what models have drawn
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from custom.data.checks import DataError, case_id, without_faults
+from custom.data.datalist import Case, nifti_files
+
+__all__ = ["study_sections"]
+
+
+def study_sections(annotated: Sequence[Case], unlabelled: bool = True) -> dict[str, list[Case]]:
+    """List the cases of every section, as :func:`~custom.data.load_sections` does for a folder.
+
+    Args:
+        annotated: each with "image" and "label".
+        unlabelled: whether to use the studies that nobody has annotated. Those that are annotated and not in the list,
+            such as those for validation, are none of them; images that cannot be used are left out, and a line says
+            why.
+
+    Returns:
+        Section name to cases. "validation" and "test" are empty: the server puts its own in the place of the former.
+
+    Raises:
+        DataError: nothing is annotated.
+    """
+    if not annotated:
+        raise DataError("No study is annotated yet: save a label first.")
+    training = [{**case, "case": case_id(case), "patient": case_id(case)} for case in annotated]
+    others = _beside(Path(annotated[0]["label"]).parent) if unlabelled else []
+    if not others:
+        print("No study without a label is used: training with the annotated ones alone.", flush=True)
+    images = [{k: v for k, v in case.items() if k != "label"} for case in training] + others
+    return {"training": training, "unlabeled": others, "pretraining": images, "validation": [], "test": []}
+
+
+def _beside(labels: Path) -> list[Case]:
+    """The usable studies without a label in this folder; none where it is not a server's."""
+    if labels.parts[-2:] != ("labels", "final"):
+        return []
+    done = {case_id({"image": file}) for file in nifti_files(labels)}
+    names = {file: case_id({"image": file}) for file in nifti_files(labels.parents[1])}
+    return without_faults(
+        [{"image": str(file), "case": name, "patient": name} for file, name in names.items() if name not in done]
+    )

@@ -1,0 +1,126 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""``make label-server``: a MONAI Label server with bundles, which looks at no network."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from custom.archive import write_archive
+from custom.errors import SettingError
+from custom.files import save_atomically
+
+__all__ = ["add_bundle", "server_command", "server_environment", "write_app"]
+
+APP = "monaibundle"  # MONAI Label's own app for bundles
+BUNDLES = Path(__file__).absolute().parents[1] / "bundles"
+
+
+def write_app(folder: Path, environment: Mapping[str, str]) -> Path:
+    """Copy MONAI Label's app for bundles out of the installed package, unless it is there.
+
+    Args:
+        folder: for the app's.
+        environment: of MONAI Label.
+
+    Returns:
+        The app's folder.
+    """
+    app = folder / APP
+    if not app.is_dir():
+        command = [sys.executable, "-m", "monailabel.main", "apps", "--download", "--name", APP, "--output", folder]
+        subprocess.run(command, check=True, env=environment)
+    return app
+
+
+def add_bundle(app: Path, bundle: str | Path) -> Path:
+    """Unpack a bundle's archive in the app's model folder, unless it is there: what the server trains stays there.
+
+    MONAI Label does not serve a model without a weights file when the server starts: an untrained one gets a file that
+    holds none, which leaves the network as it is, in training too.
+
+    Args:
+        app: its folder.
+        bundle: name of one of this project, or the folder of a bundle.
+
+    Returns:
+        The model's folder, whose name is the model's in MONAI Label.
+
+    Raises:
+        SettingError: there is no such bundle.
+    """
+    source = next((f for f in (BUNDLES / bundle, Path(bundle).absolute()) if (f / "configs").is_dir()), None)
+    if source is None:
+        raise SettingError(f"bundles: {bundle} is neither in {BUNDLES} nor a folder with configs/; give its folder.")
+    metadata = json.loads((source / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    model = app / "model" / metadata["name"]
+    if model.is_dir():
+        print(f"{model} is served as it is; remove it to begin anew.", flush=True)
+        return model
+    model.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=model.parent) as folder:
+        with zipfile.ZipFile(write_archive(source, folder)) as archive:
+            archive.extractall(folder)
+        unpacked = Path(folder, model.name)
+        if not (weights := unpacked / "models" / "model.pt").is_file():
+            save_atomically({}, weights)
+            print(f"{model.name} is untrained: its segmentations mean nothing until it has been trained.", flush=True)
+        unpacked.rename(model)
+    return model
+
+
+def server_command(app: Path, studies: str, models: Sequence[str], host: str, port: int) -> list[str]:
+    """The command line of a server.
+
+    Args:
+        app: its folder.
+        studies: folder of the images, or the address of a DICOMweb server.
+        models: names in the app's model folder, which nothing is downloaded for.
+        host: address to listen at.
+        port: there.
+    """
+    conf = {"models": ",".join(models), "zoo_source": "ngc", "sam2": "false"}  # the other sources ask the network
+    return [
+        *(sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies),
+        *(part for key, value in conf.items() for part in ("--conf", key, value)),
+        *("--host", host, "--port", str(port)),
+    ]
+
+
+def server_environment() -> dict[str, str]:
+    """Of this process, with what MONAI Label takes for granted: its programs on PATH, and PYTHONPATH."""
+    return {
+        "PYTHONPATH": "",
+        "MONAI_LABEL_DATASTORE_FILE_EXT": '["*.nii.gz", "*.nii"]',  # what the bundles read
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Serve bundles with MONAI Label.")
+    parser.add_argument("studies", help="folder of .nii.gz files, or the address of a DICOMweb server")
+    parser.add_argument("--bundles", nargs="+", default=["cctr_acdc"], help="their names, or folders")
+    parser.add_argument("--folder", type=Path, default=Path("runs/label"), help="for MONAI Label's app")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; there is no login")
+    parser.add_argument("--port", type=int, default=8000)
+    options = parser.parse_args()
+    if "://" not in options.studies and not Path(options.studies).is_dir():
+        raise SettingError(f"studies: {options.studies} is no folder; give the one that holds the .nii.gz files.")
+    environment = server_environment()
+    app = write_app(options.folder.absolute(), environment)
+    models = [add_bundle(app, bundle).name for bundle in options.bundles]
+    command = server_command(app, options.studies, models, options.host, options.port)
+    os.execve(command[0], command, environment)
+
+
+if __name__ == "__main__":
+    main()
