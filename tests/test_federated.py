@@ -57,6 +57,7 @@ def sites(request, phantom, tmp_path) -> list[MonaiAlgo]:
     return clients
 
 
+@pytest.mark.filterwarnings("ignore:executing the bundle config")  # MONAI's, of whoever joins a federation
 def test_two_sites_train_and_evaluate_the_mean_of_their_networks(sites):
     first, second = (site.get_weights().weights for site in sites)
     assert any(not torch.equal(first[name], second[name]) for name in first)
