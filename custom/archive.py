@@ -36,6 +36,10 @@ A bundle for MONAI {monai_version} with all the code that it needs. In this fold
     python -m monai.bundle run inference --config_file configs/inference.json --images <folder of .nii.gz files>
     python -m monai.bundle run training --config_file configs/train.json --dataset_dir <the data set's folder>
 
+In MONAI Label, with an environment of its own (pip install -r requirements-label.txt), for 3D Slicer or OHIF:
+
+    python -m custom.label_server <folder of .nii.gz files> --bundles .
+
 With a GPU, install the torch build that fits it first. Segmentations go to eval/predictions. Weights, where there are
 some, are in models/, beside a file with the settings that they were trained with: inference refuses others. More is in
 docs/README.md.

@@ -47,7 +47,14 @@ def test_an_archive_holds_what_running_takes_and_nothing_else(bundle, tmp_path):
     found = {name.removeprefix("coral_acdc/") for name in names(archive)}
     assert found >= {"configs/metadata.json", "configs/variants/pcl.json", "configs/logging.conf", "docs/README.md"}
     assert found >= {"README.md", "models/model.json", "CHANGELOG.md"}
-    assert found >= {"LICENSE", "requirements.txt", "models/model.pt", "custom/losses/coral.py", "splits/acdc/val.txt"}
+    assert found >= {
+        "LICENSE",
+        "requirements.txt",
+        "requirements-label.txt",
+        "models/model.pt",
+        "custom/losses/coral.py",
+        "splits/acdc/val.txt",
+    }
     assert not {name for name in found if name.startswith(("eval", "data")) or "resume" in name or "pycache" in name}
 
 
