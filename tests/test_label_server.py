@@ -69,7 +69,7 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> dict[str, str]:
-    """Of the server; a torchvision for GPUs cannot be imported beside a torch for CPUs unless its operators are there."""
+    """Of the server; a torchvision for GPUs can only be imported beside a torch for CPUs if its operators are there."""
     pytest.importorskip("monailabel", reason="MONAI Label has an environment of its own: make test-label")
     environment = {**server_environment(), "OMP_NUM_THREADS": "1"}
     if subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode:
