@@ -19,13 +19,13 @@ class SettingError(UserError, ValueError):
     """A setting cannot be used; the message names its key."""
 
 
-BUNDLE = "monai.bundle.__main__"
-LABEL = "monailabel.interfaces.utils.app"  # in which a MONAI Label server trains; it shows the last lines
+MONAI_BUNDLE = "monai.bundle.__main__"
+MONAI_LABEL = "monailabel.interfaces.utils.app"  # in which a MONAI Label server trains; it shows the last lines
 
 
 def in_monai_bundle() -> bool:
     """Whether the program is ``python -m monai.bundle``."""
-    return _program() == BUNDLE
+    return _program() == MONAI_BUNDLE
 
 
 def _program() -> str:
@@ -39,7 +39,7 @@ def print_message_last() -> None:
 
     MONAI raises errors of its own from ours, and its traceback leaves the message that counts far above the last line.
     """
-    if _program() not in (BUNDLE, LABEL):
+    if _program() not in (MONAI_BUNDLE, MONAI_LABEL):
         return
     before = sys.excepthook
 
