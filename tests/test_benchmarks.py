@@ -34,6 +34,7 @@ def number(cell: str) -> float:
     return float(re.match(r"[\d.]+", cell).group())
 
 
+@pytest.mark.slow
 def test_coral_loss_compares_all_forms_at_the_small_sizes():
     rows = table_rows("coral_loss.py", "--quick")
     sizes = [row[0] for row in rows if row[0].isdigit()]
@@ -78,6 +79,7 @@ def test_the_cost_of_all_pairs_is_measured(phantom):
     assert all(number(row[4]) >= number(row[3]) > 0 for row in rows[1:])
 
 
+@pytest.mark.slow
 def test_the_iteration_of_cctr_is_measured_with_and_without_its_parts():
     rows = table_rows(
         "cctr_iteration.py", "--size", "160", "--batch", "2", "--classes", "3", "--rounds", "1", "--anchors", "20"
