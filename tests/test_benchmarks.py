@@ -110,3 +110,15 @@ def test_the_full_protocol_runs_in_pieces_from_one_packed_file(phantom, tmp_path
     found = table_rows("full_protocol.py", *rows, "--pieces", "2")
     assert found[1][:3] == ["CCT-R", "2", "1"] and 0 <= number(found[1][3]) <= 1
     assert found[2][:3] == ["supervised", "2", "1"]
+
+
+@pytest.mark.slow
+def test_unannotated_studies_are_compared_with_none(phantom, tmp_path):
+    options = ["--dataset_dir", str(phantom), "--bundles", "coral_acdc", "--seeds", "0", "--epochs", "1"]
+    rows = table_rows("studies.py", *options, "--annotated", "2", "--unannotated", "2", "--output_dir", str(tmp_path))
+    assert [row[:3] for row in rows[1:]] == [
+        ["coral_acdc", "2 annotated, 2 not", "1"],
+        ["coral_acdc", "2 annotated", "1"],
+    ]
+    assert (tmp_path / "coral_acdc" / "with_the_others" / "seed_0" / "encoder.pt").is_file()
+    assert not (tmp_path / "coral_acdc" / "annotated_alone" / "seed_0" / "encoder.pt").is_file()
