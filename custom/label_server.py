@@ -99,6 +99,7 @@ def server_environment() -> dict[str, str]:
     """Of this process, with what MONAI Label takes for granted: its programs on PATH, and PYTHONPATH."""
     return {
         "PYTHONPATH": "",
+        "CUDA_VISIBLE_DEVICES": "0",  # with several, MONAI Label starts torchrun, which fails unseen
         "MONAI_LABEL_DATASTORE_FILE_EXT": '["*.nii.gz", "*.nii"]',  # what the bundles read
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),

@@ -21,7 +21,8 @@ def study_encoder(
     """The encoder to begin with: pre-trained once on all studies, annotated or not.
 
     Args:
-        sections: of :func:`~custom.data.study_sections`. Without unlabelled studies nothing is pre-trained.
+        sections: of :func:`~custom.data.study_sections`. Without unlabelled studies nothing is pre-trained; an encoder
+            that is there is used all the same.
         bundle_root: the bundle's folder, whose ``pretrain.json`` says the rest.
         ckpt_dir: folder of the encoder.
         **settings: keys of that config, which are to be as in training.
@@ -30,7 +31,9 @@ def study_encoder(
         Path of "encoder.pt" in ``ckpt_dir``; None where it is not there.
     """
     encoder = Path(ckpt_dir) / "encoder.pt"
-    if not encoder.is_file() and sections["unlabeled"]:
+    if encoder.is_file():
+        print(f"encoder_checkpoint: {encoder} is used as it is: no pre-training; remove it for one.", flush=True)
+    elif sections["unlabeled"]:
         print(f"Pre-training on {len(sections['pretraining'])} studies, once: {encoder}.", flush=True)
         config = str(Path(bundle_root) / "configs" / "pretrain.json")
         batch_size = monai.bundle.ConfigParser.load_config_file(config)["batch_size"]

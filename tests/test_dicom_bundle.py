@@ -103,4 +103,6 @@ def test_segmentations_as_dicom(lists, tmp_path):
         file = highdicom.seg.segread(tmp_path / "out" / "predictions" / f"{folder.name}_seg.dcm")
         assert [segment.SegmentLabel for segment in file.SegmentSequence] == ["RV", "MYO", "LV"]
         assert file.ManufacturerModelName == "coral_acdc"
-        assert (tmp_path / "out" / "predictions" / f"{folder.name}_seg.nii.gz").is_file()
+        nifti = np.asarray(nib.load(tmp_path / "out" / "predictions" / f"{folder.name}_seg.nii.gz").dataobj)
+        found = file.get_volume(combine_segments=True).array
+        assert [(found == k).sum() for k in (1, 2, 3)] == [(nifti == k).sum() for k in (1, 2, 3)]

@@ -191,6 +191,13 @@ def test_the_server_asks_no_network(tmp_path):
     assert conf == {"models": "a,b", "zoo_source": "ngc", "sam2": "false"}
 
 
+def test_the_server_sees_one_gpu_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert server_environment()["CUDA_VISIBLE_DEVICES"] == "0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert server_environment()["CUDA_VISIBLE_DEVICES"] == "1"
+
+
 @pytest.mark.slow
 def test_models_are_listed_with_their_labels(server):
     info = server.client.info()

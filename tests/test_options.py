@@ -78,5 +78,5 @@ def test_every_workflow_checks_first():
         config = json.loads(file.read_text())
         if str(config.get("run")).startswith("@"):
             config["run"] = config[config["run"][1:]]
-        for run_id in {"run", "pretraining", "training", "evaluating", "inference"} & set(config):
+        for run_id in {"run", "pretraining", "training", "evaluating", "inference", "selection"} & set(config):
             assert config[run_id][0] == "$custom.options.check_options()", (file, run_id)

@@ -49,7 +49,8 @@ def test_the_encoder_comes_from_all_studies_once(studies, tmp_path):
     assert "Labelled: patient001_frame01 patient002_frame01\n" in printed
     encoder = torch.load(tmp_path / "models" / "encoder.pt", weights_only=True)
     again = train(tmp_path, studies)
-    assert "Pre-training" not in again and "tensors of the encoder loaded from" in again
+    assert "Pre-training" not in again and "encoder.pt is used as it is: no pre-training" in again
+    assert "tensors of the encoder loaded from" in again
     now = torch.load(tmp_path / "models" / "encoder.pt", weights_only=True)
     assert all(torch.equal(encoder[name], now[name]) for name in encoder)
 

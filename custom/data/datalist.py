@@ -307,13 +307,7 @@ def cases_to_segment(dataset_dir: str, split_dir: str, datalist: str | None, ima
     else:
         sections = load_sections(dataset_dir, split_dir, None, datalist)
         cases = _unlabelled(sections[held_out(sections)])
-    counts = Counter(case_id({"image": case["image"]}) for case in cases)
-    if twice := sorted({Path(c["image"]).name for c in cases if counts[case_id({"image": c["image"]})] > 1}):
-        raise DataError(
-            f"images: {len(twice)} names occur more than once ({', '.join(twice[:3])}), and their "
-            "segmentations would overwrite each other; segment one folder at a time, each with its own --output_dir."
-        )
-    return cases
+    return _with_names_of_their_own(cases)
 
 
 def cases_to_annotate(
@@ -326,15 +320,26 @@ def cases_to_annotate(
     """Images without labels: ``images`` where given (see :func:`images_in`), else the unlabelled training cases.
 
     Raises:
-        DataError: there are none, or what :func:`load_sections` finds.
+        DataError: there are none, two would be written to one file, or what :func:`load_sections` finds.
     """
     if images:
-        return images_in(images)
+        return _with_names_of_their_own(images_in(images))
     cases = load_sections(dataset_dir, split_dir, labeled_cases, datalist)["unlabeled"]
     if not cases:
         raise DataError(
             f"labeled_cases: nothing is left to annotate, all training cases of {datalist or dataset_dir} have labels; "
             "give --images with a folder of further ones."
+        )
+    return _with_names_of_their_own(cases)
+
+
+def _with_names_of_their_own(cases: list[Case]) -> list[Case]:
+    """The cases, none of whose segmentations would overwrite another's."""
+    counts = Counter(case_id({"image": case["image"]}) for case in cases)
+    if twice := sorted({Path(c["image"]).name for c in cases if counts[case_id({"image": c["image"]})] > 1}):
+        raise DataError(
+            f"images: names occur more than once ({len(twice)}: {', '.join(twice[:3])}), and their segmentations would "
+            "overwrite each other; segment one folder at a time, each with its own --output_dir."
         )
     return cases
 
@@ -349,7 +354,7 @@ def images_in(pattern: str) -> list[Case]:
         DataError: when nothing matches.
     """
     path = Path(pattern)
-    if is_series(path):
+    if is_series(path) and not nifti_files(path):
         files = [path]
     elif path.is_dir():
         files = _without_segmentations(sorted([*nifti_files(path), *filter(is_series, path.iterdir())]))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
@@ -21,7 +22,7 @@ from custom.errors import SettingError
 highdicom, installed = optional_import("highdicom")
 pydicom, _ = optional_import("pydicom")  # which comes with it
 
-__all__ = ["SaveDicomSegd"]
+__all__ = ["SaveDicomSegd", "check_series"]
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -38,7 +39,7 @@ class SaveDicomSegd(MapTransform):
 
     Raises:
         SettingError: highdicom is not installed.
-        DataError: when called, for an image that is no series, or a series that lacks what DICOM-SEG asks for.
+        DataError: when called, for a series that lacks what DICOM-SEG asks for; see also :func:`check_series`.
     """
 
     def __init__(self, keys: KeysCollection, output_dir: str, class_names: Sequence[str], model: str) -> None:
@@ -62,8 +63,6 @@ class SaveDicomSegd(MapTransform):
             labels: (1, X, Y, Z) integers.
         """
         series = labels.meta["filename_or_obj"]
-        if not is_series(series):
-            raise DataError(f"{series} is no folder of a DICOM series, as DICOM-SEG refers to; leave the overlay out.")
         images = [pydicom.dcmread(file, stop_before_pixels=True) for file in dicom_files(series)]
         affine = LPS @ labels.affine.cpu().numpy()
         try:
@@ -107,4 +106,19 @@ class SaveDicomSegd(MapTransform):
             segmented_property_type=codes.SCT.Organ,
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
+        )
+
+
+def check_series(cases: Sequence[Mapping[str, Any]]) -> None:
+    """
+    Args:
+        cases: with "image".
+
+    Raises:
+        DataError: an image is no folder of a DICOM series.
+    """
+    if others := [case["image"] for case in cases if not is_series(case["image"])]:
+        raise DataError(
+            f"dicom_seg.json: {others[0]} is no folder of a DICOM series, as DICOM-SEG refers to "
+            f"({len(others)} of {len(cases)} images are none); leave the overlay out."
         )

@@ -47,10 +47,11 @@ class PatientSelector:
         loader: DataLoader,
         folder: str | Path,
         count: int = 3,
-        annotated: Sequence[str] = (),
+        annotated: str | Sequence[str] = (),
     ) -> None:
         self.network, self.loader, self.folder = network, loader, Path(folder)
-        self.count, self.annotated = count, list(annotated)
+        self.count = count
+        self.annotated = [annotated] if isinstance(annotated, str) else [str(name) for name in annotated]
         names = loader.dataset.patient_names
         if unknown := sorted(set(self.annotated) - set(names)):
             raise SettingError(

@@ -165,7 +165,7 @@ def test_cases_to_annotate_are_those_without_a_label(datalist):
 
 def test_images_whose_segmentations_would_overwrite_each_other(datalist):
     datalist.write_text(json.dumps({"test": [{"image": f"{p}/scan.nii.gz", "case": p} for p in "ab"]}))
-    with pytest.raises(DataError, match=r"1 names occur more than once \(scan.nii.gz\)"):
+    with pytest.raises(DataError, match=r"names occur more than once \(1: scan.nii.gz\)"):
         cases_to_segment("", "", str(datalist), None)
 
 

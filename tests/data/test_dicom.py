@@ -86,7 +86,7 @@ def test_images_from_a_folder_of_series_a_pattern_or_one_series(scan, tmp_path):
     ):
         assert [case["case"] for case in cases_to_segment("", "", None, str(pattern))] == found
     shutil.copy(scan[0], folder / "second.nii.gz")
-    with pytest.raises(DataError, match=r"2 names occur more than once"):
+    with pytest.raises(DataError, match=r"names occur more than once \(2: "):
         cases_to_segment("", "", None, str(folder))
 
 

@@ -11,7 +11,7 @@ from series import write_series
 from custom.data.checks import DataError
 
 highdicom = pytest.importorskip("highdicom", reason="needs the packages of '.[dicom-seg]'")
-from custom.data.dicom_seg import SaveDicomSegd  # noqa: E402
+from custom.data.dicom_seg import SaveDicomSegd, check_series  # noqa: E402
 
 AFFINE = np.array([[-1.2, 0.0, 4.8, 4.0], [0.0, -1.5, 0.0, -7.0], [0.9, 0.0, 6.4, 30.0], [0.0, 0.0, 0.0, 1.0]])
 
@@ -57,6 +57,7 @@ def test_a_network_that_finds_nothing(labels, tmp_path):
 
 
 def test_an_image_that_is_no_series(labels, tmp_path):
-    labels.meta["filename_or_obj"] = str(tmp_path / "a.nii.gz")
-    with pytest.raises(DataError, match=r"a\.nii\.gz is no folder of a DICOM series"):
-        save(labels, tmp_path / "out")
+    series = {"image": labels.meta["filename_or_obj"]}
+    check_series([series])
+    with pytest.raises(DataError, match=r"a\.nii\.gz is no folder of a DICOM series.*\(1 of 2 images are none\)"):
+        check_series([series, {"image": str(tmp_path / "a.nii.gz")}])
