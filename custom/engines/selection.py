@@ -85,7 +85,10 @@ class PatientSelector:
         print(
             f"Annotate first: {', '.join(selected)} (of {len(names)}; {self.folder / 'selection.csv'} ranks them all)."
         )
-        print(f'Then train with --labeled_cases "{selected}", or list them under "training".', flush=True)
+        print(
+            f'Then train with --labeled_cases "{[*self.annotated, *selected]}", or list them under "training".',
+            flush=True,
+        )
         return selected
 
     def _features(self) -> tuple[Tensor, Tensor]:

@@ -66,8 +66,9 @@ def test_the_mode_of_the_network_stays(tmp_path):
     assert made.network.training
 
 
-def test_the_annotated_are_left_out(tmp_path):
+def test_the_annotated_are_left_out_and_trained_on(tmp_path, capsys):
     assert selector(tmp_path, count=1, annotated=["bert"]).run() == ["dora"]
+    assert "--labeled_cases \"['bert', 'dora']\"" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
