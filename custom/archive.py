@@ -36,8 +36,11 @@ A bundle for MONAI {monai_version} with all the code that it needs. In this fold
     python -m monai.bundle run inference --config_file configs/inference.json --images <folder of .nii.gz files>
     python -m monai.bundle run training --config_file configs/train.json --dataset_dir <the data set's folder>
 
-In MONAI Label, with an environment of its own (pip install -r requirements-label.txt), for 3D Slicer or OHIF:
+In MONAI Label, for 3D Slicer or OHIF, with an environment of its own:
 
+    pip install torch==2.13.0 setuptools
+    SAM2_BUILD_CUDA=0 pip install --no-build-isolation --no-deps sam2==1.1.0
+    pip install -r requirements-label.txt
     python -m custom.label_server <folder of .nii.gz files> --bundles .
 
 With a GPU, install the torch build that fits it first. Segmentations go to eval/predictions. Weights, where there are
