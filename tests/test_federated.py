@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from commands import BUNDLES, SMALL
+from commands import BUNDLES, SMALL, SMALL_CCTR
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, FlStatistics
 from monai.fl.utils.exchange_object import ExchangeObject
@@ -15,15 +15,7 @@ FILES = ["configs/train.json", "configs/federated.json"]
 ROUNDS = 2
 SETTINGS = {
     "coral_acdc": {**SMALL, "batch_size": 8},
-    "cctr_acdc": {
-        **SMALL,
-        "slice_size": [64, 64],
-        "batch_size": 4,
-        "labelled_per_batch": 2,
-        "iterations_per_epoch": 3,
-        "use_registration": False,
-        "labelled_contrast": 0,
-    },
+    "cctr_acdc": {**SMALL_CCTR, "iterations_per_epoch": 3, "labelled_contrast": 0},
 }
 
 

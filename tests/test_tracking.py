@@ -7,21 +7,14 @@ from __future__ import annotations
 import csv
 
 import pytest
-from commands import BUNDLES, SMALL, run
+from commands import BUNDLES, SMALL, SMALL_CCTR, run
 
 pytestmark = pytest.mark.slow  # MLflow is large, and not among the packages of the tests
 mlflow = pytest.importorskip("mlflow", reason="needs the packages of '.[tracking]'")
 
 TRACKED = {
     "coral_acdc": {**SMALL, "batch_size": 4},
-    "cctr_acdc": {
-        **SMALL,
-        "slice_size": [64, 64],
-        "batch_size": 4,
-        "labelled_per_batch": 2,
-        "iterations_per_epoch": 10,
-        "use_registration": False,
-    },
+    "cctr_acdc": {**SMALL_CCTR, "iterations_per_epoch": 10},
 }
 
 
