@@ -21,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from few_labels import ROOT, bundle, check_same_settings, resolution, scores
 
+from custom.data import split_folder
+
 HEARTS = Path("bundles/cctr_acdc/configs")
 SETTINGS = ("dataset_dir", "encoder_checkpoint", "count", "iterations", "learning_rate", "spacing", "slice_size")
 
@@ -40,7 +42,8 @@ def main() -> None:
     arguments = parser.parse_args()
     output = Path(arguments.output_dir).absolute()
     check_same_settings(arguments, output, SETTINGS)
-    patients = (ROOT / "splits" / "acdc" / "train.txt").read_text(encoding="utf-8").split()
+    split_dir = split_folder(arguments.dataset_dir, str(ROOT / "splits" / "acdc"))
+    patients = Path(split_dir, "train.txt").read_text(encoding="utf-8").split()
     sets = {"selected": selected(arguments, output)}
     sets |= {f"draw_{n}": random.Random(n).sample(patients, arguments.count) for n in range(arguments.draws)}
     for way in arguments.ways:
@@ -86,16 +89,15 @@ def score(way: str, patients: list[str], folder: Path, arguments: argparse.Names
 def table(way: str, sets: dict[str, list[str]], output: Path) -> None:
     found = {name: scores(output / way / name)["mean"] for name in sets}
     mine = found.pop("selected")
-    print(f"\n{way}: selected ({', '.join(sets['selected'])}) {mine:.3f}")
-    if not found:
-        return
-    spread = statistics.stdev(found.values()) if len(found) > 1 else float("nan")
-    better = sum(mine > value for value in found.values())
-    print(
-        f"random draws: mean {statistics.mean(found.values()):.3f} (sd {spread:.3f}), {min(found.values()):.3f} to "
-        f"{max(found.values()):.3f}; the selected ones are better than {better} of {len(found)}.",
-        flush=True,
-    )
+    print("| way | patients | mean Dice | random draws better |")
+    print("| --- | --- | ---: | ---: |")
+    better = sum(value > mine for value in found.values())
+    print(f"| {way} | selected: {', '.join(sets['selected'])} | {mine:.3f} | {better} of {len(found)} |")
+    if found:
+        spread = f"{statistics.stdev(found.values()):.3f}" if len(found) > 1 else "-"
+        extremes = f"{min(found.values()):.3f} to {max(found.values()):.3f}"
+        print(f"| {way} | {len(found)} random draws | {statistics.mean(found.values()):.3f} ({spread}), {extremes} | |")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

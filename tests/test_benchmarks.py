@@ -12,7 +12,7 @@ import sys
 import tarfile
 
 import pytest
-from commands import ROOT
+from commands import ROOT, start
 
 
 def table_rows(script: str, *options: str) -> list[list[str]]:
@@ -122,3 +122,20 @@ def test_unannotated_studies_are_compared_with_none(phantom, tmp_path):
     ]
     assert (tmp_path / "coral_acdc" / "with_the_others" / "seed_0" / "encoder.pt").is_file()
     assert not (tmp_path / "coral_acdc" / "annotated_alone" / "seed_0" / "encoder.pt").is_file()
+
+
+@pytest.mark.slow
+def test_chosen_patients_are_compared_with_random_ones(phantom, tmp_path):
+    images = {"spacing": 4.0, "slice_size": "[64,64]"}
+    folders = {"ckpt_dir": tmp_path, "output_dir": tmp_path}
+    done = start("pretraining", ["pretrain.json"], dataset_dir=phantom, max_epochs=1, **folders, **images)
+    assert done.returncode == 0, done.stdout[-4000:]
+    options = ["--dataset_dir", str(phantom), "--encoder_checkpoint", str(tmp_path / "encoder.pt"), "--draws", "1"]
+    options += ["--count", "2", "--iterations", "2", "--spacing", "4", "--slice_size", "64"]
+    rows = table_rows("selection.py", *options, "--output_dir", str(tmp_path / "sets"))
+    chosen = (tmp_path / "sets" / "selection.txt").read_text().split()
+    assert len(chosen) == 2
+    for way, (header, selected, drawn) in zip(("atlases", "fine-tuning"), (rows[:3], rows[3:]), strict=True):
+        assert header[0] == "way"
+        assert selected[:2] == [way, f"selected: {', '.join(chosen)}"] and 0 <= number(selected[2]) <= 1
+        assert drawn[:2] == [way, "1 random draws"] and 0 <= number(drawn[2]) <= 1
