@@ -207,6 +207,8 @@ class PairRunner:
         # a process takes its next pair when it is free: pairs differ in length by their retries
         scheduling = {"allowed-failures": TRIES - 1, "worker-saturation": 1.0}
         scheduling = {f"distributed.scheduler.{key}": value for key, value in scheduling.items()}
+        # unless told not to, Dask has its processes hand all freed memory back, whose pages are zeroed when taken again
+        scheduling["distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"] = None
         self._open.enter_context(dask.config.set(scheduling))
         print("Starting processes: the first pair of each takes longer than those after it.", flush=True)
         self._cluster = self._open.enter_context(LocalCluster(n_workers=0, **options))
