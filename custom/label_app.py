@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -26,8 +25,6 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.utils.async_tasks.utils import tasks
-
-logger = logging.getLogger(__name__)
 
 
 class Selection(ScoringMethod):
@@ -70,15 +67,16 @@ class Selection(ScoringMethod):
         return not self.obstacle(datastore) and not self._made_of(datastore).items() <= self._last().items()
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Run the selection; a line says why where it does not run.
+        """Run the selection, or do nothing.
+
+        Returns:
+            How many studies are "ranked", or the "reason" why none were.
 
         Raises:
             CalledProcessError: the selection failed; what it printed is in the server's log.
         """
         if not self.due(datastore):
-            reason = self.obstacle(datastore) or "nothing has changed since the last ranking."
-            logger.info(f"{request['method']}: {reason}")
-            return {}
+            return {"reason": self.obstacle(datastore) or "nothing has changed since the last ranking."}
         made_of = self._made_of(datastore)
         options = {"config_file": list(self.configs), "studies": self.studies, "output_dir": self._file().parent}
         command = [sys.executable, "-m", "monai.bundle", "run", "selection"]
@@ -223,12 +221,13 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
         """
         if method:
             return super().async_scoring(method, params)
-        if not self._server_mode:  # at the end of a training; MONAI Label would ask for one by one, and be refused
-            return self._local_request("/scoring/", params, "Scoring")  # the second while the first one runs
-        waiting = {t["request"]["method"] for t in tasks("scoring") if t["status"] in ("SUBMITTED", "RUNNING")}
         idle = {name for name, selection in self.selections.items() if not selection.due(self.datastore())}
+        due = [name for name in self._scoring_methods if name not in idle]
+        if not self._server_mode:  # at the end of a training; MONAI Label would ask for one by one, and be refused
+            return self._local_request("/scoring/", params, "Scoring") if due else {}  # while the first one runs
+        waiting = {t["request"]["method"] for t in tasks("scoring") if t["status"] in ("SUBMITTED", "RUNNING")}
         result = {}
-        for name in self._scoring_methods:
-            if name not in waiting | idle:
+        for name in due:
+            if name not in waiting:
                 result[name] = super().async_scoring(name, params)
         return result
