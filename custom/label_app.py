@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import monaibundle
 from fastapi import HTTPException
+from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
@@ -31,8 +32,8 @@ class Selection(ScoringMethod):
     """Rank the studies without a label by a bundle's workflow ``selection``, if anything has changed since last time.
 
     The ranking is ``eval/selection.csv`` in the bundle's folder, and ``eval/selection.json`` says what it was made of.
-    It is not kept in the server's datastore: that file is rewritten as a whole, by each process as it knows it, and a
-    label that is submitted while the studies are being ranked would drop out of it.
+    It is not kept in the server's datastore: each process rewrites that file as a whole, as it knows it, and a label
+    that is submitted while ranks are being written could drop out of it.
 
     Args:
         bundle: its folder in the app.
@@ -195,8 +196,8 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
 
     @cached_property
     def selections(self) -> dict[str, Selection]:
-        """Name to scoring; none with DICOMweb, where each study would have to be fetched."""
-        if "://" in self.studies:
+        """Name to scoring; none with DICOMweb, where each study would have to be fetched, or where none is wanted."""
+        if "://" in self.studies or not settings.MONAI_LABEL_TASKS_SCORING:
             return {}
         fitting = [(name, path, kind) for name, path in self.models.items() for kind in (Coverage, Disagreement)]
         return {f"{name}_{kind.name}": kind(path, self.studies) for name, path, kind in fitting if kind.fits(path)}
