@@ -174,9 +174,12 @@ def test_agreement_chooses_between_all_atlases(abdomen, registrations, tmp_path)
     assert len(new) == 2 and {f.name.split(".")[0] for f in new} == {unlabelled}
 
 
-def test_training_goes_on_without_registration_when_told_so(abdomen, tmp_path):
-    printed = train(tmp_path, abdomen, tmp_path / "none", max_epochs=1, use_registration="false")
-    assert "use_registration: false: training goes on without registered labels and positives" in printed
+@pytest.mark.parametrize(
+    "settings", [{"use_registration": "false"}, {"registration_weight": 0, "registered_positives": "false"}]
+)
+def test_training_goes_on_without_registration_when_told_so(settings, abdomen, tmp_path):
+    printed = train(tmp_path, abdomen, tmp_path / "none", max_epochs=1, **settings)
+    assert "No registration: training goes on without registered labels and positives." in printed
     assert not (tmp_path / "none").exists() and "Memory bank" not in printed
 
 

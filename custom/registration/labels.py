@@ -64,7 +64,7 @@ def check_choice(choice: str) -> None:
 
 def no_registrations() -> None:
     """None, for a training that is to go on without registration; a line says so."""
-    print("use_registration: false: training goes on without registered labels and positives.", flush=True)
+    print("No registration: training goes on without registered labels and positives.", flush=True)
 
 
 def label_maps(cases: Sequence[Case]) -> int:
