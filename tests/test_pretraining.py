@@ -65,6 +65,15 @@ def test_annotated_studies_alone(studies, tmp_path, run_id):
     assert {file.name for file in (tmp_path / "models").glob("*.pt")} == {"model.pt", "training_resume.pt"}
 
 
+def test_the_seed_holds_whatever_the_run_id(studies, tmp_path):
+    """Where the whole config is evaluated, the network is made before anything is run."""
+    weights = []
+    for run_id in ("run", ""):
+        train(tmp_path / f"as_{run_id}", studies, run_id, unlabelled_studies=False)
+        weights.append(torch.load(tmp_path / f"as_{run_id}" / "models" / "model.pt", weights_only=True))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_studies_are_ranked_with_the_encoder_that_training_begins_with(studies, tmp_path, monkeypatch):
     monkeypatch.chdir(BUNDLES / "coral_acdc")  # as the server does
     folders = {"studies": studies, "output_dir": tmp_path, "ckpt_dir": tmp_path / "models", "device": "cpu"}
