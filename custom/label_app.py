@@ -226,7 +226,7 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
         due = [name for name in self._scoring_methods if name not in idle]
         if not self._server_mode:  # at the end of a training; MONAI Label would ask for one by one, and be refused
             return self._local_request("/scoring/", params, "Scoring") if due else {}  # while the first one runs
-        waiting = {t["request"]["method"] for t in tasks("scoring") if t["status"] in ("SUBMITTED", "RUNNING")}
+        waiting = {task["request"]["method"] for task in tasks("scoring") if task["status"] == "SUBMITTED"}
         result = {}
         for name in due:
             if name not in waiting:
