@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ BUNDLES = Path(__file__).absolute().parents[1] / "bundles"
 
 
 def write_app(folder: Path, environment: Mapping[str, str]) -> Path:
-    """Copy MONAI Label's app for bundles out of the installed package, unless it is there.
+    """Copy MONAI Label's app for bundles out of the installed package, unless it is there, and ours around it.
 
     Args:
         folder: for the app's.
@@ -38,6 +39,10 @@ def write_app(folder: Path, environment: Mapping[str, str]) -> Path:
     if not app.is_dir():
         command = [sys.executable, "-m", "monailabel.main", "apps", "--download", "--name", APP, "--output", folder]
         subprocess.run(command, check=True, env=environment)
+    main, theirs = app / "main.py", app / f"{APP}.py"  # the name that ours imports it by
+    if not theirs.is_file():
+        main.rename(theirs)
+    shutil.copyfile(Path(__file__).with_name("label_app.py"), main)
     return app
 
 

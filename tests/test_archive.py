@@ -53,6 +53,7 @@ def test_an_archive_holds_what_running_takes_and_nothing_else(bundle, tmp_path):
         "requirements-label.txt",
         "models/model.pt",
         "custom/losses/coral.py",
+        "custom/label_app.py",
         "splits/acdc/val.txt",
     }
     assert not {name for name in found if name.startswith(("eval", "data")) or "resume" in name or "pycache" in name}

@@ -149,6 +149,22 @@ def test_selection_ranks_the_unlabelled_by_disagreement(trained, abdomen, tmp_pa
     assert f"Annotate next: {ranking[0]['patient']} " in printed
 
 
+def test_studies_of_monai_label_are_ranked_by_disagreement(trained, abdomen, tmp_path, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)  # as the server does
+    annotated, *others = sorted((abdomen / "img").iterdir())[:3]
+    for image in (annotated, *others):
+        shutil.copy(image, tmp_path)
+    (tmp_path / "labels" / "final").mkdir(parents=True)
+    (tmp_path / "labels" / "final" / annotated.name).touch()
+    (tmp_path / "empty.nii.gz").touch()
+    folders = {"studies": tmp_path, "output_dir": tmp_path / "eval", "ckpt_dir": trained[0] / "models"}
+    files = ["inference.json", "variants/both_networks.json", "selection.json", "studies.json"]
+    printed = run("selection", files, configs=CONFIGS, **folders, **IMAGES)
+    with (tmp_path / "eval" / "selection.csv").open(newline="", encoding="utf-8") as file:
+        assert {row["patient"] for row in csv.DictReader(file)} == {o.name.removesuffix(".nii.gz") for o in others}
+    assert "phantom" not in printed and not (tmp_path / "eval" / "predictions").exists()
+
+
 def test_agreement_chooses_between_all_atlases(abdomen, registrations, tmp_path):
     settings = {"labeled_cases": 2, "max_epochs": 1, "registered_labels": "agreement"}
     before = set((registrations / "labels").iterdir())

@@ -36,6 +36,7 @@ WORKFLOWS = {
     "cctr_acdc": CCTR,
 }
 CCTR_OVERLAYS = {
+    "studies.json": "selection",
     "multi_gpu_train.json": "training",
     "federated.json": "training",
     **{
@@ -49,6 +50,7 @@ CCTR_OVERLAYS = {
 }
 OVERLAYS = {
     "coral_acdc": {
+        "studies.json": "selection",
         "multi_gpu_pretrain.json": "pretraining",
         "multi_gpu_train.json": "training",
         "federated.json": "training",
@@ -69,9 +71,16 @@ OVERLAID = [
 ]
 BOTH_SWIN_T = ("variants/both_networks.json", "variants/swin_t.json")
 # beyond those of the config
-BRING_KEYS = ("federated.json", "variants/report_positives.json", "variants/both_networks.json", "variants/swin_t.json")
+BRING_KEYS = (
+    "federated.json",
+    "studies.json",
+    "variants/report_positives.json",
+    "variants/both_networks.json",
+    "variants/swin_t.json",
+)
 # read by programs around the bundle, by name: see monai.bundle.properties
 PROPERTIES = {"dataset_dir", "output_dir", "initialize"}
+OF_OTHER_DATA = {"split_dir", "labeled_cases"}  # which the studies of MONAI Label take the place of
 
 RUNS = [
     *((b, files) for b, workflows in WORKFLOWS.items() for files in workflows.values()),
@@ -105,7 +114,8 @@ def test_every_config_belongs_to_a_workflow(bundle):
 def test_every_key_is_read_and_every_reference_has_its_key(bundle, files):
     config = merged(bundle, files)
     read = set(re.findall(r"@([A-Za-z_]+)", json.dumps(config)))
-    assert set(config) - {"imports", "run"} - set(WORKFLOWS[bundle]) - PROPERTIES - read == set()
+    unread = set(config) - {"imports", "run"} - set(WORKFLOWS[bundle]) - PROPERTIES - read
+    assert unread <= (OF_OTHER_DATA if "studies.json" in files else set())
     assert read - set(config) == set()
 
 
@@ -199,6 +209,19 @@ def test_inference_with_both_networks_repeats_the_partner(bundle, more):
     for key in ("partner_features", "partner_def", "partner_network"):
         assert both[key] == train[key], key
     assert both["handlers"][-1]["network"] == "@partner_network"
+
+
+@pytest.mark.parametrize("bundle", WORKFLOWS)
+def test_studies_are_ranked_with_the_settings_of_training(bundle):
+    train, studies = (json.loads((configs(bundle) / f"{name}.json").read_text()) for name in ("train", "studies"))
+    same = {key for key, value in studies.items() if value == f"%configs/train.json::{key}"}
+    assert same <= set(train)
+    if bundle == "coral_acdc":
+        encoder = train["encoder_checkpoint"].partition(" else ")[2]
+        assert studies["checkpoint"] == f"${encoder}"
+        assert same == set(re.findall(r"(\w+)=@\1", encoder)) - {"output_dir"}
+    else:
+        assert same == {"partner_features"}
 
 
 @pytest.mark.parametrize("bundle", ["cctr_synapse", "cctr_acdc"])

@@ -7,6 +7,7 @@ The server needs an environment of its own: ``make test-label`` makes it and run
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -169,6 +170,36 @@ def train(server: Server, model: str, **params) -> str:
     return printed
 
 
+def scoring(server: Server, name: str = "", method: str = "get", **params) -> Any:
+    """Of MONAI Label's route for scorings, which its client lacks."""
+    import requests
+
+    answer = requests.request(method, f"{server.client.get_server_url()}/scoring/{name}", params=params, timeout=60)
+    assert answer.ok, answer.text
+    return answer.json()
+
+
+def ranking(server: Server, model: str) -> list[str]:
+    """The studies as they are ranked, once nothing is being ranked."""
+    begin = time.monotonic()
+    while (states := {task["status"] for task in scoring(server, all=True)}) & {"SUBMITTED", "RUNNING"}:
+        time.sleep(0.5)
+    print(f"\n{model}, wait for a ranking: {time.monotonic() - begin:.1f} s")
+    assert states == {"DONE"}, server.log.read_text()[-4000:]
+    with (server.models / model / "eval" / "selection.csv").open(newline="", encoding="utf-8") as file:
+        return [row["patient"] for row in csv.DictReader(file)]
+
+
+def refusal(server: Server, strategy: str) -> str:
+    """What an annotator is told who asks for a study in vain."""
+    from monailabel.client.client import MONAILabelClientException
+
+    with pytest.raises(MONAILabelClientException) as found:
+        server.client.next_sample(strategy, {})
+    assert found.value.status_code == 409
+    return found.value.msg
+
+
 def test_a_bundle_is_unpacked_once_and_can_be_served_untrained(tmp_path, capsys):
     model = add_bundle(tmp_path, "coral_acdc")
     assert model == tmp_path / "model" / "coral_acdc" and (model / "custom" / "losses" / "coral.py").is_file()
@@ -178,6 +209,17 @@ def test_a_bundle_is_unpacked_once_and_can_be_served_untrained(tmp_path, capsys)
     assert add_bundle(tmp_path, str(model)) == model  # an archive serves itself
     assert (model / "models" / "model.pt").read_bytes() == b"trained here"
     assert [folder.name for folder in (tmp_path / "model").iterdir()] == ["coral_acdc"]
+
+
+def test_the_app_is_ours_around_that_of_monai_label(tmp_path):
+    """A folder of an earlier version, too."""
+    app = tmp_path / "monaibundle"
+    app.mkdir()
+    (app / "main.py").write_text("theirs")
+    for _ in range(2):
+        assert write_app(tmp_path, {}) == app
+        assert (app / "monaibundle.py").read_text() == "theirs"
+        assert "class BundleApp(monaibundle.MyApp, MONAILabelApp)" in (app / "main.py").read_text()
 
 
 def test_an_unknown_bundle(tmp_path):
@@ -205,6 +247,8 @@ def test_models_are_listed_with_their_labels(server):
     for model in info["models"].values():
         assert model["type"] == "segmentation" and model["labels"] == {"rv": 1, "myo": 2, "lv": 3}
     assert info["datastore"]["total"] == 7
+    assert set(info["scoring"]) == {"cctr_acdc_disagreement", "coral_acdc_coverage"}
+    assert set(info["strategies"]) == {"random", "first", *info["scoring"]}
 
 
 @pytest.mark.slow
@@ -214,6 +258,26 @@ def test_without_a_label_training_says_what_to_do(server):
         time.sleep(0.5)
     assert status["status"] == "ERROR"
     assert "No study is annotated yet: save a label first." in status["details"][-1]
+
+
+@pytest.mark.slow
+def test_before_any_label_the_study_that_best_covers_the_others_comes_next(server):
+    best = ranking(server, "coral_acdc")  # was begun when the server started
+    assert set(best) == {file.name.removesuffix(".nii.gz") for file in server.truth.iterdir()}
+    assert server.log.read_text().count("Pre-training on 6 studies, once") == 1
+    served = [server.client.next_sample("coral_acdc_coverage", {}) for _ in range(2)]
+    assert [study["id"] for study in served] == best[:2]  # two annotators get two studies
+    assert served[0]["rank"] == 1 and 0 < served[0]["coverage"] < served[1]["coverage"] <= 1
+    assert served[0]["path"] == str(server.studies / f"{best[0]}.nii.gz")
+
+    again = scoring(server, "coral_acdc_coverage", "post", run_sync=True)
+    assert again == {"reason": "nothing has changed since the last ranking."}
+
+
+@pytest.mark.slow
+def test_disagreement_takes_a_training(server):
+    assert "train cctr_acdc first" in refusal(server, "cctr_acdc_disagreement")
+    assert "train cctr_acdc first" in scoring(server, "cctr_acdc_disagreement", "post", run_sync=True)["reason"]
 
 
 @pytest.mark.slow
@@ -235,11 +299,22 @@ def test_three_annotated_studies_train_a_model_that_is_served(server, model):
         labels = (server.models / model / "eval" / "registration" / "labels").iterdir()
         assert {file.name.split(".")[0] for file in labels} == set(others)
     else:
-        assert f"Pre-training on {2 + len(others)} studies, once" in printed
+        assert "encoder.pt is used as it is: no pre-training" in printed  # the one that ranked the studies
     assert not (server.models / model / "data").exists()  # the phantom of the command line
     after = dice(server, model, others)
     print(f"\n{model}, Dice of studies without a label: {before:.3f}, trained {after:.3f}")
     assert after > before + 0.1
+
+
+@pytest.mark.slow
+def test_after_a_training_the_study_most_in_doubt_comes_next(server):
+    annotated = {file.name.removesuffix(".nii.gz") for file in (server.studies / "labels" / "final").iterdir()}
+    most = ranking(server, "cctr_acdc")  # was begun when the training ended
+    assert set(most) == {file.name.removesuffix(".nii.gz") for file in server.truth.iterdir()} - annotated
+    served = server.client.next_sample("cctr_acdc_disagreement", {})
+    assert served["id"] == most[0] and served["rank"] == 1 and 0 < served["disagreement"] <= 1
+    assert not (server.models / "cctr_acdc" / "eval" / "predictions").exists()
+    assert set(ranking(server, "coral_acdc")) == set(most)  # without those that were annotated meanwhile
 
 
 @pytest.mark.slow

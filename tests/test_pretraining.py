@@ -1,15 +1,16 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""CORAL's training on what MONAI Label hands over."""
+"""CORAL in MONAI Label: training on what its server hands over, and the ranking of its studies."""
 
 from __future__ import annotations
 
+import csv
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from commands import SMALL, run
+from commands import BUNDLES, SMALL, run
 
 SETTINGS = {key: value for key, value in SMALL.items() if key != "mixed_precision"}
 
@@ -62,3 +63,23 @@ def test_annotated_studies_alone(studies, tmp_path, run_id):
     assert "training with the annotated ones alone" in printed and "Pre-training" not in printed
     assert printed.count("the best in validation: ") == 1 and "phantom" not in printed
     assert {file.name for file in (tmp_path / "models").glob("*.pt")} == {"model.pt", "training_resume.pt"}
+
+
+def test_the_seed_holds_whatever_the_run_id(studies, tmp_path):
+    """Where the whole config is evaluated, the network is made before anything is run."""
+    weights = []
+    for run_id in ("run", ""):
+        train(tmp_path / f"as_{run_id}", studies, run_id, unlabelled_studies=False)
+        weights.append(torch.load(tmp_path / f"as_{run_id}" / "models" / "model.pt", weights_only=True))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_studies_are_ranked_with_the_encoder_that_training_begins_with(studies, tmp_path, monkeypatch):
+    monkeypatch.chdir(BUNDLES / "coral_acdc")  # as the server does
+    folders = {"studies": studies, "output_dir": tmp_path, "ckpt_dir": tmp_path / "models", "device": "cpu"}
+    names = [file.name.removesuffix(".nii.gz") for file in sorted(studies.glob("*.nii.gz"))]
+    printed = run("selection", ["pretrain.json", "selection.json", "studies.json"], **folders, **SETTINGS)
+    assert f"Pre-training on {len(names)} studies, once" in printed
+    with (tmp_path / "selection.csv").open(newline="", encoding="utf-8") as file:
+        assert sorted(row["patient"] for row in csv.DictReader(file)) == names[3:]
+    assert "encoder.pt is used as it is: no pre-training" in train(tmp_path, studies)

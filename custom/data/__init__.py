@@ -18,7 +18,7 @@ from custom.data.dicom import output_name
 from custom.data.geometry import OrientSlices, OrientSlicesd, SpaceSlicesd, slice_axis, slice_positions
 from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.slices import CentreSlicesd, SelectLabelsd, SliceDataset, SliceGeometry, StackSlicesd
-from custom.data.studies import study_sections
+from custom.data.studies import studies_to_annotate, study_sections
 
 __all__ = [
     "CentreSlicesd",
@@ -48,6 +48,7 @@ __all__ = [
     "slice_axis",
     "slice_positions",
     "split_folder",
+    "studies_to_annotate",
     "study_sections",
     "usable_images",
     "with_labels",

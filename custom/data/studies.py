@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from custom.data.checks import DataError, case_id, without_faults
+from custom.data.checks import DataError, case_id, check_folder, without_faults
 from custom.data.datalist import Case, nifti_files
 
-__all__ = ["study_sections"]
+__all__ = ["studies_to_annotate", "study_sections"]
 
 
 def study_sections(annotated: Sequence[Case], unlabelled: bool = True) -> dict[str, list[Case]]:
@@ -45,12 +45,41 @@ def study_sections(annotated: Sequence[Case], unlabelled: bool = True) -> dict[s
     return {"training": training, "unlabeled": others, "pretraining": images, "validation": [], "test": []}
 
 
+def studies_to_annotate(folder: str) -> dict[str, list[Case]]:
+    """List all images of a server's folder, before or after some are annotated.
+
+    Args:
+        folder: of the studies; images that cannot be used are left out, and a line says why.
+
+    Returns:
+        Sections as of :func:`study_sections`, of images alone: "training" are the annotated ones.
+
+    Raises:
+        DataError: there is no such folder, or nothing in it is left to annotate.
+    """
+    check_folder(folder, key="studies")
+    images = without_faults(_images(Path(folder)))
+    done = _names(Path(folder, "labels", "final"))
+    others = [case for case in images if case["case"] not in done]
+    if not others:
+        raise DataError(f"studies: all images of {folder} that can be used are annotated; add others.")
+    annotated = [case for case in images if case["case"] in done]
+    return {"training": annotated, "unlabeled": others, "pretraining": images, "validation": [], "test": []}
+
+
 def _beside(labels: Path) -> list[Case]:
     """The usable studies without a label in this folder; none where it is not a server's."""
     if labels.parts[-2:] != ("labels", "final"):
         return []
-    done = {case_id({"image": file}) for file in nifti_files(labels)}
-    names = {file: case_id({"image": file}) for file in nifti_files(labels.parents[1])}
-    return without_faults(
-        [{"image": str(file), "case": name, "patient": name} for file, name in names.items() if name not in done]
-    )
+    done = _names(labels)
+    return without_faults([case for case in _images(labels.parents[1]) if case["case"] not in done])
+
+
+def _images(folder: Path) -> list[Case]:
+    names = {file: case_id({"image": file}) for file in nifti_files(folder)}
+    return [{"image": str(file), "case": name, "patient": name} for file, name in names.items()]
+
+
+def _names(labels: Path) -> set[str]:
+    """Of the studies with a label in this folder, which the server makes."""
+    return {case_id({"image": file}) for file in nifti_files(labels)} if labels.is_dir() else set()

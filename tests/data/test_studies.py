@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from custom.data import DataError, study_sections
+from custom.data import DataError, studies_to_annotate, study_sections
 
 
 @pytest.fixture
@@ -66,3 +67,28 @@ def test_labels_that_lie_elsewhere_have_no_studies_beside_them(studies):
 def test_nothing_annotated(studies):
     with pytest.raises(DataError, match="save a label first"):
         study_sections([])
+
+
+def test_all_images_of_a_folder(studies, capsys):
+    (studies / "d.nii.gz").write_bytes(b"")
+    sections = studies_to_annotate(str(studies))
+    assert [case["case"] for case in sections["training"]] == ["a", "b", "c"]
+    assert sections["unlabeled"] == [{"image": str(studies / "e.nii.gz"), "case": "e", "patient": "e"}]
+    assert sections["pretraining"] == sections["training"] + sections["unlabeled"]
+    assert sections["validation"] == sections["test"] == []
+    assert f"Left out: {studies / 'd.nii.gz'}" in capsys.readouterr().out
+
+
+def test_before_any_label(studies):
+    shutil.rmtree(studies / "labels")
+    sections = studies_to_annotate(str(studies))
+    assert sections["training"] == [] and [case["case"] for case in sections["unlabeled"]] == list("abcde")
+
+
+def test_nothing_left_to_annotate(studies):
+    for name in "de":
+        (studies / f"{name}.nii.gz").unlink()
+    with pytest.raises(DataError, match=f"studies: all images of {studies} that can be used are annotated; add"):
+        studies_to_annotate(str(studies))
+    with pytest.raises(DataError, match="studies: the folder .*elsewhere does not exist"):
+        studies_to_annotate(str(studies / "elsewhere"))

@@ -1,0 +1,234 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""The app of a MONAI Label server: MONAI Label's own for bundles, and which study to annotate next.
+
+:func:`custom.label_server.write_app` copies this file as the app's ``main.py``; MONAI Label's own lies beside it as
+``monaibundle.py``. Nothing of ``custom`` is imported: each bundle brings its own, and ranks in a process of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import monaibundle
+from fastapi import HTTPException
+from monailabel.config import settings
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.utils.async_tasks.utils import tasks
+
+
+class Selection(ScoringMethod):
+    """Rank the studies without a label by a bundle's workflow ``selection``, if anything has changed since last time.
+
+    The ranking is ``eval/selection.csv`` in the bundle's folder, and ``eval/selection.json`` says what it was made of.
+    It is not kept in the server's datastore: each process rewrites that file as a whole, as it knows it, and a label
+    that is submitted while ranks are being written could drop out of it.
+
+    Args:
+        bundle: its folder in the app.
+        studies: the server's folder.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    configs: ClassVar[tuple[str, ...]]  # of ``selection``, in the bundle's folder
+    weights: ClassVar[tuple[str, ...]]  # that a ranking depends on
+
+    def __init__(self, bundle: str, studies: str) -> None:
+        super().__init__(self.description)
+        self.bundle, self.studies = Path(bundle), Path(studies).absolute()
+
+    @classmethod
+    def fits(cls, bundle: str) -> bool:
+        """Whether the bundle has this selection."""
+        return all(Path(bundle, config).is_file() for config in cls.configs)
+
+    def obstacle(self, datastore: Datastore) -> str:
+        """What stands in the way of a ranking, and what to do; empty where nothing does."""
+        if not datastore.get_unlabeled_images():
+            return "every study is annotated."
+        train = self.bundle / "configs" / "train.json"
+        if not json.loads(train.read_text(encoding="utf-8"))["unlabelled_studies"]:
+            return f"unlabelled_studies is false in {train}; set it to true."
+        return ""
+
+    def due(self, datastore: Datastore) -> bool:
+        """Whether a ranking can be made and would differ from the last one."""
+        return not self.obstacle(datastore) and not self._made_of(datastore).items() <= self._last().items()
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Run the selection, or do nothing.
+
+        Returns:
+            How many studies are "ranked", or the "reason" why none were.
+
+        Raises:
+            CalledProcessError: the selection failed; what it printed is in the server's log.
+        """
+        if not self.due(datastore):
+            return {"reason": self.obstacle(datastore) or "nothing has changed since the last ranking."}
+        made_of = self._made_of(datastore)
+        options = {"config_file": list(self.configs), "studies": self.studies, "output_dir": self._file().parent}
+        command = [sys.executable, "-m", "monai.bundle", "run", "selection"]
+        command += [part for key, value in options.items() for part in (f"--{key}", str(value))]
+        subprocess.run(command, check=True, cwd=self.bundle)
+        made_of |= {file: _changed(file) for file, changed in made_of.items() if not changed}  # weights that it made
+        temporary = self._file().with_suffix(".partial")
+        temporary.write_text(json.dumps(made_of, indent=1), encoding="utf-8")
+        os.replace(temporary, self._file().with_suffix(".json"))
+        return {"ranked": len(self.ranking())}
+
+    def ranking(self) -> dict[str, dict[str, Any]]:
+        """Study to its "rank", from 1, and its score; empty before the first ranking."""
+        if not self._file().is_file():
+            return {}
+        with self._file().open(newline="", encoding="utf-8") as file:
+            return {row.pop("patient"): {k: json.loads(v) for k, v in row.items()} for row in csv.DictReader(file)}
+
+    def _file(self) -> Path:
+        return self.bundle / "eval" / "selection.csv"
+
+    def _made_of(self, datastore: Datastore) -> dict[str, int]:
+        """What a ranking made now depends on: files, and when each was changed."""
+        files = [str(self.bundle / "models" / name) for name in self.weights]
+        files += [datastore.get_image_uri(image) for image in datastore.get_unlabeled_images()]
+        return {file: _changed(file) for file in files}
+
+    def _last(self) -> dict[str, int]:
+        file = self._file().with_suffix(".json")
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _changed(file: str) -> int:
+    """When a file was changed, in nanoseconds; 0 where it is not there."""
+    return os.stat(file).st_mtime_ns if os.path.exists(file) else 0
+
+
+class Coverage(Selection):
+    """The studies that are most like all others first; needs no label. Pre-trains CORAL's encoder once."""
+
+    name = "coverage"
+    description = "The study that best covers the others, by the features of CORAL's encoder; needs no label"
+    configs = ("configs/pretrain.json", "configs/selection.json", "configs/studies.json")
+    weights = ("encoder.pt",)
+    fewest = 4  # studies: an encoder that saw only the first ones to arrive would be kept
+
+    def obstacle(self, datastore: Datastore) -> str:
+        count = len(datastore.list_images())
+        if count < self.fewest and not (self.bundle / "models" / "encoder.pt").is_file():
+            return f"{count} studies are too few to pre-train on; add some until there are {self.fewest}."
+        return super().obstacle(datastore)
+
+    def _made_of(self, datastore: Datastore) -> dict[str, int]:
+        return super()._made_of(datastore) | dict.fromkeys(datastore.get_labeled_images(), 1)
+
+
+class Disagreement(Selection):
+    """The studies that CCT-R's two networks disagree about most first; takes a training."""
+
+    name = "disagreement"
+    description = "The study that CCT-R's two networks disagree about most; needs a training"
+    configs = (
+        "configs/inference.json",
+        "configs/variants/both_networks.json",
+        "configs/selection.json",
+        "configs/studies.json",
+    )
+    weights = ("model.pt", "partner.pt")
+
+    def obstacle(self, datastore: Datastore) -> str:
+        # an untrained bundle has a model.pt without weights, and no partner
+        if not all((self.bundle / "models" / name).is_file() for name in self.weights):
+            return f"there are no two trained networks to compare; train {self.bundle.name} first."
+        return super().obstacle(datastore)
+
+
+class BestRanked(Strategy):
+    """The best study of a ranking that was not served within a day; else the one served longest ago."""
+
+    again = 24 * 60 * 60  # seconds, as MONAI Label's own
+
+    def __init__(self, selection: Selection) -> None:
+        super().__init__(selection.description)
+        self.selection = selection
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """
+        Returns:
+            "id" of the study, its "rank" and its score; None where all are annotated.
+
+        Raises:
+            HTTPException: there is no ranking; MONAI Label hands the message of no other exception to its clients.
+        """
+        images = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
+        if not images:
+            return None
+        ranking = self.selection.ranking()
+        ranked = [image for image in images if image in ranking]
+        reason = self.selection.obstacle(datastore)
+        if not reason and not ranked:
+            reason = "the studies are being ranked; ask again in a while, or see the server's log for what failed."
+        if reason:
+            raise HTTPException(409, f"{request['strategy']}: {reason}")
+        yesterday = time.time() - self.again
+
+        def order(image: str) -> tuple[float, int]:
+            served = datastore.get_image_info(image).get("strategy", {}).get(request["strategy"], {}).get("ts", 0)
+            return max(served, yesterday), ranking[image]["rank"]
+
+        image = min(ranked, key=order)
+        return {"id": image, **ranking[image]}
+
+
+class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI Label looks for it among the bases
+    """MONAI Label's app for bundles, with a scoring and a strategy of the same name for each bundle's selection."""
+
+    @cached_property
+    def selections(self) -> dict[str, Selection]:
+        """Name to scoring; none with DICOMweb, where each study would have to be fetched, or where none is wanted."""
+        if "://" in self.studies or not settings.MONAI_LABEL_TASKS_SCORING:
+            return {}
+        fitting = [(name, path, kind) for name, path in self.models.items() for kind in (Coverage, Disagreement)]
+        return {f"{name}_{kind.name}": kind(path, self.studies) for name, path, kind in fitting if kind.fits(path)}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        return {**super().init_strategies(), **{name: BestRanked(s) for name, s in self.selections.items()}}
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        return {**super().init_scoring_methods(), **self.selections}
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return super().next_sample(request)
+        except HTTPException:
+            self.async_scoring(None)  # what a strategy lacks may be there when it is asked again
+            raise
+
+    def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run a scoring, or of all of them those that have something to do.
+
+        MONAI Label asks for all of them after each Next Sample, each in a process that takes seconds to start.
+        """
+        if method:
+            return super().async_scoring(method, params)
+        idle = {name for name, selection in self.selections.items() if not selection.due(self.datastore())}
+        due = [name for name in self._scoring_methods if name not in idle]
+        if not self._server_mode:  # at the end of a training; MONAI Label would ask for one by one, and be refused
+            return self._local_request("/scoring/", params, "Scoring") if due else {}  # while the first one runs
+        waiting = {task["request"]["method"] for task in tasks("scoring") if task["status"] == "SUBMITTED"}
+        result = {}
+        for name in due:
+            if name not in waiting:
+                result[name] = super().async_scoring(name, params)
+        return result
