@@ -69,17 +69,22 @@ def add_bundle(app: Path, bundle: str | Path) -> Path:
     model = app / "model" / metadata["name"]
     if model.is_dir():
         print(f"{model} is served as it is; remove it to begin anew.", flush=True)
+        _serve_untrained(model)
         return model
     model.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:
         with zipfile.ZipFile(write_archive(source, folder)) as archive:
             archive.extractall(folder)
         unpacked = Path(folder, model.name)
-        if not (weights := unpacked / "models" / "model.pt").is_file():
-            save_atomically({}, weights)
-            print(f"{model.name} is untrained: its segmentations mean nothing until it has been trained.", flush=True)
+        _serve_untrained(unpacked)
         unpacked.rename(model)
     return model
+
+
+def _serve_untrained(model: Path) -> None:
+    if not (weights := model / "models" / "model.pt").is_file():
+        save_atomically({}, weights)
+        print(f"{model.name} is untrained: its segmentations mean nothing until it has been trained.", flush=True)
 
 
 def server_command(app: Path, studies: str, models: Sequence[str], host: str, port: int) -> list[str]:

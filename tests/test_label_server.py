@@ -208,6 +208,9 @@ def test_a_bundle_is_unpacked_once_and_can_be_served_untrained(tmp_path, capsys)
     (model / "models" / "model.pt").write_bytes(b"trained here")
     assert add_bundle(tmp_path, str(model)) == model  # an archive serves itself
     assert (model / "models" / "model.pt").read_bytes() == b"trained here"
+    (model / "models" / "model.pt").unlink()  # to begin anew
+    add_bundle(tmp_path, "coral_acdc")
+    assert torch.load(model / "models" / "model.pt", weights_only=True) == {}
     assert [folder.name for folder in (tmp_path / "model").iterdir()] == ["coral_acdc"]
 
 
