@@ -291,7 +291,10 @@ def held_out(sections: dict[str, list[Case]]) -> str:
         if sections[section]:
             print(f"Held-out cases: {len(sections[section])} volumes of the section '{section}'.", flush=True)
             return section
-    raise DataError("There are no test and no validation cases to score; add a section 'test' to the data.")
+    raise DataError(
+        "There are no test and no validation cases: add a section 'test' to the data, or give a --split_dir whose "
+        "val.txt or test.txt names cases that are there; inference takes --images, too."
+    )
 
 
 def cases_to_segment(dataset_dir: str, split_dir: str, datalist: str | None, images: str | None) -> list[Case]:
