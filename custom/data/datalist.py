@@ -39,10 +39,32 @@ __all__ = [
 Case = dict[str, Any]
 
 
-def split_folder(dataset_dir: str, default: str) -> str:
-    """The data set's own ``splits`` folder where it has one (as the phantom does), else ``default``."""
-    own = Path(dataset_dir) / "splits"
-    return str(own if own.is_dir() else default)
+def split_folder(dataset_dir: str, *defaults: str) -> str:
+    """The folder with the lists of a data set.
+
+    Args:
+        dataset_dir: the data set.
+        *defaults: folders of lists, the one to take first.
+
+    Returns:
+        The data set's own ``splits`` where it has one (as the phantom does). Else the first default of whose validation
+        or test patients the data set holds any, and a line says so if an earlier one was passed over; else the first.
+    """
+    root = Path(dataset_dir)
+    if (root / "splits").is_dir():
+        return str(root / "splits")
+    there = _layout(root).there
+    for folder in map(Path, defaults):
+        ids = [p for file in _HELD_OUT.values() for p in _read_ids(folder / file, optional=True)]
+        if any(there(root, p) for p in ids):
+            if str(folder) != defaults[0]:
+                print(
+                    f"Lists: {folder}, since {root} holds none of the held-out patients of {defaults[0]}; "
+                    "--split_dir takes others.",
+                    flush=True,
+                )
+            return str(folder)
+    return defaults[0]
 
 
 def load_sections(
@@ -106,7 +128,7 @@ class _Layout(NamedTuple):
 def _from_folder(root: Path, splits: Path, labeled_cases: int | Sequence[str] | None) -> tuple:
     """Training cases, the labelled patients first; validation and test; images of pre-training."""
     check_folder(root, key="dataset_dir")
-    layout = _BTCV if (root / "img").is_dir() else _ACDC
+    layout = _layout(root)
     train = _read_ids(splits / "train.txt")
     missing = [p for p in train if not layout.there(root, p)]
     if len(missing) == len(train):
@@ -195,6 +217,10 @@ _BTCV = _Layout(
     cases=_btcv_case,
     images=lambda root, number: _unlabelled(_btcv_case(root, number)),
 )
+
+
+def _layout(root: Path) -> _Layout:
+    return _BTCV if (root / "img").is_dir() else _ACDC
 
 
 def _unlabelled(cases: list[Case]) -> list[Case]:

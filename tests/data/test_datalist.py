@@ -118,6 +118,35 @@ def test_own_splits_of_a_data_set_come_first(acdc, tmp_path):
     assert split_folder(str(acdc / "patient001"), "elsewhere") == "elsewhere"
 
 
+def test_lists_whose_held_out_patients_are_there(tmp_path, capsys):
+    """A part of Synapse/BTCV without the cases of the protocol's test."""
+    for kind in ("img", "label"):
+        (tmp_path / kind).mkdir()
+        for number in ("0031", "0007"):
+            (tmp_path / kind / f"{kind}{number}.nii.gz").touch()
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, file, text in (
+        (first, "train.txt", "0031\n0007\n"),
+        (first, "test.txt", "0008\n"),
+        (second, "train.txt", "0031\n"),
+        (second, "val.txt", "0007\n"),
+    ):
+        folder.mkdir(exist_ok=True)
+        (folder / file).write_text(text)
+    assert split_folder(str(tmp_path), str(first), str(second)) == str(second)
+    assert f"Lists: {second}, since {tmp_path} holds none of the held-out" in capsys.readouterr().out
+    assert split_folder(str(tmp_path), str(first)) == str(first)
+    (tmp_path / "img" / "img0008.nii.gz").touch()
+    assert split_folder(str(tmp_path), str(first), str(second)) == str(first)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_synapse_lists_hold_the_same_training_cases():
+    protocol, held_out = (ROOT / "splits" / name for name in ("synapse", "synapse_held_out"))
+    parts = [(held_out / file).read_text().split() for file in ("train.txt", "val.txt")]
+    assert sum(parts, []) == (protocol / "train.txt").read_text().split()
+
+
 @pytest.fixture
 def datalist(tmp_path):
     content = {
