@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ from tqdm import tqdm
 
 __all__ = ["progress_bar"]
 
+LOG_INTERVAL = 30  # seconds between the lines of a log, where a terminal's line is renewed
+
 
 def progress_bar(items: Sequence[Any], description: str, unit: str) -> tqdm:
-    """Go through items with a bar, which the first process shows where there is a terminal.
+    """Go through items with a bar, which the first process shows: on a terminal, and now and then in a log.
 
     Args:
         items: what the work is done on.
@@ -22,4 +25,5 @@ def progress_bar(items: Sequence[Any], description: str, unit: str) -> tqdm:
         unit: of the items.
     """
     others = dist.is_initialized() and dist.get_rank() > 0
-    return tqdm(items, desc=description, unit=unit, disable=True if others else None)
+    interval = 0.1 if sys.stderr.isatty() else LOG_INTERVAL
+    return tqdm(items, desc=description, unit=unit, disable=others, mininterval=interval)

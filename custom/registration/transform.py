@@ -58,17 +58,22 @@ class Displacement:
     def __call__(self, points: Tensor) -> Tensor:
         if not self.backward:
             return points + self._at(points)
-        x = points - self._at(points)
-        step, before = torch.ones_like(points[..., :1]), torch.full_like(points[..., :1], torch.inf)
+        target = points.reshape(-1, 3)
+        x = target - self._at(target)
+        todo = torch.arange(len(x))  # most points are there after a few steps, and are left alone then
+        step, before = torch.ones_like(x[:, :1]), torch.full_like(x[:, :1], torch.inf)
         for _ in range(INVERSE_ITERATIONS):
-            error = points - x - self._at(x)
-            size = error.norm(dim=-1, keepdim=True)
-            if not (size >= INVERSE_TOLERANCE).any():
+            error = target[todo] - x[todo] - self._at(x[todo])
+            size = error.norm(dim=1, keepdim=True)
+            left = size[:, 0] >= INVERSE_TOLERANCE
+            if not left.any():
                 break
+            todo, error, size, step, before = (values[left] for values in (todo, error, size, step, before))
             # overshoots where the field is steep, which is a matter of each point
             step = torch.where(size >= before, (step / 2).clamp(min=0.1), step)
-            x, before = x + step * error, size
-        return x
+            x[todo] += step * error
+            before = size
+        return x.reshape(points.shape)
 
     def inverse(self) -> Displacement:
         return Displacement(self.field, self.grid, not self.backward)
@@ -157,7 +162,8 @@ def warp_label(label: Any, transform: Transform, outside: int = 0) -> MetaTensor
         RegistrationError: the label map does not lie on the moving grid.
     """
     volume = _on_moving_grid(label, transform, label=True)
-    return _warped(transform, lambda points: _classes_at(volume, points, outside))
+    uniform = _uniform(volume.values)
+    return _warped(transform, lambda points: _classes_at(volume, uniform, points, outside))
 
 
 def compose(first: Transform, second: Transform) -> Transform:
@@ -201,26 +207,34 @@ def _warped(transform: Transform, read: Any) -> MetaTensor:
     return MetaTensor(values.reshape(1, *transform.fixed.shape), affine=torch.from_numpy(transform.fixed.affine.copy()))
 
 
-def _classes_at(label: Volume, points: Tensor, outside: int) -> Tensor:
-    """Class with the largest linear weight at each of (m, 3) points."""
+def _uniform(classes: Tensor) -> Tensor:
+    """Of each voxel of (X, Y, Z), whether it and the next one along each axis, eight in all, have the same class."""
+    padded = torch.nn.functional.pad(classes[None].float(), [0, 1] * 3, mode="replicate")
+    largest, smallest = (sign * torch.nn.functional.max_pool3d(sign * padded, 2, stride=1)[0] for sign in (1, -1))
+    return largest == smallest
+
+
+def _classes_at(label: Volume, uniform: Tensor, points: Tensor, outside: int) -> Tensor:
+    """Class with the largest linear weight at each of (m, 3) points; ``uniform`` is that of the label's values."""
     size = torch.tensor(label.grid.shape)
     inverse = torch.from_numpy(np.linalg.inv(label.grid.affine))
     voxels = points @ inverse[:3, :3].T + inverse[:3, 3]
     inside = ((voxels >= -0.5) & (voxels <= size - 0.5)).all(dim=1)
     out = torch.full((len(points),), outside, dtype=label.values.dtype)
     voxels = voxels[inside]
-    base = voxels.floor()
-    part = voxels - base
+    base = voxels.floor().long()
+    first = base.clamp(min=0)
+    place = (first[:, 0] * size[1] + first[:, 1]) * size[2] + first[:, 2]
+    chosen = label.values.reshape(-1)[place]
+    mixed = ~uniform.reshape(-1)[place]  # a few percent: the borders between classes
+    base, part = base[mixed], voxels[mixed] - base[mixed]
     classes, weights = [], []
     for corner in torch.cartesian_prod(*[torch.arange(2)] * 3):
-        x, y, z = torch.minimum((base.long() + corner).clamp(min=0), size - 1).unbind(dim=1)
+        x, y, z = torch.minimum((base + corner).clamp(min=0), size - 1).unbind(dim=1)
         classes.append(label.values[x, y, z])
         weights.append(torch.where(corner.bool(), part, 1 - part).prod(dim=1))
     found, weight = torch.stack(classes, dim=1), torch.stack(weights, dim=1)  # (m, 8)
-    chosen = found[:, 0].clone()
-    mixed = (found != found[:, :1]).any(dim=1)  # a few percent: the borders between classes
-    same = found[mixed].unsqueeze(2) == found[mixed].unsqueeze(1)
-    votes = (same * weight[mixed].unsqueeze(1)).sum(dim=2)
-    chosen[mixed] = found[mixed].gather(1, votes.argmax(dim=1, keepdim=True))[:, 0]
+    votes = ((found.unsqueeze(2) == found.unsqueeze(1)) * weight.unsqueeze(1)).sum(dim=2)
+    chosen[mixed] = found.gather(1, votes.argmax(dim=1, keepdim=True))[:, 0]
     out[inside] = chosen
     return out
