@@ -16,6 +16,8 @@ __all__ = ["WeightsError", "default_encoder", "load_encoder", "load_weights", "r
 
 # what MONAI's BasicUNet has beyond its encoder
 DECODER = ("upcat_", "final_conv")
+# what a batch norm has beyond an instance norm
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class WeightsError(UserError, RuntimeError):
@@ -74,6 +76,8 @@ def load_weights(network: nn.Module, path: str | Path, key: str = "checkpoint") 
 def load_encoder(network: nn.Module, path: str | Path | None, prefix: str = "encoder.") -> nn.Module:
     """Move a pre-trained encoder into a segmentation network, by parameter name; the head is dropped.
 
+    Batch norms fit a network with instance norms: their running statistics are left out, and a line says so.
+
     Args:
         network: e.g. MONAI's BasicUNet; changed in place.
         path: of a :class:`~custom.networks.SliceEmbedder`'s state dict; None leaves the network as it is.
@@ -95,6 +99,9 @@ def load_encoder(network: nn.Module, path: str | Path | None, prefix: str = "enc
             f"(it has {', '.join(list(content)[:3])}, ...); give the encoder.pt that `pretraining` writes."
         )
     own = unwrapped(network).state_dict()
+    if not any(name.endswith(RUNNING) for name in own) and any(name.endswith(RUNNING) for name in weights):
+        weights = {k: v for k, v in weights.items() if not k.endswith(RUNNING)}
+        print("encoder_checkpoint: the running statistics of its batch norms are left out, the network has none.")
     decoder = {name for name in own if name.startswith(DECODER)}
     check_weights({k: v for k, v in own.items() if k not in decoder}, weights, path, "encoder_checkpoint")
     unwrapped(network).load_state_dict(weights, strict=False)
@@ -117,7 +124,7 @@ def check_weights(
     given: dict[str, Tensor],
     path: str | Path,
     key: str,
-    remedy: str = "Use the network settings (such as features) that it was trained with, or train again.",
+    remedy: str = "Use the network settings (such as features and norm) that it was trained with, or train again.",
 ) -> None:
     """Raise a WeightsError that says what differs, unless every name and shape agrees; ``remedy`` is its last word."""
     matching = [k for k in own if k in given and own[k].shape == given[k].shape]

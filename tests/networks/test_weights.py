@@ -57,6 +57,19 @@ def test_encoder_moves_by_name_with_its_statistics(encoder_file, capsys):
     assert f"{len(moved)} tensors" in capsys.readouterr().out
 
 
+def test_encoder_with_batch_norms_moves_into_a_network_with_instance_norms(encoder_file, capsys):
+    unet = BasicUNet(out_channels=3, **(SETTINGS | {"norm": ("instance", {"affine": True})}))
+    load_encoder(unet, encoder_file)
+    saved, own = torch.load(encoder_file, weights_only=True), unet.state_dict()
+    moved = [k for k in own if f"encoder.{k}" in saved]
+    assert {k for k in own if k.startswith(("conv_0", "down_"))} == set(moved)
+    assert all(torch.equal(saved[f"encoder.{k}"], own[k]) for k in moved)
+    assert "running statistics of its batch norms are left out" in capsys.readouterr().out
+    with pytest.raises(WeightsError, match="missing conv_0.conv_0.adn.N.running_mean"):
+        torch.save({f"encoder.{k}": own[k] for k in moved}, encoder_file)
+        load_encoder(BasicUNet(out_channels=3, **SETTINGS), encoder_file)
+
+
 def test_no_encoder_leaves_the_network():
     unet = BasicUNet(out_channels=3, **SETTINGS)
     before = {k: v.clone() for k, v in unet.state_dict().items()}
