@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 __all__ = ["progress_bar"]
 
-LOG_INTERVAL = 30  # seconds between the lines of a log, where a terminal's line is renewed
+LOG_INTERVAL = 30  # seconds until the bar is renewed where there is no terminal
 
 
 def progress_bar(items: Sequence[Any], description: str, unit: str) -> tqdm:
@@ -26,4 +26,4 @@ def progress_bar(items: Sequence[Any], description: str, unit: str) -> tqdm:
     """
     others = dist.is_initialized() and dist.get_rank() > 0
     interval = 0.1 if sys.stderr.isatty() else LOG_INTERVAL
-    return tqdm(items, desc=description, unit=unit, disable=others, mininterval=interval)
+    return tqdm(items, desc=description, unit=unit, disable=others, mininterval=interval, maxinterval=max(interval, 10))

@@ -303,3 +303,4 @@ def test_settings_are_kept_beside_the_weights(trained):
     folder, _ = trained
     kept = json.loads((folder / "models" / "model.json").read_text())
     assert kept["spacing"] == 6.0 and kept["slice_size"] == [64, 64] and len(kept["class_names"]) == 13
+    assert kept["norm"] == ["instance", {"affine": True}]

@@ -176,8 +176,17 @@ def test_metadata_agree_with_the_project(bundle):
 @pytest.mark.parametrize("bundle", WORKFLOWS)
 def test_inference_repeats_the_network_and_the_preprocessing_of_training(bundle):
     train, inference = (merged(bundle, [f"{name}.json"]) for name in ("train", "inference"))
-    for key in ("network_def", "network", "spacing", "slice_size", "slice_direction", "features", "class_names"):
-        assert inference[key] == train[key], key
+    for key in (
+        "network_def",
+        "network",
+        "spacing",
+        "slice_size",
+        "slice_direction",
+        "features",
+        "norm",
+        "class_names",
+    ):
+        assert inference.get(key) == train.get(key), key
     assert inference.get("intensities") == train.get("intensities")
     assert inference["inferer"] == train["validate"]["inferer"]
     steps = [t for t in train["validate"]["preprocessing"]["transforms"] if "@" in t or t.get("keys") != "label"]

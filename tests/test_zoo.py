@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import BUNDLES, ROOT
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 from monai.data import load_net_with_metadata
 from monai.metrics import compute_dice
 from test_configs import WORKFLOWS
@@ -82,7 +82,7 @@ def volumes(phantom, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module", params=WORKFLOWS)
 def bundle(request, volumes, tmp_path_factory) -> Path:
-    """A bundle with an untrained network of its full size, the norms of which know a volume."""
+    """A bundle with an untrained network of its full size; its batch norms, if it has any, know a volume."""
     folder = tmp_path_factory.mktemp("zoo") / request.param
     folder.mkdir()
     for name in ("configs", "docs"):
@@ -124,6 +124,11 @@ def test_metadata_are_verified_offline(run_command, bundle):
 
 def test_the_network_takes_and_gives_what_the_metadata_say(run_command):
     run_command("verify_net_in_out")
+
+
+def test_the_smallest_image_that_the_metadata_allow_is_taken(bundle):
+    configs = bundle / "configs"
+    verify_net_in_out("network_def", str(configs / "metadata.json"), str(configs / "inference.json"), n=1)
 
 
 def labels(bundle: Path, image: Path, network: Callable) -> torch.Tensor:

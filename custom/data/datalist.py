@@ -39,32 +39,35 @@ __all__ = [
 Case = dict[str, Any]
 
 
-def split_folder(dataset_dir: str, *defaults: str) -> str:
+def split_folder(dataset_dir: str, default: str, *others: str) -> str:
     """The folder with the lists of a data set.
 
     Args:
-        dataset_dir: the data set.
-        *defaults: folders of lists, the one to take first.
+        dataset_dir: the data set; "" for none.
+        default: the folder of lists to take.
+        *others: to take, the first first, where the data set holds validation or test patients of them, and none of
+            those before; a line says so.
 
     Returns:
-        The data set's own ``splits`` where it has one (as the phantom does). Else the first default of whose validation
-        or test patients the data set holds any, and a line says so if an earlier one was passed over; else the first.
+        The data set's own ``splits`` where it has one (as the phantom does), else one of the given folders.
     """
+    if not dataset_dir:
+        return default
     root = Path(dataset_dir)
     if (root / "splits").is_dir():
         return str(root / "splits")
     there = _layout(root).there
-    for folder in map(Path, defaults):
-        ids = [p for file in _HELD_OUT.values() for p in _read_ids(folder / file, optional=True)]
+    for number, folder in enumerate((default, *others)):
+        ids = [p for file in _HELD_OUT.values() for p in _read_ids(Path(folder) / file, optional=True)]
         if any(there(root, p) for p in ids):
-            if str(folder) != defaults[0]:
+            if number:
                 print(
-                    f"Lists: {folder}, since {root} holds none of the held-out patients of {defaults[0]}; "
+                    f"Lists: {folder}, since {root} holds none of the held-out patients of {default}; "
                     "--split_dir takes others.",
                     flush=True,
                 )
-            return str(folder)
-    return defaults[0]
+            return folder
+    return default
 
 
 def load_sections(

@@ -44,8 +44,8 @@ class CrossTeachingTrainer(SliceTrainer):
 
     Several processes share the networks' work on the global batch. Logits and features are then gathered, and each
     process computes the loss of the whole batch: so it is that of one process whichever the losses are, Dice over the
-    batch and a contrast of all pairs among them. All draw the same random numbers. The students' batch norms are to be
-    global ones, see :func:`custom.networks.synchronise`.
+    batch and a contrast of all pairs among them. All draw the same random numbers. Batch norms, if a student has
+    any, are to be global ones, see :func:`custom.networks.synchronise`.
 
     Args:
         partner: the second student.

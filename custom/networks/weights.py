@@ -101,7 +101,11 @@ def load_encoder(network: nn.Module, path: str | Path | None, prefix: str = "enc
     own = unwrapped(network).state_dict()
     if not any(name.endswith(RUNNING) for name in own) and any(name.endswith(RUNNING) for name in weights):
         weights = {k: v for k, v in weights.items() if not k.endswith(RUNNING)}
-        print("encoder_checkpoint: the running statistics of its batch norms are left out, the network has none.")
+        print(
+            "encoder_checkpoint: the running statistics of its batch norms are left out, as the network has instance "
+            "norms; --norm batch keeps them.",
+            flush=True,
+        )
     decoder = {name for name in own if name.startswith(DECODER)}
     check_weights({k: v for k, v in own.items() if k not in decoder}, weights, path, "encoder_checkpoint")
     unwrapped(network).load_state_dict(weights, strict=False)
@@ -124,7 +128,7 @@ def check_weights(
     given: dict[str, Tensor],
     path: str | Path,
     key: str,
-    remedy: str = "Use the network settings (such as features and norm) that it was trained with, or train again.",
+    remedy: str = "Use the network settings (such as features) that it was trained with, or train again.",
 ) -> None:
     """Raise a WeightsError that says what differs, unless every name and shape agrees; ``remedy`` is its last word."""
     matching = [k for k in own if k in given and own[k].shape == given[k].shape]

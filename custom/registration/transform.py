@@ -60,7 +60,7 @@ class Displacement:
             return points + self._at(points)
         target = points.reshape(-1, 3)
         x = target - self._at(target)
-        todo = torch.arange(len(x))  # most points are there after a few steps, and are left alone then
+        todo = torch.arange(len(x), device=x.device)  # most points are there after a few steps, and are left alone then
         step, before = torch.ones_like(x[:, :1]), torch.full_like(x[:, :1], torch.inf)
         for _ in range(INVERSE_ITERATIONS):
             error = target[todo] - x[todo] - self._at(x[todo])
@@ -181,7 +181,9 @@ def compose(first: Transform, second: Transform) -> Transform:
 
 
 def invert(transform: Transform) -> Transform:
-    """Map from the moving volume to the fixed one: to a thousandth of a millimetre, where the transform does not fold.
+    """Map from the moving volume to the fixed one, where the transform does not fold.
+
+    Turned round again, a point comes back to within a thousandth of a millimetre.
 
     A point within a fold has no one inverse; some point near by is returned.
     """
@@ -209,9 +211,12 @@ def _warped(transform: Transform, read: Any) -> MetaTensor:
 
 def _uniform(classes: Tensor) -> Tensor:
     """Of each voxel of (X, Y, Z), whether it and the next one along each axis, eight in all, have the same class."""
-    padded = torch.nn.functional.pad(classes[None].float(), [0, 1] * 3, mode="replicate")
-    largest, smallest = (sign * torch.nn.functional.max_pool3d(sign * padded, 2, stride=1)[0] for sign in (1, -1))
-    return largest == smallest
+    smallest = largest = classes
+    for axis, size in enumerate(classes.shape):
+        following = torch.arange(1, size + 1).clamp(max=size - 1)
+        smallest = torch.minimum(smallest, smallest.index_select(axis, following))
+        largest = torch.maximum(largest, largest.index_select(axis, following))
+    return smallest == largest
 
 
 def _classes_at(label: Volume, uniform: Tensor, points: Tensor, outside: int) -> Tensor:
@@ -223,10 +228,9 @@ def _classes_at(label: Volume, uniform: Tensor, points: Tensor, outside: int) ->
     out = torch.full((len(points),), outside, dtype=label.values.dtype)
     voxels = voxels[inside]
     base = voxels.floor().long()
-    first = base.clamp(min=0)
-    place = (first[:, 0] * size[1] + first[:, 1]) * size[2] + first[:, 2]
-    chosen = label.values.reshape(-1)[place]
-    mixed = ~uniform.reshape(-1)[place]  # a few percent: the borders between classes
+    place = base.clamp(min=0).unbind(dim=1)
+    chosen = label.values[place]
+    mixed = ~uniform[place]  # a few percent: the borders between classes
     base, part = base[mixed], voxels[mixed] - base[mixed]
     classes, weights = [], []
     for corner in torch.cartesian_prod(*[torch.arange(2)] * 3):

@@ -138,7 +138,14 @@ def test_lists_whose_held_out_patients_are_there(tmp_path, capsys):
     assert split_folder(str(tmp_path), str(first)) == str(first)
     (tmp_path / "img" / "img0008.nii.gz").touch()
     assert split_folder(str(tmp_path), str(first), str(second)) == str(first)
+    assert split_folder(str(tmp_path), f"{first}/", str(second)) == f"{first}/"
     assert capsys.readouterr().out == ""
+
+
+def test_without_a_data_set_the_working_folder_is_not_looked_at(tmp_path, monkeypatch):
+    (tmp_path / "splits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert split_folder("", "default", "other") == "default"
 
 
 def test_the_synapse_lists_hold_the_same_training_cases():

@@ -28,8 +28,11 @@ GRID = Grid((24, 20, 6), rotated(0.4))
 OTHER = Grid((18, 22, 9), rotated(-0.2, spacing=(2.0, 1.0, 5.0)))
 
 
-def label_on(grid: Grid, classes: int = 4, seed: int = 0) -> MetaTensor:
+def label_on(grid: Grid, classes: int = 4, seed: int = 0, block: int = 1) -> MetaTensor:
+    """Random classes, of blocks of so many voxels along each axis."""
     values = torch.randint(0, classes, (1, *grid.shape), generator=torch.Generator().manual_seed(seed))
+    for axis, size in enumerate(grid.shape, start=1):
+        values = values.repeat_interleave(block, dim=axis).narrow(axis, 0, size)
     return MetaTensor(values, affine=torch.from_numpy(grid.affine))
 
 
@@ -64,8 +67,9 @@ def test_identity_leaves_an_image_unchanged():
     torch.testing.assert_close(warp_image(image, Transform((), GRID, GRID)).as_tensor(), image.as_tensor())
 
 
-def test_label_is_the_largest_of_the_linearly_interpolated_classes():
-    label = label_on(OTHER, classes=5)
+@pytest.mark.parametrize("block", [1, 4])
+def test_label_is_the_largest_of_the_linearly_interpolated_classes(block):
+    label = label_on(OTHER, classes=5, block=block)
     transform = Transform((affine_step(),), OTHER, OTHER)
     warped = warp_label(label, transform)[0]
     each = []
@@ -103,6 +107,11 @@ def test_inverse_brings_points_back():
     assert (there - points).norm(dim=1).max() > 3
     torch.testing.assert_close(map_points(there, invert(transform)), points, atol=0.01, rtol=0)
     torch.testing.assert_close(map_points(points, invert(invert(transform))), there, atol=1e-9, rtol=0)
+    field = wave(GRID)
+    for some in (points, points[:0], points[0], points.reshape(5, 10, 3), points.float()):
+        back = field.inverse()(some)
+        assert back.shape == some.shape and back.dtype == some.dtype
+        assert (field(back) - some).norm(dim=-1).lt(2e-3 if some.dtype == torch.float32 else 1e-3).all()
     assert invert(transform).fixed is OTHER and invert(transform).moving is GRID
 
 
