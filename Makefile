@@ -18,7 +18,7 @@ BUNDLE ?= cctr_acdc
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: demo demo-cctr package label-server test test-slow test-label lint bench clean
+.PHONY: demo demo-cctr package label-studies label-server test test-slow test-label lint bench clean
 
 demo: $(READY)
 	$(RUN) -m custom.demo coral
@@ -29,8 +29,12 @@ demo-cctr: $(READY)
 package: $(READY)
 	$(RUN) -m custom.archive dist
 
-label-server: $(LABEL_READY)
-	@test -n "$(STUDIES)" || { echo "STUDIES: give the folder of the images: make label-server STUDIES=<folder>"; exit 2; }
+# before an installation of minutes
+label-studies:
+	@test -d "$(STUDIES)" || [[ "$(STUDIES)" == *://* ]] || { \
+	  echo "STUDIES: '$(STUDIES)' is no folder; give that of the images: make label-server STUDIES=<folder>"; exit 2; }
+
+label-server: label-studies $(LABEL_READY)
 	$(LABEL_RUN) -m custom.label_server "$(STUDIES)" --bundles $(BUNDLE) --host $(HOST) --port $(PORT)
 
 test: $(READY)

@@ -19,7 +19,7 @@ from custom.archive import write_archive
 from custom.errors import SettingError
 from custom.files import save_atomically
 
-__all__ = ["add_bundle", "server_command", "server_environment", "write_app"]
+__all__ = ["add_bundle", "check_torchvision", "server_command", "server_environment", "write_app"]
 
 APP = "monaibundle"  # MONAI Label's own app for bundles
 BUNDLES = Path(__file__).absolute().parents[1] / "bundles"
@@ -116,6 +116,26 @@ def server_environment() -> dict[str, str]:
     }
 
 
+def check_torchvision(environment: Mapping[str, str]) -> None:
+    """Check before the server starts what MONAI Label needs of torchvision.
+
+    Args:
+        environment: of MONAI Label.
+
+    Raises:
+        SettingError: torchvision does not work beside this torch.
+    """
+    command = [sys.executable, "-c", "import torchvision"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if found.returncode:
+        why = found.stderr.strip().rpartition("\n")[2]
+        raise SettingError(
+            f"torchvision does not work beside this torch ({why}), as when one of them is for a GPU and the other is "
+            f"not; install builds of one kind, torch 2.13.0 and torchvision 0.28.0, with {sys.executable} -m pip "
+            "install, as PyTorch's page says."
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve bundles with MONAI Label.")
     parser.add_argument("studies", help="folder of .nii.gz files, or the address of a DICOMweb server")
@@ -124,11 +144,15 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; there is no login")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
-    if "://" not in options.studies and not Path(options.studies).is_dir():
-        raise SettingError(f"studies: {options.studies} is no folder; give the one that holds the .nii.gz files.")
     environment = server_environment()
-    app = write_app(options.folder.absolute(), environment)
-    models = [add_bundle(app, bundle).name for bundle in options.bundles]
+    try:
+        if "://" not in options.studies and not Path(options.studies).is_dir():
+            raise SettingError(f"studies: {options.studies} is no folder; give the one that holds the .nii.gz files.")
+        check_torchvision(environment)
+        app = write_app(options.folder.absolute(), environment)
+        models = [add_bundle(app, bundle).name for bundle in options.bundles]
+    except SettingError as error:
+        parser.error(str(error))
     command = server_command(app, options.studies, models, options.host, options.port)
     os.execve(command[0], command, environment)
 

@@ -7,6 +7,7 @@ The server needs an environment of its own: ``make test-label`` makes it and run
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -27,7 +28,7 @@ from scipy.spatial.transform import Rotation
 
 from custom.data.phantom import write_cardiac
 from custom.errors import SettingError
-from custom.label_server import add_bundle, server_command, server_environment, write_app
+from custom.label_server import add_bundle, check_torchvision, main, server_command, server_environment, write_app
 
 MODELS = ("cctr_acdc", "coral_acdc")
 # small enough for a minute, large enough that a heart is found
@@ -228,6 +229,23 @@ def test_the_app_is_ours_around_that_of_monai_label(tmp_path):
 def test_an_unknown_bundle(tmp_path):
     with pytest.raises(SettingError, match="bundles: coral_adcd is neither in"):
         add_bundle(tmp_path, "coral_adcd")
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_torchvision_for_another_torch_is_told_before_the_server_starts(works, tmp_path):
+    fault = "" if works else "raise RuntimeError('operator torchvision::nms does not exist')"
+    (tmp_path / "torchvision.py").write_text(fault)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    message = r"beside this torch \(RuntimeError: operator .*nms does not exist\).*of one kind"
+    with contextlib.nullcontext() if works else pytest.raises(SettingError, match=message):
+        check_torchvision(environment)
+
+
+def test_a_folder_that_is_none_is_told_in_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["label_server", str(tmp_path / "none")])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"error: studies: {tmp_path / 'none'} is no folder" in capsys.readouterr().err
 
 
 def test_the_server_asks_no_network(tmp_path):

@@ -86,7 +86,8 @@ class PatientSelector:
             f"Annotate first: {', '.join(selected)} (of {len(names)}; {self.folder / 'selection.csv'} ranks them all)."
         )
         print(
-            f'Then train with --labeled_cases "{[*self.annotated, *selected]}", or list them under "training".',
+            'Once they have labels: in a data list, move them to "training"; in a folder with lists, train with '
+            f'--labeled_cases "{[*self.annotated, *selected]}".',
             flush=True,
         )
         return selected

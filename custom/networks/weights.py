@@ -128,7 +128,7 @@ def check_weights(
     given: dict[str, Tensor],
     path: str | Path,
     key: str,
-    remedy: str = "Use the network settings (such as features) that it was trained with, or train again.",
+    remedy: str = "Use the settings (such as features) and overlays that it was trained with, or train again.",
 ) -> None:
     """Raise a WeightsError that says what differs, unless every name and shape agrees; ``remedy`` is its last word."""
     matching = [k for k in own if k in given and own[k].shape == given[k].shape]
