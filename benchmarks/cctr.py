@@ -44,6 +44,7 @@ SETTINGS = (
     "batch_size",
     "spacing",
     "slice_size",
+    "norm",
 )
 
 
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=1000)
     parser.add_argument("--iterations_per_epoch", type=int, default=250)
     parser.add_argument("--batch_size", type=int, default=8, help="half of them labelled; supervised: that half")
+    parser.add_argument("--norm", help='of the CNN, such as "batch"; default: the bundle\'s')
     parser.add_argument("--spacing", type=float, default=2.5, help="pixel size in mm")
     parser.add_argument("--slice_size", type=int, default=96, help="pixels a side")
     arguments = parser.parse_args()
@@ -104,8 +106,9 @@ def row(method: str, cases: int, seed: int, arguments: argparse.Namespace, outpu
         training["batch_size"] = arguments.batch_size
     if method == "CCT-R from CORAL":
         training["encoder_checkpoint"] = arguments.encoder_checkpoint
-    run("training", files, arguments, folder, **data, **training, **resolution(arguments))
-    run("evaluating", ["train.json", "evaluate.json"], arguments, folder, section="validation", **resolution(arguments))
+    network = resolution(arguments) | ({"norm": arguments.norm} if arguments.norm else {})
+    run("training", files, arguments, folder, **data, **training, **network)
+    run("evaluating", ["train.json", "evaluate.json"], arguments, folder, section="validation", **network)
 
 
 def run(run_id: str, files: list[str], arguments: argparse.Namespace, folder: Path, **settings) -> None:
