@@ -218,6 +218,15 @@ def test_other_preprocessing_than_the_network_was_trained_with(trained, phantom)
         run("inference", ["inference.json"], dataset_dir=phantom, **(SEGMENTING | {"spacing": 4.0}), **folders(trained))
 
 
+def test_a_case_whose_label_the_network_learned_is_not_scored(trained, phantom, tmp_path):
+    patients = (phantom / "splits" / "train.txt").read_text().split()
+    for file, those in {"train.txt": patients[1:], "val.txt": [], "test.txt": patients[:1]}.items():
+        (tmp_path / file).write_text("\n".join(those))
+    files, settings = ["train.json", "evaluate.json"], {"dataset_dir": phantom, **SMALL, **folders(trained)}
+    with failing(f"was trained on 2 of the 2 cases to be scored ({patients[0]}_frame", "--split_dir"):
+        run("evaluating", files, split_dir=tmp_path, **settings)
+
+
 def test_the_last_epoch_is_validated_whatever_the_interval(phantom, tmp_path):
     settings = TRAINING | {"max_epochs": 3, "val_interval": 2}
     run("training", ["train.json"], dataset_dir=phantom, **settings, **folders(tmp_path))

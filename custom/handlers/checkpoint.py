@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,16 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch import nn
 
+from custom.data.checks import case_id
 from custom.engines.processes import process_rank
 from custom.files import replacing, save_atomically
 from custom.networks.weights import WeightsError, load_weights, read_weights, unwrapped
+from custom.registration.storage import content_hash
 
 __all__ = ["LoadWeights", "ResumeCheckpoint", "SaveWeights"]
+
+# in the file of the settings beside the weights
+TRAINED_ON = "trained_on"
 
 
 class ResumeCheckpoint:
@@ -133,6 +139,9 @@ class SaveWeights:
         network: to save.
         settings: of the preprocessing that the network needs, by name; written beside it as JSON.
         evaluator: with a key metric, or None.
+        trained_on: lists of the cases that the network sees, by name: "labelled", "unlabelled". The hashes of their
+            images are written beside the settings, so that an evaluation knows them again; names are not, since
+            weights are handed on.
     """
 
     def __init__(
@@ -141,11 +150,13 @@ class SaveWeights:
         network: nn.Module,
         settings: Mapping[str, Any] | None = None,
         evaluator: Evaluator | None = None,
+        trained_on: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     ) -> None:
         self.path = Path(path)
         self.network = network
         self.settings = settings
         self.evaluator = evaluator
+        self.trained_on = trained_on or {}
 
     def attach(self, engine: Engine) -> None:
         """
@@ -174,8 +185,13 @@ class SaveWeights:
         if process_rank() == 0:
             save_atomically(unwrapped(self.network).state_dict(), self.path)
             if self.settings is not None:
+                content = {**self.settings, TRAINED_ON: self._hashes}
                 with replacing(self.path.with_suffix(".json")) as temporary:
-                    temporary.write_text(json.dumps(self.settings, indent=4) + "\n", encoding="utf-8")
+                    temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+
+    @cached_property
+    def _hashes(self) -> dict[str, list[str]]:
+        return {name: sorted({content_hash(c["image"]) for c in cases}) for name, cases in self.trained_on.items()}
 
 
 class LoadWeights:
@@ -186,16 +202,21 @@ class LoadWeights:
         network: changed in place.
         settings: of this run's preprocessing; they must be those that :class:`SaveWeights` wrote beside the weights,
             where that file is there.
+        scored: the cases of this run, where its scores are to tell what the network does on others than those that it
+            was trained on. A line says which of them it saw without their labels.
 
     Raises:
         WeightsError: at the start of the run, when the weights cannot be read, belong to another network, or were
-            trained with other settings.
+            trained with other settings or on the labels of a scored case.
     """
 
-    def __init__(self, path: str, network: nn.Module, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: str, network: nn.Module, settings: Mapping[str, Any], scored: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         self.path = Path(path)
         self.network = network
         self.settings = dict(settings)
+        self.scored = scored
 
     def attach(self, engine: Engine) -> None:
         """
@@ -215,7 +236,23 @@ class LoadWeights:
                     f"checkpoint: {self.path} was trained with {name} {value}, this run has {self.settings[name]}; "
                     f"give {remedy}."
                 )
+        self._check_scored(settings.get(TRAINED_ON) or {})
         load_weights(self.network, self.path, key="checkpoint")
+
+    def _check_scored(self, trained_on: Mapping[str, Sequence[str]]) -> None:
+        # every image is read for it: not where there is nothing to compare with
+        cases = self.scored if any(trained_on.values()) else ()
+        hashes = {case_id(case): content_hash(case["image"]) for case in cases}
+        for kind, those in trained_on.items():
+            if not (seen := [name for name, own in hashes.items() if own in those]):
+                continue
+            found = (
+                f"checkpoint: {self.path} was trained on {len(seen)} of the {len(hashes)} cases to be scored "
+                f"({', '.join(seen[:5])}{', ...' if len(seen) > 5 else ''})"
+            )
+            if kind == "labelled":
+                raise WeightsError(f"{found}; give the --split_dir, or the --datalist, that it was trained with.")
+            print(f"{found}, without their labels: no scores of unseen patients.", flush=True)
 
 
 def _short(value: Any) -> str:

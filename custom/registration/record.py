@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -17,7 +16,6 @@ from typing import Any
 
 import torch
 
-from custom.data.dicom import file_states
 from custom.errors import SettingError
 from custom.registration.pairwise import Settings, register, similarity, use_threads
 from custom.registration.quality import folded_fraction, inverse_error
@@ -111,7 +109,7 @@ def job_for(
     files = [os.path.abspath(f) if f else None for f in (fixed["image"], moving["image"], region)]
     state = {
         "version": VERSION,
-        "content": [f and _hash(f, tuple(file_states(f))) for f in files],
+        "content": [f and content_hash(f) for f in files],
         "attempts": [asdict(Settings(**settings)) for settings in attempts],
         "limits": asdict(limits),
         "start": start and Path(start).name,
@@ -251,8 +249,3 @@ def _problems(row: Row, limits: Limits):
 
 def _rank(row: Row) -> tuple[bool, float]:
     return row["state"] == "usable", row["similarity_after"]
-
-
-@functools.cache
-def _hash(file: str, _states: tuple) -> str:
-    return content_hash(file)

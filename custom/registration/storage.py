@@ -9,6 +9,7 @@ numbers and a JSON header. Displacements are stored as half-precision millimetre
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import io
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from custom.data.dicom import dicom_files
+from custom.data.dicom import dicom_files, file_states
 from custom.errors import UserError
 from custom.files import replacing
 from custom.registration.transform import Affine, Displacement, Step, Transform
@@ -101,11 +102,17 @@ def read_notes(path: str | Path) -> dict[str, Any]:
 def content_hash(path: str | Path) -> str:
     """SHA-256 of a file's content; of a .gz file, of what is compressed in it; of a DICOM series, of all its files.
 
+    A process reads a file again only when it has changed.
+
     Raises:
         FileNotFoundError: there is no such file.
         StorageError: a broken .gz file, or half of a pair of files.
     """
-    path = Path(path)
+    return _content_hash(Path(path), tuple(file_states(path)))
+
+
+@functools.cache
+def _content_hash(path: Path, _states: tuple) -> str:
     if path.is_dir():
         return hashlib.sha256("".join(content_hash(file) for file in dicom_files(path)).encode()).hexdigest()
     if path.name.removesuffix(".gz").endswith((".hdr", ".img")):

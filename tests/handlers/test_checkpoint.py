@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 
-from custom.handlers import SaveWeights
+from custom.handlers import LoadWeights, SaveWeights
+from custom.networks import WeightsError
 
 
 @pytest.fixture
@@ -54,3 +57,35 @@ def test_an_evaluator_that_never_runs_chooses_nothing(network, tmp_path, capsys)
     train(network, SaveWeights(tmp_path / "model.pt", network, evaluator=evaluator_of(network)))
     assert torch.load(tmp_path / "model.pt")["weight"].item() == 3
     assert "Weights of the last epoch, 3" in capsys.readouterr().out
+
+
+@pytest.fixture
+def cases(tmp_path) -> dict[str, dict[str, str]]:
+    for name in "abc":
+        (tmp_path / f"{name}.nii").write_text(name)
+    return {name: {"image": str(tmp_path / f"{name}.nii")} for name in "abc"}
+
+
+def load(network: torch.nn.Module, path: Path, *scored: dict[str, str]) -> None:
+    evaluator = evaluator_of(network)
+    LoadWeights(str(path), network, {}, scored).attach(evaluator)
+    evaluator.fire_event(Events.STARTED)
+
+
+def test_weights_know_the_cases_that_they_were_trained_on(network, cases, tmp_path, capsys):
+    trained_on = {"labelled": [cases["a"]], "unlabelled": [cases["b"]]}
+    train(network, SaveWeights(tmp_path / "model.pt", network, {}, trained_on=trained_on))
+    (tmp_path / "renamed.nii").write_text("a")
+    with pytest.raises(WeightsError, match=r"on 1 of the 2 cases to be scored \(renamed\); give the --split_dir"):
+        load(network, tmp_path / "model.pt", {"image": str(tmp_path / "renamed.nii")}, cases["c"])
+    capsys.readouterr()
+    load(network, tmp_path / "model.pt", cases["b"], cases["c"])
+    assert "trained on 1 of the 2 cases to be scored (b), without their labels" in capsys.readouterr().out
+    load(network, tmp_path / "model.pt", cases["c"])
+    assert "to be scored" not in capsys.readouterr().out
+    assert "a.nii" not in (tmp_path / "model.json").read_text()
+
+
+def test_weights_without_that_list_are_scored_on_any_case(network, cases, tmp_path):
+    train(network, SaveWeights(tmp_path / "model.pt", network, {"spacing": 2.0}))
+    load(network, tmp_path / "model.pt", *cases.values())
