@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -216,6 +217,16 @@ def test_patients_in_two_splits_stop_every_workflow(trained, phantom, tmp_path):
 def test_other_preprocessing_than_the_network_was_trained_with(trained, phantom):
     with failing("was trained with spacing 5.0, this run has 4.0", "--spacing"):
         run("inference", ["inference.json"], dataset_dir=phantom, **(SEGMENTING | {"spacing": 4.0}), **folders(trained))
+
+
+def test_an_image_that_cannot_be_used_keeps_no_other_from_being_segmented(trained, phantom, tmp_path):
+    image = sorted(phantom.glob("*/*_frame??.nii.gz"))[0]
+    (tmp_path / "good.nii.gz").write_bytes(image.read_bytes())
+    (tmp_path / "bad.nii.gz").write_bytes(image.read_bytes()[:2000])
+    settings = SEGMENTING | folders(trained) | {"output_dir": tmp_path / "out"}
+    printed = run("inference", ["inference.json"], images=tmp_path, **settings)
+    assert re.search(r"Left out: .*bad\.nii\.gz.*truncated", printed)
+    assert [f.name for f in (tmp_path / "out" / "predictions").iterdir()] == ["good_seg.nii.gz"]
 
 
 def test_a_case_whose_label_the_network_learned_is_not_scored(trained, phantom, tmp_path):
