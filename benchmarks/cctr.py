@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from few_labels import bundle, check_same_settings, resolution, scores, slug
+from few_labels import bundle, cells, check_same_settings, resolution, scores, slug
 
 ATLAS = "atlas-only"
 METHODS = {
@@ -136,13 +136,8 @@ def table(arguments: argparse.Namespace, output: Path) -> None:
     print("| " + " | ".join(["method", "labelled", "seeds", *classes, "mean Dice (sd over seeds)", "HD95, mm |"]))
     print("| --- |" + " ---: |" * (4 + len(classes)))
     for (method, cases), folders in lines.items():
-        rows = [scores(folder) for folder in folders]
-        overall = [row["mean"] for row in rows]
-        spread = f"{statistics.stdev(overall):.3f}" if len(rows) > 1 else "-"
-        cells = [f"{statistics.mean(row[name] for row in rows):.3f}" for name in classes]
         distance = statistics.mean(scores(folder, "hd95_mm_mean")["mean"] for folder in folders)
-        cells += [f"{statistics.mean(overall):.3f} ({spread})", f"{distance:.0f}"]
-        print("| " + " | ".join([method, str(cases), str(len(rows)), *cells]) + " |", flush=True)
+        print("| " + " | ".join([method, str(cases), *cells(folders, classes), f"{distance:.0f} |"]), flush=True)
 
 
 if __name__ == "__main__":

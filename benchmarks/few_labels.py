@@ -29,6 +29,7 @@ CONFIGS = Path("bundles/coral_acdc/configs")
 METHODS = {"no pre-training": None, "SimCLR": "simclr", "GCL": "gcl", "PCL": "pcl", "CORAL": ""}
 ABLATIONS = {"RAL only": "ral_only", "OAL only": "oal_only", "CORAL, OAL x 0.1": "weak_ordinal"}
 VARIANTS = METHODS | ABLATIONS
+ORGANS = ("RV", "MYO", "LV")
 SETTINGS = ("pretraining_epochs", "iterations", "learning_rate", "spacing", "slice_size")
 
 
@@ -135,25 +136,26 @@ def scores(folder: Path, column: str = "dice_mean") -> dict[str, float]:
         return {row["class"]: float(row[column]) for row in csv.DictReader(file)}
 
 
+def cells(folders: Sequence[Path], classes: Sequence[str]) -> list[str]:
+    """Of a table's row, of the runs that are done: how many, their mean Dice by class, and over all with its spread."""
+    rows = [scores(folder) for folder in folders if (folder / "summary.csv").is_file()]
+    if not rows:
+        return []
+    overall = [row["mean"] for row in rows]
+    spread = f"{statistics.stdev(overall):.3f}" if len(rows) > 1 else "-"
+    means = [f"{statistics.mean(row[name] for row in rows):.3f}" for name in classes]
+    return [str(len(rows)), *means, f"{statistics.mean(overall):.3f} ({spread})"]
+
+
 def table(arguments: argparse.Namespace, output: Path) -> None:
     """Print the table of what is there so far."""
-    lines = [
-        "| method | labelled | seeds | RV | MYO | LV | mean Dice (sd over seeds) |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    print("| method | labelled | seeds | RV | MYO | LV | mean Dice (sd over seeds) |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for cases in arguments.labeled_cases:
         for method in arguments.methods:
             folders = [output / slug(method) / f"labeled_{cases}" / f"seed_{seed}" for seed in arguments.seeds]
-            rows = [scores(f) for f in folders if (f / "summary.csv").is_file()]
-            if not rows:
-                continue
-            means = [statistics.mean(row[c] for row in rows) for c in ("RV", "MYO", "LV")]
-            overall = [row["mean"] for row in rows]
-            spread = f"{statistics.stdev(overall):.3f}" if len(rows) > 1 else "-"
-            cells = " | ".join(f"{m:.3f}" for m in means)
-            lines.append(f"| {method} | {cases} | {len(rows)} | {cells} | {statistics.mean(overall):.3f} ({spread}) |")
-    text = "\n".join(lines) + "\n"
-    print(text, flush=True)
+            if found := cells(folders, ORGANS):
+                print(f"| {' | '.join([method, str(cases), *found])} |", flush=True)
 
 
 if __name__ == "__main__":

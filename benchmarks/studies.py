@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import statistics
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from few_labels import ROOT, bundle, check_same_settings, resolution, scores
+from few_labels import ORGANS, ROOT, bundle, cells, check_same_settings, resolution
 
 from custom.data import cardiac_folder, load_sections, split_folder
 
@@ -97,13 +96,9 @@ def table(arguments: argparse.Namespace, output: Path) -> None:
     for name in arguments.bundles:
         for beside in (True, False):
             folders = [place(output, name, beside, seed) for seed in arguments.seeds]
-            rows = [scores(folder) for folder in folders if (folder / "summary.csv").is_file()]
-            overall = [found["mean"] for found in rows]
-            spread = f"{statistics.stdev(overall):.3f}" if len(rows) > 1 else "-"
-            cells = [f"{statistics.mean(found[organ] for found in rows):.3f}" for organ in ("RV", "MYO", "LV")]
             which = f"{arguments.annotated} annotated" + (f", {arguments.unannotated} not" if beside else "")
-            cells = [name, which, str(len(rows)), *cells, f"{statistics.mean(overall):.3f} ({spread})"]
-            print(f"| {' | '.join(cells)} |", flush=True)
+            if found := cells(folders, ORGANS):
+                print(f"| {' | '.join([name, which, *found])} |", flush=True)
 
 
 if __name__ == "__main__":

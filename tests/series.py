@@ -11,6 +11,14 @@ import nibabel as nib
 import numpy as np
 
 STUDY = "1.2.826.0.1.3680043.8.498.1"
+# oblique; its slices are counted along the normal of their rows and columns, as those of a series are
+AFFINE = np.array([[-1.2, 0.0, 4.8, 4.0], [0.0, -1.5, 0.0, -7.0], [0.9, 0.0, 6.4, 30.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+def write_scan(image: Path) -> Path:
+    """Write an oblique volume of 6 x 7 x 4 voxels, all different, as NIfTI."""
+    nib.save(nib.Nifti1Image(np.arange(6 * 7 * 4, dtype=np.int16).reshape(6, 7, 4), AFFINE), image)
+    return image
 
 
 def write_series(image: Path, folder: Path, number: int = 1) -> Path:

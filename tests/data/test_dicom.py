@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from monai.data import MetaTensor
 from monai.transforms import LoadImaged, SaveImage
-from series import write_series
+from series import AFFINE, write_scan, write_series
 
 from custom.data.checks import DataError, check_case, check_image
 from custom.data.datalist import cases_to_segment
@@ -18,15 +18,11 @@ from custom.data.slices import _cache_key
 from custom.registration import read_volume
 from custom.registration.storage import content_hash
 
-# oblique; its slices are counted along the normal of their rows and columns, as those of a series are
-AFFINE = np.array([[-1.2, 0.0, 4.8, 4.0], [0.0, -1.5, 0.0, -7.0], [0.9, 0.0, 6.4, 30.0], [0.0, 0.0, 0.0, 1.0]])
-
 
 @pytest.fixture
 def scan(tmp_path):
     """A volume as NIfTI, and the folder of its series."""
-    image = tmp_path / "scan.nii.gz"
-    nib.save(nib.Nifti1Image(np.arange(6 * 7 * 4, dtype=np.int16).reshape(6, 7, 4), AFFINE), image)
+    image = write_scan(tmp_path / "scan.nii.gz")
     return image, write_series(image, tmp_path / "series" / "1.2.840.7")
 
 

@@ -2,25 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import nibabel as nib
 import numpy as np
 import pytest
 from monai.transforms import LoadImage
-from series import write_series
+from series import write_scan, write_series
 
 from custom.data.checks import DataError
 
 highdicom = pytest.importorskip("highdicom", reason="needs the packages of '.[dicom-seg]'")
 from custom.data.dicom_seg import SaveDicomSegd, check_series  # noqa: E402
 
-AFFINE = np.array([[-1.2, 0.0, 4.8, 4.0], [0.0, -1.5, 0.0, -7.0], [0.9, 0.0, 6.4, 30.0], [0.0, 0.0, 0.0, 1.0]])
-
 
 @pytest.fixture
 def labels(tmp_path):
     """A label map of two classes in the geometry of a series."""
-    nib.save(nib.Nifti1Image(np.arange(6 * 7 * 4, dtype=np.int16).reshape(6, 7, 4), AFFINE), tmp_path / "a.nii.gz")
-    series = write_series(tmp_path / "a.nii.gz", tmp_path / "1.2.840.7")
+    series = write_series(write_scan(tmp_path / "a.nii.gz"), tmp_path / "1.2.840.7")
     labels = LoadImage(ensure_channel_first=True)(series)
     labels.zero_()
     labels[0, 1:4, 2:6, 1:3], labels[0, 2, 3, 2] = 1, 2

@@ -1,0 +1,24 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+import torch.distributed as dist
+
+from custom.bars import LOG_INTERVAL, progress_bar
+
+
+def test_a_bar_in_a_log_is_renewed_now_and_then(capfd):
+    bar = progress_bar(range(1000), "Counting", "number")
+    assert list(bar) == list(range(1000)) and bar.mininterval == LOG_INTERVAL
+    printed = capfd.readouterr().err
+    # when it begins and when it ends
+    assert printed.count("Counting") == 2 and "1000/1000" in printed
+
+
+@pytest.mark.parametrize(("rank", "shown"), [(0, True), (1, False)])
+def test_the_first_of_several_processes_shows_it(rank, shown, monkeypatch, capfd):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda: rank)
+    assert list(progress_bar("ab", "Counting", "letter")) == ["a", "b"]
+    assert ("Counting" in capfd.readouterr().err) is shown
