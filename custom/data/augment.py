@@ -85,12 +85,13 @@ class SpatialAugment:
         return self.grid(*images.shape[2:], **drawn)
 
     @staticmethod
-    def sample(images: Tensor, grid: Tensor) -> Tensor:
-        """Images (n, c, H, W) on a grid, linearly; integers at the nearest pixel. Outside the image is 0."""
+    def sample(images: Tensor, grid: Tensor, outside: int = 0) -> Tensor:
+        """Images (n, c, H, W) on a grid: linearly, 0 outside; integers at the nearest pixel, ``outside`` outside."""
         if images.is_floating_point():
             return F.grid_sample(images, grid.to(images.dtype), padding_mode="zeros", align_corners=False)
-        warped = F.grid_sample(images.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
-        return warped.to(images.dtype)
+        shifted = images.float() - outside
+        warped = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        return (warped + outside).to(images.dtype)
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the random numbers of n augmentations; they are few, so they are drawn on the CPU.

@@ -16,6 +16,7 @@ from monai.data import DataLoader
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from custom.data.slices import UNKNOWN
 from custom.engines.processes import average_gradients, process_count, process_rank
 from custom.engines.schedule import Schedule
 from custom.engines.slices import SliceTrainer
@@ -153,7 +154,14 @@ class CrossTeachingTrainer(SliceTrainer):
         if self.select_by_agreement:
             labels = labels[torch.arange(len(labels), device=device), self.selected[slices]].unsqueeze(1)
         grid = self.random_grid(images)
-        images, labels = self.augment.sample(images, grid), self.augment.sample(labels, grid)
+        images, known = self.augment.sample(images, grid), self.labelled_per_batch // process_count()
+        # beyond a labelled slice is background, as its image is empty there; no registered label says so
+        labels = torch.cat(
+            [
+                self.augment.sample(labels[:known], grid[:known]),
+                self.augment.sample(labels[known:], grid[known:], outside=UNKNOWN),
+            ]
+        )
         return images, labels.long(), (slices, grid)
 
     def random_grid(self, images: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ class Schedule:
         weight: at full strength, not negative; 0 leaves the term out of the computation.
         ramp_up: iterations until full strength: exp(-5 (1 - t / ramp_up)^2); 0 starts there.
         fade_out: iterations until next to nothing is left: exp(-5 (t / fade_out)^2) and 0 after them; 0 never fades.
-        start: iterations without the term; the others count from there.
 
     Raises:
         SettingError: a negative number.
@@ -32,7 +31,6 @@ class Schedule:
     weight: float
     ramp_up: int = 0
     fade_out: int = 0
-    start: int = 0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -41,8 +39,8 @@ class Schedule:
 
     def __call__(self, iteration: int) -> float:
         """The weight in an iteration, which count from 1."""
-        passed = iteration - 1 - self.start
-        if passed < 0 or (self.fade_out and passed >= self.fade_out):
+        passed = iteration - 1
+        if self.fade_out and passed >= self.fade_out:
             return 0.0
         missing = 1 - min(passed / self.ramp_up, 1.0) if self.ramp_up else 0.0
         gone = passed / self.fade_out if self.fade_out else 0.0

@@ -17,9 +17,7 @@ def test_the_ramp_is_that_of_the_equation():
     assert Schedule(0.3)(1) == 0.3
 
 
-def test_it_starts_and_fades():
-    late = Schedule(1.0, start=10)
-    assert late(10) == 0.0 and late(11) == 1.0
+def test_it_fades():
     fading = Schedule(2.0, fade_out=100)
     assert fading(1) == 2.0 and fading(51) == pytest.approx(2 * math.exp(-5 / 4)) and fading(101) == 0.0
     with pytest.raises(SettingError, match="weights: ramp_up is -1"):
