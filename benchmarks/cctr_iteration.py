@@ -127,7 +127,7 @@ def trainer(
     """The trainer of the bundle, with the networks that its config has."""
     out, half = arguments.classes, arguments.batch // 2
     cnn = BasicUNet(2, 1, out, (16, 32, 64, 128, 256, 16), norm=("instance", {"affine": True}))
-    cnn = ProjectedNetwork(cnn.to(memory_format=torch.channels_last), {"full": "upcat_1", "eighth": "upcat_4"})
+    cnn = ProjectedNetwork(cnn, {"full": "upcat_1", "eighth": "upcat_4"})
     swin = ProjectedNetwork(
         SwinUNETR(1, out, feature_size=12, spatial_dims=2), {"full": "decoder1", "eighth": "decoder4"}
     )
