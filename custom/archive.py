@@ -7,7 +7,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import posixpath
+import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from custom.files import replacing
@@ -47,6 +50,8 @@ With a GPU, install the torch build that fits it first. Segmentations go to eval
 some, are in models/, beside a file with the settings that they were trained with: inference refuses others. More is in
 docs/README.md.
 """
+LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")  # text, file, place on its page
+COMMON = ("bundles", "docs", "README")  # in the paths of pages, which have names without them in an archive
 MADE = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can name
 
 
@@ -54,7 +59,8 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
     """Write a bundle with its code, weights and lists to one zip, with a checksum of each file in ``SHA256SUMS``.
 
     The same files make the same zip, byte for byte, on every machine: neither times nor owners are in it, and nothing
-    is compressed. What only resuming a training needs is left out.
+    is compressed. What only resuming a training needs is left out. The project's pages that those of the bundle lead to
+    are in ``docs``, too.
 
     Args:
         bundle: its folder.
@@ -71,6 +77,7 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
         found = (bundle / base).resolve().glob(rest) if rest else [bundle / base]  # a glob does not follow a link
         files |= {f"{base}/{f.relative_to((bundle / base).resolve())}" if rest else base: f for f in found}
     content = {name: file.read_bytes() for name, file in files.items() if not name.endswith("_resume.pt")}
+    content |= _pages(files)
     content["README.md"] = README.format(**metadata).encode()
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(content.items()))
     content["SHA256SUMS"] = sums.encode()
@@ -82,6 +89,29 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
             member.create_system, member.external_attr = 3, 0o644 << 16  # as on Unix, wherever it is written
             archive.writestr(member, data)
     return target
+
+
+def _pages(files: Mapping[str, Path]) -> dict[str, bytes]:
+    """The pages among the files and those that they lead to, by name in the archive; links stay within it or go."""
+    names = {file.resolve(): name for name, file in files.items()}
+    waiting = [file for file in names if file.suffix == ".md"]
+    content = {}
+    for page in waiting:
+
+        def here(link: re.Match, page: Path = page) -> str:
+            text, target, place = link[1], (page.parent / link[2]).resolve(), link[3] or ""
+            if not target.exists():  # an address
+                return link[0]
+            if target.suffix == ".md" and target not in names and target.is_relative_to(ROOT):
+                folders = target.relative_to(ROOT).with_suffix("").parts
+                names[target] = f"docs/{'_'.join(p for p in folders if p not in COMMON) or 'project'}.md"
+                waiting.append(target)
+            if target not in names:
+                return text
+            return f"[{text}]({posixpath.relpath(names[target], posixpath.dirname(names[page]))}{place})"
+
+        content[names[page]] = LINK.sub(here, page.read_text(encoding="utf-8")).encode()
+    return content
 
 
 def main() -> None:

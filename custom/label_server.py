@@ -60,7 +60,7 @@ def add_bundle(app: Path, bundle: str | Path) -> Path:
         The model's folder, whose name is the model's in MONAI Label.
 
     Raises:
-        SettingError: there is no such bundle.
+        SettingError: there is no such bundle, or its weights were trained with other settings than its configs have.
     """
     source = next((f for f in (BUNDLES / bundle, Path(bundle).absolute()) if (f / "configs").is_dir()), None)
     if source is None:
@@ -69,8 +69,10 @@ def add_bundle(app: Path, bundle: str | Path) -> Path:
     model = app / "model" / metadata["name"]
     if model.is_dir():
         print(f"{model} is served as it is; remove it to begin anew.", flush=True)
+        _check_settings(model)
         _serve_untrained(model)
         return model
+    _check_settings(source)
     model.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:
         with zipfile.ZipFile(write_archive(source, folder)) as archive:
@@ -79,6 +81,21 @@ def add_bundle(app: Path, bundle: str | Path) -> Path:
         _serve_untrained(unpacked)
         unpacked.rename(model)
     return model
+
+
+def _check_settings(bundle: Path) -> None:
+    """MONAI Label takes the weights that fit by name, as of batch norms into instance norms, and says nothing."""
+    notes = bundle / "models" / "model.json"
+    trained = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+    for file in ("inference.json", "train.json"):
+        config = json.loads((bundle / "configs" / file).read_text(encoding="utf-8"))
+        for name, value in trained.items():
+            own = config.get(name, value)
+            if own != value and not str(own).startswith(("$", "@")):
+                raise SettingError(
+                    f"{bundle / 'configs' / file} has {name} {json.dumps(own)}, its weights were trained with "
+                    f"{json.dumps(value)}; write that there, or remove {notes.parent} to begin anew."
+                )
 
 
 def _serve_untrained(model: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import zipfile
 
@@ -65,6 +66,20 @@ def test_the_same_files_make_the_same_archive(bundle, tmp_path):
     assert write_archive(bundle, tmp_path / "second").read_bytes() == first
     (bundle / "models" / "model.pt").write_bytes(b"trained longer")
     assert write_archive(bundle, tmp_path / "third").read_bytes() != first
+
+
+@pytest.mark.parametrize("name", ["coral_acdc", "cctr_acdc", "cctr_synapse"])
+def test_its_pages_lead_to_pages_that_are_there(name, tmp_path):
+    with zipfile.ZipFile(write_archive(BUNDLES / name, tmp_path)) as content:
+        content.extractall(tmp_path)
+    pages = sorted((tmp_path / name).rglob("*.md"))
+    assert {"README.md", "project.md", "results.md", "monai_label.md"} <= {page.name for page in pages}
+    links = [(page, file) for page in pages for file in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())]
+    relative = [(page, file) for page, file in links if "://" not in file]
+    assert len(relative) > 10
+    assert not [(page.name, file) for page, file in relative if not (page.parent / file).exists()]
+    again = write_archive(tmp_path / name, tmp_path / "again")
+    assert names(again) == names(tmp_path / f"{name}_v0.1.0.zip")
 
 
 def test_each_file_has_its_checksum(bundle, tmp_path):

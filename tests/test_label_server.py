@@ -215,6 +215,19 @@ def test_a_bundle_is_unpacked_once_and_can_be_served_untrained(tmp_path, capsys)
     assert [folder.name for folder in (tmp_path / "model").iterdir()] == ["coral_acdc"]
 
 
+def test_weights_of_other_settings_are_not_served(tmp_path):
+    model = add_bundle(tmp_path, "cctr_acdc")
+    config = json.loads((model / "configs" / "train.json").read_text())
+    trained = {"spacing": config["spacing"], "norm": config["norm"], "class_names": ["RV"], "trained_on": {}}
+    (model / "models" / "model.json").write_text(json.dumps(trained))
+    add_bundle(tmp_path, "cctr_acdc")
+    (model / "models" / "model.json").write_text(json.dumps({**trained, "norm": "batch"}))
+    for bundle, app in (("cctr_acdc", tmp_path), (model, tmp_path / "other")):
+        with pytest.raises(SettingError, match=r'inference.json has norm \["instance".*were trained with "batch"'):
+            add_bundle(app, bundle)
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_app_is_ours_around_that_of_monai_label(tmp_path):
     """A folder of an earlier version, too."""
     app = tmp_path / "monaibundle"

@@ -8,7 +8,7 @@ import gzip
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -129,17 +129,22 @@ def check_datalist(
     problems += check_unique(sections)
     seen: set[str] = set()
     cases = [(section, entry) for section, entries in sections.items() for entry in entries]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda c: check_case(c[1], num_classes, c[0] in labelled, c[0] in cine), cases)
-        bar = tqdm(found, total=len(cases), desc="checking the data", delay=2, disable=not progress)
-        for (section, entry), lines in zip(cases, bar, strict=True):
-            problems += [f"{section}, {_name(entry)}: {line}" for line in lines if line not in seen]
-            seen.update(lines)  # a file that several sections share is reported once
+    found = _checked(lambda c: check_case(c[1], num_classes, c[0] in labelled, c[0] in cine), cases, progress)
+    for (section, entry), lines in zip(cases, found, strict=True):
+        problems += [f"{section}, {_name(entry)}: {line}" for line in lines if line not in seen]
+        seen.update(lines)  # a file that several sections share is reported once
     if problems:
         shown = [f"  - {line}" for line in problems[:MOST_LINES]]
         if len(problems) > MOST_LINES:
             shown.append(f"  ... and {len(problems) - MOST_LINES} more.")
         raise DataError("\n".join([f"The data has {len(problems)} problem(s):", *shown]))
+
+
+def _checked(check: Callable[[Any], list[str]], cases: Sequence[Any], progress: bool = True) -> list[list[str]]:
+    """The problems of each case, by several threads, with a bar when it takes longer than two seconds."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = pool.map(check, cases)
+        return list(tqdm(found, total=len(cases), desc="checking the data", delay=2, disable=not progress))
 
 
 def check_classes(
@@ -268,6 +273,8 @@ def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
     facts = _facts(path)
     if facts.unreadable:
         return [facts.unreadable]
+    if str(path).removesuffix(".gz").endswith((".hdr", ".img")):
+        return [f"{path} is one file of a pair, header and image; convert them to one .nii.gz."]
     problems = _check_shape(path, facts, cine)
     frames = "" if len(facts.shape) < 4 else " (frame {})"
     for number, (low, high, bad) in enumerate(facts.frames):
@@ -297,7 +304,7 @@ def usable_images(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def without_faults(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The cases whose image can be used, maybe none; a line says what is wrong with each other one."""
-    problems = [check_image(case["image"]) for case in cases]
+    problems = _checked(lambda case: check_image(case["image"]), cases)
     for found in problems:
         for problem in found:
             print(f"Left out: {problem}", flush=True)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from custom.data.checks import DataError, case_id, check_folder, check_labelled_count, check_unique
+from custom.data.checks import DataError, case_id, check_folder, check_labelled_count, check_unique, usable_images
 from custom.data.dicom import is_series
 
 __all__ = [
@@ -327,7 +327,7 @@ def held_out(sections: dict[str, list[Case]]) -> str:
 
 
 def cases_to_segment(dataset_dir: str, split_dir: str, datalist: str | None, images: str | None) -> list[Case]:
-    """Images for inference: ``images`` where given (see :func:`images_in`), else the held-out cases of the data.
+    """Images for inference: the usable ones of ``images`` where it is given, else the held-out cases of the data.
 
     Labels are left away.
 
@@ -335,7 +335,7 @@ def cases_to_segment(dataset_dir: str, split_dir: str, datalist: str | None, ima
         DataError: when there are none, or two would be written to one file.
     """
     if images:
-        cases = images_in(images)
+        cases = usable_images(images_in(images))
     else:
         sections = load_sections(dataset_dir, split_dir, None, datalist)
         cases = _unlabelled(sections[held_out(sections)])
@@ -349,13 +349,13 @@ def cases_to_annotate(
     datalist: str | None,
     images: str | None,
 ) -> list[Case]:
-    """Images without labels: ``images`` where given (see :func:`images_in`), else the unlabelled training cases.
+    """Images without labels: the usable ones of ``images`` where it is given, else the unlabelled training cases.
 
     Raises:
         DataError: there are none, two would be written to one file, or what :func:`load_sections` finds.
     """
     if images:
-        return _with_names_of_their_own(images_in(images))
+        return _with_names_of_their_own(usable_images(images_in(images)))
     cases = load_sections(dataset_dir, split_dir, labeled_cases, datalist)["unlabeled"]
     if not cases:
         raise DataError(

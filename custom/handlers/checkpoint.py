@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +138,10 @@ class SaveWeights:
         network: to save.
         settings: of the preprocessing that the network needs, by name; written beside it as JSON.
         evaluator: with a key metric, or None.
-        trained_on: lists of the cases that the network sees, by name: "labelled", "unlabelled". The hashes of their
-            images are written beside the settings, so that an evaluation knows them again; names are not, since
-            weights are handed on.
+        trained_on: lists of the cases that the network learns from, "labelled" and "unlabelled", and that it is chosen
+            on, "validation". The hashes of their images are written beside the settings, so that an evaluation knows
+            them again; names are not, since weights are handed on.
+        goes_on: whether a network whose weights are there already goes on from them: their cases stay in the lists.
     """
 
     def __init__(
@@ -151,12 +151,15 @@ class SaveWeights:
         settings: Mapping[str, Any] | None = None,
         evaluator: Evaluator | None = None,
         trained_on: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+        goes_on: bool = False,
     ) -> None:
         self.path = Path(path)
         self.network = network
         self.settings = settings
         self.evaluator = evaluator
         self.trained_on = trained_on or {}
+        self.goes_on = goes_on
+        self._notes = ""  # what is written beside the weights
 
     def attach(self, engine: Engine) -> None:
         """
@@ -165,7 +168,20 @@ class SaveWeights:
         """
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self._validated)
+        engine.add_event_handler(Events.STARTED, self._started)
         engine.add_event_handler(Events.COMPLETED, self._trained)
+
+    def _started(self, engine: Engine) -> None:
+        # now, and not when the weights are saved: a file that cannot be read should not end a training of hours
+        if self.settings is None or process_rank() > 0:
+            return
+        hashes = {name: {content_hash(c["image"]) for c in cases} for name, cases in self.trained_on.items()}
+        notes = self.path.with_suffix(".json")
+        if self.goes_on and self.path.is_file() and notes.is_file():
+            for name, before in json.loads(notes.read_text(encoding="utf-8")).get(TRAINED_ON, {}).items():
+                hashes[name] = hashes.get(name, set()) | set(before)
+        content = {**self.settings, TRAINED_ON: {name: sorted(those) for name, those in hashes.items()}}
+        self._notes = json.dumps(content, indent=4) + "\n"
 
     def _validated(self, engine: Engine) -> None:
         if engine.state.best_metric_epoch == engine.state.epoch:
@@ -185,13 +201,8 @@ class SaveWeights:
         if process_rank() == 0:
             save_atomically(unwrapped(self.network).state_dict(), self.path)
             if self.settings is not None:
-                content = {**self.settings, TRAINED_ON: self._hashes}
                 with replacing(self.path.with_suffix(".json")) as temporary:
-                    temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
-
-    @cached_property
-    def _hashes(self) -> dict[str, list[str]]:
-        return {name: sorted({content_hash(c["image"]) for c in cases}) for name, cases in self.trained_on.items()}
+                    temporary.write_text(self._notes, encoding="utf-8")
 
 
 class LoadWeights:
@@ -203,7 +214,7 @@ class LoadWeights:
         settings: of this run's preprocessing; they must be those that :class:`SaveWeights` wrote beside the weights,
             where that file is there.
         scored: the cases of this run, where its scores are to tell what the network does on others than those that it
-            was trained on. A line says which of them it saw without their labels.
+            was trained on. A line says which of them it saw without their labels, or was chosen on.
 
     Raises:
         WeightsError: at the start of the run, when the weights cannot be read, belong to another network, or were
@@ -246,13 +257,15 @@ class LoadWeights:
         for kind, those in trained_on.items():
             if not (seen := [name for name, own in hashes.items() if own in those]):
                 continue
-            found = (
-                f"checkpoint: {self.path} was trained on {len(seen)} of the {len(hashes)} cases to be scored "
-                f"({', '.join(seen[:5])}{', ...' if len(seen) > 5 else ''})"
-            )
+            which = f"{len(seen)} of the {len(hashes)} cases to be scored"
+            which += f" ({', '.join(seen[:5])}{', ...' if len(seen) > 5 else ''})"
             if kind == "labelled":
-                raise WeightsError(f"{found}; give the --split_dir, or the --datalist, that it was trained with.")
-            print(f"{found}, without their labels: no scores of unseen patients.", flush=True)
+                raise WeightsError(
+                    f"checkpoint: {self.path} was trained on {which}; give the --split_dir or --datalist that it was "
+                    "trained with, or other cases; --section training scores those of the training."
+                )
+            how = "chosen by" if kind == "validation" else "trained, without their labels, on"
+            print(f"{self.path} was {how} {which}: no scores of unseen cases.", flush=True)
 
 
 def _short(value: Any) -> str:

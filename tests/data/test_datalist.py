@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from series import write_scan
 
 from custom.data import (
     DataError,
@@ -248,18 +250,22 @@ def test_held_out_says_which(capsys):
         held_out({"test": [], "validation": []})
 
 
-def test_images_from_a_folder_a_pattern_or_a_file(tmp_path):
-    for name in ("b.nii.gz", "a.nii", "c.txt"):
-        (tmp_path / name).touch()
+def test_images_from_a_folder_a_pattern_or_a_file(tmp_path, capsys):
+    (tmp_path / "c.txt").touch()
+    for name in ("b.nii.gz", "a.nii"):
+        write_scan(tmp_path / name)
     for pattern, found in ((tmp_path, ["a", "b"]), (tmp_path / "*.gz", ["b"]), (tmp_path / "a.nii", ["a"])):
         assert [c["case"] for c in cases_to_segment("", "", None, str(pattern))] == found
     with pytest.raises(DataError, match=r"images: nothing matches"):
         cases_to_segment("", "", None, str(tmp_path / "*.mha"))
+    (tmp_path / "a.nii").write_bytes(b"")
+    assert [c["case"] for c in cases_to_segment("", "", None, str(tmp_path))] == ["b"]
+    assert re.search(r"Left out: .*a\.nii", capsys.readouterr().out)
 
 
 def test_segmentations_beside_their_images_are_left_out(tmp_path, capsys):
     for name in ("a.nii.gz", "a_seg.nii.gz", "b.nii", "b_gt.nii.gz", "alone_seg.nii.gz"):
-        (tmp_path / name).touch()
+        write_scan(tmp_path / name)
     assert [c["case"] for c in cases_to_segment("", "", None, str(tmp_path))] == ["a", "alone_seg", "b"]
     assert "images: 2 files left out, which look like segmentations of" in capsys.readouterr().out
     (tmp_path / "a_seg.nii.gz").unlink()

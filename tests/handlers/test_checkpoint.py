@@ -61,9 +61,9 @@ def test_an_evaluator_that_never_runs_chooses_nothing(network, tmp_path, capsys)
 
 @pytest.fixture
 def cases(tmp_path) -> dict[str, dict[str, str]]:
-    for name in "abc":
+    for name in "abcd":
         (tmp_path / f"{name}.nii").write_text(name)
-    return {name: {"image": str(tmp_path / f"{name}.nii")} for name in "abc"}
+    return {name: {"image": str(tmp_path / f"{name}.nii")} for name in "abcd"}
 
 
 def load(network: torch.nn.Module, path: Path, *scored: dict[str, str]) -> None:
@@ -73,17 +73,37 @@ def load(network: torch.nn.Module, path: Path, *scored: dict[str, str]) -> None:
 
 
 def test_weights_know_the_cases_that_they_were_trained_on(network, cases, tmp_path, capsys):
-    trained_on = {"labelled": [cases["a"]], "unlabelled": [cases["b"]]}
+    trained_on = {"labelled": [cases["a"]], "unlabelled": [cases["b"]], "validation": [cases["c"]]}
     train(network, SaveWeights(tmp_path / "model.pt", network, {}, trained_on=trained_on))
     (tmp_path / "renamed.nii").write_text("a")
     with pytest.raises(WeightsError, match=r"on 1 of the 2 cases to be scored \(renamed\); give the --split_dir"):
-        load(network, tmp_path / "model.pt", {"image": str(tmp_path / "renamed.nii")}, cases["c"])
+        load(network, tmp_path / "model.pt", {"image": str(tmp_path / "renamed.nii")}, cases["d"])
     capsys.readouterr()
-    load(network, tmp_path / "model.pt", cases["b"], cases["c"])
-    assert "trained on 1 of the 2 cases to be scored (b), without their labels" in capsys.readouterr().out
-    load(network, tmp_path / "model.pt", cases["c"])
+    load(network, tmp_path / "model.pt", *(cases[name] for name in "bcd"))
+    printed = capsys.readouterr().out
+    assert "was trained, without their labels, on 1 of the 3 cases to be scored (b)" in printed
+    assert "was chosen by 1 of the 3 cases to be scored (c)" in printed
+    load(network, tmp_path / "model.pt", cases["d"])
     assert "to be scored" not in capsys.readouterr().out
     assert "a.nii" not in (tmp_path / "model.json").read_text()
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_network_that_goes_on_keeps_the_cases_of_before(goes_on, network, cases, tmp_path):
+    for name in "ab":
+        trained_on = {"labelled": [cases[name]]}
+        train(network, SaveWeights(tmp_path / "model.pt", network, {}, trained_on=trained_on, goes_on=goes_on))
+    with pytest.raises(WeightsError, match="trained on 1 of the 2" if not goes_on else "trained on 2 of the 2"):
+        load(network, tmp_path / "model.pt", cases["a"], cases["b"])
+
+
+def test_an_image_that_cannot_be_read_stops_the_training_at_its_start(network, tmp_path):
+    handler = SaveWeights(
+        tmp_path / "model.pt", network, {}, trained_on={"labelled": [{"image": tmp_path / "gone.nii"}]}
+    )
+    with pytest.raises(FileNotFoundError):
+        train(network, handler)
+    assert list(tmp_path.iterdir()) == [] and network.weight.item() != 3
 
 
 def test_weights_without_that_list_are_scored_on_any_case(network, cases, tmp_path):
