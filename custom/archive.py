@@ -33,7 +33,8 @@ README = """# {name} {version}
 
 {description}
 
-A bundle for MONAI {monai_version} with all the code that it needs. In this folder, with Python 3.10 to 3.12:
+A bundle for MONAI {monai_version} with all the code that it needs. In this folder, with Python 3.10 to 3.12 (for a GPU,
+install the torch build that fits it first):
 
     pip install -r requirements.txt
     python -m monai.bundle run inference --config_file configs/inference.json --images <folder of .nii.gz files>
@@ -46,11 +47,15 @@ In MONAI Label, for 3D Slicer or OHIF, with an environment of its own:
     pip install -r requirements-label.txt
     python -m custom.label_server <folder of .nii.gz files> --bundles .
 
-With a GPU, install the torch build that fits it first. Segmentations go to eval/predictions. Weights, where there are
+Segmentations go to eval/predictions. Weights, where there are
 some, are in models/, beside a file with the settings that they were trained with: inference refuses others. More is in
 docs/README.md.
 """
 LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")  # text, file, place on its page
+NOTE = """> A page of the whole project, from its checkout. In this archive leave out `bundles/<name>/` in paths;
+> `make`, `benchmarks/` and `tests/` are in the checkout alone.
+
+"""
 COMMON = ("bundles", "docs", "README")  # in the paths of pages, which have names without them in an archive
 MADE = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can name
 
@@ -95,6 +100,7 @@ def _pages(files: Mapping[str, Path]) -> dict[str, bytes]:
     """The pages among the files and those that they lead to, by name in the archive; links stay within it or go."""
     names = {file.resolve(): name for name, file in files.items()}
     waiting = [file for file in names if file.suffix == ".md"]
+    own = set(waiting)
     content = {}
     for page in waiting:
 
@@ -110,7 +116,8 @@ def _pages(files: Mapping[str, Path]) -> dict[str, bytes]:
                 return text
             return f"[{text}]({posixpath.relpath(names[target], posixpath.dirname(names[page]))}{place})"
 
-        content[names[page]] = LINK.sub(here, page.read_text(encoding="utf-8")).encode()
+        text = LINK.sub(here, page.read_text(encoding="utf-8"))
+        content[names[page]] = (text if page in own else NOTE + text).encode()
     return content
 
 

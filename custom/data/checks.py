@@ -449,6 +449,8 @@ def _read(path: str, label: bool, size: int, states: tuple) -> _Facts:
         if not isinstance(image, nib.Nifti1Pair):  # Nifti2 derives from it
             return _Facts(f"{path} is not a NIfTI file but {type(image).__name__}; convert it to .nii.gz.")
         raw = image.dataobj.get_unscaled()  # no float64 copy of an integer file with a slope
+        if path.endswith(".gz"):
+            _check_sum(path)
     except (nib.filebasedimages.ImageFileError, gzip.BadGzipFile) as error:
         if is_dicom(path):
             return _Facts(f"{path} is one DICOM image; give the folder that holds its series alone.")
@@ -467,6 +469,20 @@ def _read(path: str, label: bool, size: int, states: tuple) -> _Facts:
         return _Facts(values=tuple(np.unique(raw) * slope + inter), **common)
     frames = [raw[..., t] for t in range(raw.shape[3])] if raw.ndim == 4 else [raw]
     return _Facts(frames=tuple(_range(frame, slope, inter) for frame in frames), **common)
+
+
+def _check_sum(path: str) -> None:
+    """Read a .gz file to its end, where its checksum is: nibabel stops after the last voxel.
+
+    Raises:
+        ValueError, EOFError, zlib.error: it is damaged.
+    """
+    try:
+        with gzip.open(path) as file:
+            while file.read(1 << 22):
+                pass
+    except gzip.BadGzipFile as error:
+        raise ValueError(str(error)) from error
 
 
 def _range(frame: np.ndarray, slope: float, inter: float) -> tuple[float, float, int]:

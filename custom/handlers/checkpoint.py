@@ -213,21 +213,28 @@ class LoadWeights:
         network: changed in place.
         settings: of this run's preprocessing; they must be those that :class:`SaveWeights` wrote beside the weights,
             where that file is there.
-        scored: the cases of this run, where its scores are to tell what the network does on others than those that it
-            was trained on. A line says which of them it saw without their labels, or was chosen on.
+        scored: the cases of this run, where it scores some. A line says which of them the network saw without their
+            labels, or was chosen by.
+        unseen: whether the labels of none of them may have been trained on; else a line says which were.
 
     Raises:
         WeightsError: at the start of the run, when the weights cannot be read, belong to another network, or were
-            trained with other settings or on the labels of a scored case.
+            trained with other settings or, with ``unseen``, on the labels of a scored case.
     """
 
     def __init__(
-        self, path: str, network: nn.Module, settings: Mapping[str, Any], scored: Sequence[Mapping[str, Any]] = ()
+        self,
+        path: str,
+        network: nn.Module,
+        settings: Mapping[str, Any],
+        scored: Sequence[Mapping[str, Any]] = (),
+        unseen: bool = True,
     ) -> None:
         self.path = Path(path)
         self.network = network
         self.settings = dict(settings)
         self.scored = scored
+        self.unseen = unseen
 
     def attach(self, engine: Engine) -> None:
         """
@@ -259,12 +266,13 @@ class LoadWeights:
                 continue
             which = f"{len(seen)} of the {len(hashes)} cases to be scored"
             which += f" ({', '.join(seen[:5])}{', ...' if len(seen) > 5 else ''})"
-            if kind == "labelled":
+            if kind == "labelled" and self.unseen:
                 raise WeightsError(
                     f"checkpoint: {self.path} was trained on {which}; give the --split_dir or --datalist that it was "
-                    "trained with, or other cases; --section training scores those of the training."
+                    "trained with, or other cases; --section training, with the training's --labeled_cases, scores "
+                    "those of the training."
                 )
-            how = "chosen by" if kind == "validation" else "trained, without their labels, on"
+            how = {"labelled": "trained on", "validation": "chosen by"}.get(kind, "trained, without their labels, on")
             print(f"{self.path} was {how} {which}: no scores of unseen cases.", flush=True)
 
 

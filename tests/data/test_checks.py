@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -133,6 +134,14 @@ def test_truncated_file(make, key):
         file.truncate(half)
     message = only_problem(entry)
     assert re.search(rf"{entry[key]} is truncated or damaged \({half} bytes; .*\); copy or download", message)
+
+
+def test_a_changed_byte_is_known_by_the_checksum(make, tmp_path):
+    content = bytearray(gzip.compress(Path(save(tmp_path / "a.nii", scan((40, 40, 8)))).read_bytes(), compresslevel=0))
+    content[-40] ^= 1  # a voxel
+    (tmp_path / "changed.nii.gz").write_bytes(content)
+    (message,) = check_image(tmp_path / "changed.nii.gz")
+    assert "changed.nii.gz is truncated or damaged" in message and "CRC check failed" in message
 
 
 def test_truncated_uncompressed_file(make, tmp_path):

@@ -66,9 +66,9 @@ def cases(tmp_path) -> dict[str, dict[str, str]]:
     return {name: {"image": str(tmp_path / f"{name}.nii")} for name in "abcd"}
 
 
-def load(network: torch.nn.Module, path: Path, *scored: dict[str, str]) -> None:
+def load(network: torch.nn.Module, path: Path, *scored: dict[str, str], unseen: bool = True) -> None:
     evaluator = evaluator_of(network)
-    LoadWeights(str(path), network, {}, scored).attach(evaluator)
+    LoadWeights(str(path), network, {}, scored, unseen).attach(evaluator)
     evaluator.fire_event(Events.STARTED)
 
 
@@ -83,6 +83,8 @@ def test_weights_know_the_cases_that_they_were_trained_on(network, cases, tmp_pa
     printed = capsys.readouterr().out
     assert "was trained, without their labels, on 1 of the 3 cases to be scored (b)" in printed
     assert "was chosen by 1 of the 3 cases to be scored (c)" in printed
+    load(network, tmp_path / "model.pt", cases["a"], cases["d"], unseen=False)
+    assert "was trained on 1 of the 2 cases to be scored (a)" in capsys.readouterr().out
     load(network, tmp_path / "model.pt", cases["d"])
     assert "to be scored" not in capsys.readouterr().out
     assert "a.nii" not in (tmp_path / "model.json").read_text()
