@@ -47,9 +47,8 @@ In MONAI Label, for 3D Slicer or OHIF, with an environment of its own:
     pip install -r requirements-label.txt
     python -m custom.label_server <folder of .nii.gz files> --bundles .
 
-Segmentations go to eval/predictions. Weights, where there are
-some, are in models/, beside a file with the settings that they were trained with: inference refuses others. More is in
-docs/README.md.
+Segmentations go to eval/predictions. Weights, where there are some, are in models/, beside a file with the settings
+that they were trained with: inference refuses others. More is in docs/README.md.
 """
 LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")  # text, file, place on its page
 NOTE = """> A page of the whole project, from its checkout. In this archive leave out `bundles/<name>/` in paths;
