@@ -85,13 +85,12 @@ class SpatialAugment:
         return self.grid(*images.shape[2:], **drawn)
 
     @staticmethod
-    def sample(images: Tensor, grid: Tensor, outside: int = 0) -> Tensor:
-        """Images (n, c, H, W) on a grid: linearly, 0 outside; integers at the nearest pixel, ``outside`` outside."""
+    def sample(images: Tensor, grid: Tensor) -> Tensor:
+        """Images (n, c, H, W) on a grid (n, H, W, 2): linearly; integers at the nearest pixel. Outside is 0."""
         if images.is_floating_point():
             return F.grid_sample(images, grid.to(images.dtype), padding_mode="zeros", align_corners=False)
-        shifted = images.float() - outside
-        warped = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-        return (warped + outside).to(images.dtype)
+        warped = F.grid_sample(images.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        return warped.to(images.dtype)
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the random numbers of n augmentations; they are few, so they are drawn on the CPU.

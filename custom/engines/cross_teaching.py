@@ -154,14 +154,10 @@ class CrossTeachingTrainer(SliceTrainer):
         if self.select_by_agreement:
             labels = labels[torch.arange(len(labels), device=device), self.selected[slices]].unsqueeze(1)
         grid = self.random_grid(images)
-        images, known = self.augment.sample(images, grid), self.labelled_per_batch // process_count()
-        # beyond a labelled slice is background, as its image is empty there; no registered label says so
-        labels = torch.cat(
-            [
-                self.augment.sample(labels[:known], grid[:known]),
-                self.augment.sample(labels[known:], grid[known:], outside=UNKNOWN),
-            ]
-        )
+        nothing_known = (labels == UNKNOWN).all(dim=(1, 2, 3), keepdim=True)
+        images, labels = self.augment.sample(images, grid), self.augment.sample(labels, grid)
+        # beyond a slice is background, as its image is empty there; but a slice without a label teaches nothing at all
+        labels = labels.masked_fill(nothing_known, UNKNOWN)
         return images, labels.long(), (slices, grid)
 
     def random_grid(self, images: Tensor) -> Tensor:

@@ -180,16 +180,18 @@ def test_terms_of_no_weight_are_not_computed():
     assert "registration" not in one_step(made, batch_of(Slices()))
 
 
-def test_beyond_an_unlabelled_slice_nothing_is_known():
+def test_beyond_a_slice_is_background_unless_nothing_is_known_of_it():
     data = Slices()
+    data.labels[4, :, :16] = UNKNOWN
     data.labels[8] = UNKNOWN
     smaller = SpatialAugment(2.0, mirror=0.0, probability=1.0, rotation=(0, 0), scale=(0.5, 0.5), elastic=(0, 0))
     made = trainer(data, augment=smaller, weights={**OFF, "registration": 1.0})
-    _, labels, _ = made.prepared(batch_of(data))
-    frame = torch.ones_like(labels[0], dtype=torch.bool)
-    frame[:, 8:24, 8:24] = False
-    assert (labels[:2, frame[0][None]] == 0).all() and (labels[2:, frame[0][None]] == UNKNOWN).all()
-    assert (labels[2, ~frame] != UNKNOWN).all() and (labels[3] == UNKNOWN).all()
+    images, labels, _ = made.prepared(batch_of(data))
+    beyond = torch.ones(SIZE, SIZE, dtype=torch.bool)
+    beyond[8:24, 8:24] = False
+    assert (images[..., beyond] == 0).all()
+    assert (labels[:3, :, beyond] == 0).all() and (labels[3] == UNKNOWN).all()
+    assert (labels[2, :, 8:16, 8:24] == UNKNOWN).all() and (labels[2, :, 16:24, 8:24] < CLASSES).all()
 
 
 def test_the_contrast_sees_labels_and_what_the_other_one_is_sure_of():
