@@ -15,6 +15,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -37,20 +38,21 @@ VOLUMES, SLICES = 6, 20
 
 
 class BlockContrast(nn.Module):
-    """The base code's form: every pixel is projected, and contrasted with every other one of its block."""
+    """The base code's form: every pixel of both students is projected, and contrasted with every other of its block."""
 
     def __init__(self, block: int = 19, temperature: float = 0.1) -> None:
         super().__init__()
         self.block, self.temperature = block, temperature
 
-    def forward(self, features: Tensor, labels: Tensor, positives=None, project=None) -> Tensor:
-        projected = project(features.movedim(1, -1))  # (n, h, w, d)
-        rows, columns = (length // self.block * self.block for length in labels.shape[1:])
+    def forward(self, features: Sequence[Tensor], labels: Sequence[Tensor], positives=None, project=None) -> Tensor:
+        projected = [to_space(f.movedim(1, -1)) for f, to_space in zip(features, project, strict=True)]  # (n, h, w, d)
+        rows, columns = (length // self.block * self.block for length in labels[0].shape[1:])
         total, count = 0.0, 0
         for top in range(0, rows, self.block):
             for left in range(0, columns, self.block):
                 part = (slice(None), slice(top, top + self.block), slice(left, left + self.block))
-                total, count = total + self.of_block(projected[part].flatten(1, 2), labels[part].flatten(1)), count + 1
+                z, classes = ([values[part].flatten(1, 2) for values in both] for both in (projected, labels))
+                total, count = total + self.of_block(torch.cat(z, dim=1), torch.cat(classes, dim=1)), count + 1
         return total / count
 
     def of_block(self, z: Tensor, labels: Tensor) -> Tensor:
@@ -128,9 +130,8 @@ def trainer(
     out, half = arguments.classes, arguments.batch // 2
     cnn = BasicUNet(2, 1, out, (16, 32, 64, 128, 256, 16), norm=("instance", {"affine": True}))
     cnn = ProjectedNetwork(cnn, {"full": "upcat_1", "eighth": "upcat_4"})
-    swin = ProjectedNetwork(
-        SwinUNETR(1, out, feature_size=12, spatial_dims=2), {"full": "decoder1", "eighth": "decoder4"}
-    )
+    swin = SwinUNETR(1, out, feature_size=12, spatial_dims=2)
+    swin = ProjectedNetwork(swin, {"full": "decoder1", "eighth": "decoder4"}, joint_with=cnn)
     dice = {"to_onehot_y": True, "softmax": True, "batch": True}
     students = [student.to(device) for student in (cnn, swin)]
     sampler = TwoStreamBatchSampler(torch.arange(VOLUMES * SLICES) < 2 * SLICES, arguments.batch, half, batches=2)
@@ -140,7 +141,7 @@ def trainer(
         train_data_loader=torch.utils.data.DataLoader(range(VOLUMES * SLICES), batch_sampler=sampler),
         network=students[0],
         partner=students[1],
-        optimizer=torch.optim.AdamW([p for student in students for p in student.parameters()], 1e-4),
+        optimizer=torch.optim.AdamW(nn.ModuleList(students).parameters(), 1e-4),
         loss_function=DiceCELoss(**dice),
         teaching_loss=DiceLoss(**dice),
         registration_loss=DiceCELoss(**dice),

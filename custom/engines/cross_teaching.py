@@ -37,8 +37,8 @@ class CrossTeachingTrainer(SliceTrainer):
 
     - "supervised": on labelled slices;
     - "cross_teaching": on unlabelled slices, with what the other student decides as the label;
-    - "contrast": between pixels of both, by label or by what the other student is confident of, and with the features
-      at registered points of other volumes among the positives (REPS);
+    - "contrast": between the pixels of both in one space, by label or by what the other student is confident of, and
+      with the features at registered points of other volumes among the positives (REPS);
     - "registration" (RSL): on unlabelled slices, with a registered labelled volume's label.
 
     A term whose weight is 0 is not computed. Each batch has ``labelled_per_batch`` labelled slices, which come first.
@@ -49,14 +49,15 @@ class CrossTeachingTrainer(SliceTrainer):
     any, are to be global ones, see :func:`custom.networks.synchronise`.
 
     Args:
-        partner: the second student.
+        partner: the second student, projected into the same space (``joint_with``).
         weights: name of each term to its weight, a number or a :class:`Schedule`.
         teaching_loss: of logits (n, C, H, W) and labels (n, 1, H, W), for "cross_teaching".
         registration_loss: the same for "registration".
         contrast_loss: of one tap's features, see :class:`custom.losses.PixelContrastLoss`.
         labelled_per_batch: of the global batch.
         confidence: probability from which on what a teacher decides about a pixel takes part in the contrast.
-        labelled_contrast: so many first iterations contrast labelled pixels only, without registered positives.
+        labelled_contrast: so many first iterations contrast labelled pixels only, without registered positives: what
+            a bank holds of students that know nothing yet is no positive.
         positives: of the two students, for the tap ``registered_tap`` (REPS); None goes without.
         registered_tap: name of the tap whose features are kept in the memory banks.
         unaugmented: all training slices, or this process's share, to fill the memory banks of ``positives``, and for
@@ -104,6 +105,7 @@ class CrossTeachingTrainer(SliceTrainer):
         self.selected: Tensor | None = None  # (N,), which of a slice's registered labels is used
         super().__init__(**arguments)
         self.add_event_handler(Events.EPOCH_STARTED, self.refresh)
+        self.add_event_handler(Events.ITERATION_STARTED(event_filter=self._positives_begin), self.refresh)
 
     def _iteration(self, engine: CrossTeachingTrainer, batchdata: dict) -> dict[str, Tensor]:
         """One step.
@@ -191,7 +193,7 @@ class CrossTeachingTrainer(SliceTrainer):
         pseudo_labels: list[tuple[Tensor, Tensor]],
         places: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """Contrast between the pixels of each student's taps, each tap as much as the other.
+        """Contrast between the pixels of both students at each tap, each tap as much as the other.
 
         Args:
             features: of each student, tap to (n, d, h, w), this process's.
@@ -200,39 +202,45 @@ class CrossTeachingTrainer(SliceTrainer):
             places: slices (n,) and grids (n, H, W, 2), this process's.
 
         Returns:
-            A scalar.
+            A scalar, once for each student.
         """
         known, labelled_only = self.labelled_per_batch, self.state.iteration <= self.labelled_contrast
+        least = 2.0 if labelled_only else self.confidence  # no probability reaches that
+        classes = [
+            torch.cat([labels[:known], torch.where(confidence >= least, decided, -1)[known:]])
+            for confidence, decided in pseudo_labels
+        ]
         positives = None if labelled_only else self.positives
         if positives:
             places = [self.gathered(values) for values in places]
-        total = 0.0
         students = (self.network, self.partner)
-        for number, (student, taps, (confidence, decided)) in enumerate(
-            zip(students, features, pseudo_labels, strict=True)
-        ):
-            least = 2.0 if labelled_only else self.confidence  # no probability reaches that
-            trusted = torch.where(confidence >= least, decided, -1)
-            classes = torch.cat([labels[:known], trusted[known:]])
-            for tap, values in taps.items():
-                size = values.shape[2:]
-                small = F.interpolate(classes.unsqueeze(1).float(), size, mode="nearest-exact")[:, 0].long()
-                keys = None
-                if positives and tap == self.registered_tap:
-                    keys = positives[number].of_batch(*places, size)
-                project = partial(student.project, tap=tap)
-                total = total + self.contrast_loss(self.gathered(values), small, keys, project)
+        total = 0.0
+        for tap in features[0]:
+            seen = [self.gathered(taps[tap]) for taps in features]
+            size = seen[0].shape[2:]
+            small = [F.interpolate(c.unsqueeze(1).float(), size, mode="nearest-exact")[:, 0].long() for c in classes]
+            keys = None
+            if positives and tap == self.registered_tap:
+                keys = [mine.of_batch(*places, size) for mine in positives]
+            project = [partial(student.project, tap=tap) for student in students]
+            total = total + len(students) * self.contrast_loss(seen, small, keys, project)
         return total
+
+    @staticmethod
+    def _positives_begin(engine: CrossTeachingTrainer, iteration: int) -> bool:
+        """Whether registered positives begin within an epoch, at this iteration."""
+        return iteration == engine.labelled_contrast + 1 and engine.labelled_contrast % engine.state.epoch_length > 0
 
     @staticmethod
     @torch.no_grad()
     def refresh(engine: CrossTeachingTrainer) -> None:
         """Go through all slices as they are: fill the memory banks, and select among the registered labels.
 
-        At the start of each epoch, so that a run that was resumed there goes on with the same. It costs a pass of both
-        students over all slices, up to the registered tap, which processes share: epochs should have more slices.
+        At the start of each epoch, so that a run that was resumed there goes on with the same, and where registered
+        positives begin. It costs a pass of both students over all slices, up to the registered tap, which processes
+        share: epochs should have more slices.
         """
-        asked = engine.state.epoch * engine.state.epoch_length > engine.labelled_contrast  # for positives, this epoch
+        asked = engine.state.iteration >= engine.labelled_contrast  # for positives, from now on
         banks = [positives.bank for positives in engine.positives or () if asked]
         if not (banks or engine.select_by_agreement):
             return

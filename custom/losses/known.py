@@ -18,11 +18,12 @@ class KnownDiceCELoss(nn.Module):
 
     Args:
         unknown: label of the pixels that take no part.
+        squared_pred: whether Dice squares the probabilities in its denominator, as MONAI's of this name.
     """
 
-    def __init__(self, unknown: int = 255) -> None:
+    def __init__(self, unknown: int = 255, squared_pred: bool = False) -> None:
         super().__init__()
-        self.unknown = unknown
+        self.unknown, self.squared_pred = unknown, squared_pred
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """
@@ -37,6 +38,7 @@ class KnownDiceCELoss(nn.Module):
         cross_entropy = F.cross_entropy(logits, labels[:, 0], ignore_index=self.unknown, reduction="sum")
         probabilities = logits.softmax(dim=1) * known
         truth = F.one_hot(torch.where(known, labels, 0)[:, 0], logits.shape[1]).movedim(-1, 1) * known
-        shared, both = ((values.sum(dim=(0, 2, 3))) for values in (probabilities * truth, probabilities + truth))
+        size = probabilities.square() if self.squared_pred else probabilities
+        shared, both = (values.sum(dim=(0, 2, 3)) for values in (probabilities * truth, size + truth))
         dice = 1 - (2 * shared + SMOOTH) / (both + SMOOTH)  # (C,)
         return 0.5 * cross_entropy / known.sum().clamp(min=1) + 0.5 * dice.mean()

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ def draw_pixels(labels: Tensor, count: int, generator: torch.Generator | None = 
         raise ValueError(f"count must be at least 1, found {count}: the paper draws up to 1000 pixels a class.")
     shuffled = torch.randperm(labels.numel(), generator=generator, device=labels.device)
     classes, order = labels.flatten()[shuffled].sort(stable=True)
-    place = torch.arange(len(classes), device=classes.device) - _first_of_run(classes)
+    place = torch.arange(len(classes), device=classes.device) - _runs(classes)[0]
     (drawn,) = ((classes >= 0) & (place < count)).nonzero(as_tuple=True)
     return shuffled[order[drawn]], classes[drawn].long()
 
@@ -100,8 +100,7 @@ def class_contrast(
     _check_negatives(negatives)
     _check_extra_weight(extra_weight)
     anchors = F.normalize(anchors if anchors.dtype == torch.float64 else anchors.float(), dim=1)
-    first = _first_of_run(classes)  # (m,)
-    run = (first.diff(prepend=first[:1]) > 0).cumsum(0)  # (m,), 0, 1, ... without gaps
+    first, run = _runs(classes)
     size = torch.zeros_like(run).index_add_(0, run, torch.ones_like(run))[run]  # (m,), N_c of its class
     paired = size > 1
 
@@ -134,7 +133,10 @@ def class_contrast(
 
 
 class PixelContrastLoss(nn.Module):
-    """Pixels of a class draw together, those of other classes apart.
+    """Pixels of a class draw together, those of other classes apart, whichever network's they are.
+
+    The classes have the same say: the loss is the mean over them of the mean over a class's pixels. On a map of low
+    resolution, where most classes have few pixels, it would be the background's otherwise.
 
     Args:
         anchors: at most so many pixels of each class, drawn anew each time.
@@ -166,36 +168,49 @@ class PixelContrastLoss(nn.Module):
 
     def forward(
         self,
-        features: Tensor,
-        labels: Tensor,
-        positives: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
-        project: Callable[[Tensor], Tensor] | None = None,
+        features: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        positives: Sequence[Callable[[Tensor], tuple[Tensor, Tensor]]] | None = None,
+        project: Sequence[Callable[[Tensor], Tensor]] | None = None,
     ) -> Tensor:
-        """Contrast the pixels of a batch.
+        """Contrast the pixels of a batch with each other, as one network or several see them.
 
         Args:
-            features: (B, d, H, W), any floating type.
-            labels: (B, H, W), integers; pixels below 0 take no part.
-            positives: asked for further ones once pixels are drawn: (m,), index into the flattened labels, to the
-                ``extra`` of :func:`class_contrast`; see :meth:`custom.samplers.RegisteredPositives.of_batch`.
-            project: of the drawn pixels (m, d) to (m, d') where the contrast is made; None makes it where they are.
+            features: of each network (B, d, H, W), any floating type; d may differ where ``project`` is given.
+            labels: for each network (B, H, W), integers; pixels below 0 take no part.
+            positives: for each network, asked for further ones once pixels are drawn: (m,), index into the flattened
+                labels, to the ``extra`` of :func:`class_contrast`; see
+                :meth:`custom.samplers.RegisteredPositives.of_batch`.
+            project: of each network, the drawn pixels (m, d) to (m, d') of the space that they share and where the
+                contrast is made; None makes it where they are.
 
         Returns:
-            The mean over the drawn pixels that have positives, a scalar; zero if there are none.
+            A scalar; zero if no drawn pixel has positives.
 
         Raises:
-            ValueError: features and labels differ in size.
+            ValueError: there are not as many labels as features, or they differ in size.
         """
-        if features.ndim != 4 or features.shape[0] != labels.shape[0] or features.shape[2:] != labels.shape[1:]:
-            raise ValueError(
-                "features must be of shape (B, d, H, W) and labels (B, H, W), found "
-                f"{tuple(features.shape)} and {tuple(labels.shape)}: resize the labels, by the nearest pixel."
-            )
-        index, classes = draw_pixels(labels, self.anchors)
-        anchors, further = pixels_at(features, index), None if positives is None else positives(index)
-        anchors = anchors if project is None else project(anchors)
-        loss, counted = class_contrast(anchors, classes, self.temperature, self.negatives, further, self.extra_weight)
-        return loss.sum() / counted.sum().clamp(min=1)
+        for values, classes in zip(features, labels, strict=True):
+            if values.ndim != 4 or values.shape[0] != classes.shape[0] or values.shape[2:] != classes.shape[1:]:
+                raise ValueError(
+                    "features must be of shape (B, d, H, W) and labels (B, H, W), found "
+                    f"{tuple(values.shape)} and {tuple(classes.shape)}: resize the labels, by the nearest pixel."
+                )
+        index, classes = draw_pixels(torch.cat(tuple(labels)), self.anchors)
+        network, index = index // labels[0].numel(), index % labels[0].numel()
+        drawn = [(network == number).nonzero().squeeze(1) for number in range(len(features))]
+        in_order = torch.cat(drawn).argsort()
+        anchors = [pixels_at(values, index[mine]) for values, mine in zip(features, drawn, strict=True)]
+        if project is not None:
+            anchors = [to_space(pixels) for to_space, pixels in zip(project, anchors, strict=True)]
+        further = None
+        if positives is not None:
+            found = zip(*(ask(index[mine]) for ask, mine in zip(positives, drawn, strict=True)), strict=True)
+            further = tuple(torch.cat(parts)[in_order] for parts in found)
+        loss, counted = class_contrast(
+            torch.cat(anchors)[in_order], classes, self.temperature, self.negatives, further, self.extra_weight
+        )
+        return _mean_over_classes(loss, counted, classes)
 
 
 def _check_negatives(negatives: int | None) -> None:
@@ -210,9 +225,19 @@ def _check_extra_weight(weight: float) -> None:
         raise ValueError(f"extra_weight must be above 0 and at most 1, found {weight}: it is a share of the positives.")
 
 
-def _first_of_run(values: Tensor) -> Tensor:
-    """(m,), sorted, to (m,): where the run of equal values begins in which each one lies."""
+def _mean_over_classes(values: Tensor, counted: Tensor, classes: Tensor) -> Tensor:
+    """The mean over classes, (m,) sorted, of the mean of each one's counted values, (m,), of which others are 0."""
+    _, run = _runs(classes)
+    sums = torch.zeros_like(values).index_add_(0, run, values)  # (m,), a place a class, then zeros
+    sizes = torch.zeros_like(values).index_add_(0, run, counted.to(values.dtype))
+    return (sums / sizes.clamp(min=1)).sum() / (sizes > 0).sum().clamp(min=1)
+
+
+def _runs(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(m,), sorted, to (m,) twice: where the run of equal values begins in which each lies, and its number."""
     place = torch.arange(len(values), device=values.device)
-    begins = torch.ones_like(place, dtype=torch.bool)
-    begins[1:] = values.diff() != 0
-    return torch.where(begins, place, 0).cummax(0).values if len(values) else place
+    begins = values != values.roll(1)
+    begins[:1] = True
+    if not len(values):
+        return place, place
+    return torch.where(begins, place, 0).cummax(0).values, begins.cumsum(0) - 1

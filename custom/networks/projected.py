@@ -27,7 +27,7 @@ class ProjectedNetwork(nn.Module):
     The network stays as it is, under its own parameter names, in ``network``: save and deploy that alone. Nothing of it
     holds a hook or a feature between two calls, so that copies, wrappers and exports know nothing of the taps.
 
-    Each projector takes pixels one by one: a layer that keeps the channels, ReLU, and a layer to ``dimensions``. So the
+    Each projector takes pixels one by one: a layer to ``hidden`` channels, ReLU, and a layer to ``dimensions``. So the
     contrast projects the pixels that it draws, not all of a map, which at full resolution would cost as much as the
     network.
 
@@ -36,21 +36,34 @@ class ProjectedNetwork(nn.Module):
         taps: a name for each tapped module, and its dotted path within the network. MONAI's BasicUNet has its full
             resolution in ``upcat_1`` and an eighth of it in ``upcat_4``, SwinUNETR in ``decoder1`` and ``decoder4``.
         dimensions: of the projected features.
+        hidden: of the projectors.
+        joint_with: a network whose last layers these projectors have, too, so that both project into one space, where
+            their pixels can be compared; with the same taps, by name. Dimensions and hidden are then that one's.
 
     Raises:
-        SettingError: a path names no module, or one that gives no (n, channels, h, w) features; a tap's name is taken.
+        SettingError: a path names no module, or one that gives no (n, channels, h, w) features; a tap's name is taken,
+            or not the other network's.
     """
 
-    def __init__(self, network: nn.Module, taps: Mapping[str, str], dimensions: int = 128) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        taps: Mapping[str, str],
+        dimensions: int = 128,
+        hidden: int = 256,
+        joint_with: ProjectedNetwork | None = None,
+    ) -> None:
         super().__init__()
+        if joint_with is not None and set(joint_with.taps) != set(taps):
+            raise SettingError(
+                f"taps: {', '.join(taps)} are not those of the network to be joint with, {', '.join(joint_with.taps)}."
+            )
         self.network = network
         self.taps = dict(taps)
-        self.projectors = nn.ModuleDict(
-            {
-                name: nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, dimensions))
-                for name, channels in _channels(network, self.taps).items()
-            }
-        )
+        self.projectors = nn.ModuleDict()
+        for name, channels in _channels(network, self.taps).items():
+            last = nn.Linear(hidden, dimensions) if joint_with is None else joint_with.projectors[name][-1]
+            self.projectors[name] = nn.Sequential(nn.Linear(channels, last.in_features), nn.ReLU(), last)
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """

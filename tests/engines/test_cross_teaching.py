@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,17 +42,18 @@ class Slices(Dataset):
         return {"image": self.images[item], "label": self.labels[item], "slice": item}
 
 
-def student(norm: str = "instance") -> ProjectedNetwork:
+def student(norm: str = "instance", joint_with: ProjectedNetwork | None = None) -> ProjectedNetwork:
     features = (4, 6, 8, 10, 16, 5)
     network = BasicUNet(spatial_dims=2, in_channels=1, out_channels=CLASSES, features=features, norm=norm)
-    return ProjectedNetwork(network, {"full": "upcat_1", "eighth": "upcat_4"}, 8)
+    return ProjectedNetwork(network, {"full": "upcat_1", "eighth": "upcat_4"}, 8, joint_with=joint_with)
 
 
 def trainer(data: Dataset | None = None, epochs: int = 1, **more) -> CrossTeachingTrainer:
     torch.manual_seed(0)
     data = data or Slices()
-    network, partner = student(), student()
-    parameters = [*network.parameters(), *partner.parameters()]
+    network = student()
+    partner = student(joint_with=network)
+    parameters = torch.nn.ModuleList([network, partner]).parameters()
     sampler = TwoStreamBatchSampler(torch.arange(TOTAL) < LABELLED, 4, 2, batches=2)
     settings = {
         "weights": {**OFF, "supervised": 1.0},
@@ -136,8 +138,8 @@ def test_registered_positives_are_each_students_own_where_the_augmented_slices_c
 
     class Contrast(torch.nn.Module):
         def forward(self, features, labels, positives, project):
-            keys.append(positives and positives(torch.arange(2))[0].unique().tolist())
-            return features.mean()
+            keys.append(positives and [ask(torch.arange(2))[0].unique().tolist() for ask in positives])
+            return sum(values.mean() for values in features)
 
     data, positives = Slices(), [Gathered(1), Gathered(2)]
     made = trainer(
@@ -148,11 +150,11 @@ def test_registered_positives_are_each_students_own_where_the_augmented_slices_c
         labelled_contrast=1,
         augment=SpatialAugment(2.0, probability=1.0),
     )
-    made.state.epoch, made.state.epoch_length = 1, 1
     made.refresh(made)
-    assert not positives[0].written  # nobody asks in this epoch
-    made.state.epoch_length = 2
+    assert not positives[0].written  # nobody asks yet
+    made.state.iteration = 1
     made.refresh(made)
+    made.state.iteration = 0
     for student, found in zip((made.network, made.partner), positives, strict=True):
         assert sorted(found.written) == list(range(TOTAL))
         with torch.no_grad():
@@ -160,9 +162,9 @@ def test_registered_positives_are_each_students_own_where_the_augmented_slices_c
         torch.testing.assert_close(torch.stack([found.written[slot] for slot in range(5, 10)]), expected)
     batch = batch_of(data)
     one_step(made, batch)
-    assert keys == [None] * 4 and not positives[0].asked
+    assert keys == [None] * 2 and not positives[0].asked
     one_step(made, batch)
-    assert keys[4:] == [None, [1.0], None, [2.0]]
+    assert keys[2:] == [None, [[1.0], [2.0]]]
     slices, grid, size = positives[0].asked[0]
     assert slices.tolist() == batch["slice"].tolist() and size == (4, 4)
     images, labels, (_, again) = made.prepared(batch)
@@ -170,6 +172,18 @@ def test_registered_positives_are_each_students_own_where_the_augmented_slices_c
     torch.testing.assert_close(images, made.augment.sample(batch["image"], grid))
     assert torch.equal(labels[:2], made.augment.sample(batch["label"][:2], grid[:2]).long())
     assert not torch.equal(labels, batch["label"].long())
+
+
+@pytest.mark.parametrize(("labelled_only", "fills"), [(0, [0, 2, 4]), (1, [2, 2, 4]), (2, [2, 4]), (5, [6])])
+def test_memory_banks_are_filled_when_positives_begin_and_at_each_epoch_after(labelled_only, fills):
+    class Watched(Gathered):
+        def clear(self) -> None:
+            filled.append(made.state.iteration)
+
+    filled = []
+    made = trainer(epochs=3, positives=[Watched(1), Watched(2)], labelled_contrast=labelled_only)
+    made.run()
+    assert filled[::2] == filled[1::2] == fills
 
 
 def test_terms_of_no_weight_are_not_computed():
@@ -199,9 +213,11 @@ def test_the_contrast_sees_labels_and_what_the_other_one_is_sure_of():
 
     class Contrast(torch.nn.Module):
         def forward(self, features, labels, positives, project):
-            assert positives is None and project(features[0, :, 0, :2].T).shape == (2, 8)
+            assert positives is None and len(features) == len(labels) == 2
+            for values, to_space in zip(features, project, strict=True):
+                assert to_space(values[0, :, 0, :2].T).shape == (2, 8)
             seen.append(labels)
-            return features.mean()
+            return sum(values.mean() for values in features)
 
     data = Slices()
     made = trainer(
@@ -209,15 +225,16 @@ def test_the_contrast_sees_labels_and_what_the_other_one_is_sure_of():
     )
     batch = batch_of(data)
     one_step(made, batch)
-    assert [tuple(labels.shape) for labels in seen] == [(4, 32, 32), (4, 4, 4)] * 2
-    for labels in seen:
-        assert (labels[:2] >= 0).all() and (labels[2:] == -1).all()
-    assert torch.equal(seen[0][:2], batch["label"][:2, 0].long())
+    assert [[tuple(own.shape) for own in labels] for labels in seen] == [[(4, 32, 32)] * 2, [(4, 4, 4)] * 2]
+    for own in itertools.chain(*seen):
+        assert (own[:2] >= 0).all() and (own[2:] == -1).all()
+    assert torch.equal(seen[0][0][:2], batch["label"][:2, 0].long())
     seen.clear()
     one_step(made, batch)
-    sure, decided = made.partner(batch["image"])[0].softmax(1).max(1)
-    assert torch.equal(seen[0][2:], torch.where(sure >= 0.5, decided, -1)[2:])
-    assert (seen[0][2:] == -1).any() and (seen[0][2:] >= 0).any()
+    for own, other in zip(seen[0], (made.partner, made.network), strict=True):
+        sure, decided = other(batch["image"])[0].softmax(1).max(1)
+        assert torch.equal(own[2:], torch.where(sure >= 0.5, decided, -1)[2:])
+        assert (own[2:] == -1).any() and (own[2:] >= 0).any()
 
 
 def test_the_registered_label_that_agrees_with_the_network_is_chosen():
@@ -265,7 +282,8 @@ def trained(kind: str) -> dict:
     partners = {"a": ["b", "c"], "b": ["c"], "c": ["a"]}
     points = RegisteredPoints(data.geometry, partners, lambda *_: lambda places: places + 1.0)
     torch.manual_seed(rank)  # the first process's weights are everybody's
-    students = [student(norm).double() for norm in ("batch", "instance")]
+    cnn = student("batch")
+    students = [cnn.double(), student("instance", joint_with=cnn).double()]
     if world > 1:
         students = [synchronise(one, "cpu") for one in students]
     batch = torch.utils.data.DataLoader(
@@ -284,7 +302,7 @@ def trained(kind: str) -> dict:
             "contrast": Schedule(0.1, fade_out=1),
             "registration": Schedule(1.0, fade_out=2),
         },
-        optimizer=torch.optim.AdamW([p for one in students for p in one.parameters()], 0.001),
+        optimizer=torch.optim.AdamW(torch.nn.ModuleList(students).parameters(), 0.001),
         contrast_loss=PixelContrastLoss(anchors=60, negatives=20),
         confidence=0.34,
         labelled_contrast=1,

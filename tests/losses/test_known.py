@@ -2,16 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import pytest
 import torch
 from monai.losses import DiceCELoss
 
 from custom.losses import KnownDiceCELoss
 
 
-def test_it_is_monais_loss_where_all_is_known():
+@pytest.mark.parametrize("squared", [False, True])
+def test_it_is_monais_loss_where_all_is_known(squared):
     logits, labels = torch.randn(3, 4, 8, 9), torch.randint(0, 4, (3, 1, 8, 9))
-    expected = DiceCELoss(to_onehot_y=True, softmax=True, batch=True, lambda_dice=0.5, lambda_ce=0.5)(logits, labels)
-    torch.testing.assert_close(KnownDiceCELoss()(logits, labels), expected)
+    arguments = {"batch": True, "squared_pred": squared, "lambda_dice": 0.5, "lambda_ce": 0.5}
+    expected = DiceCELoss(to_onehot_y=True, softmax=True, **arguments)(logits, labels)
+    torch.testing.assert_close(KnownDiceCELoss(squared_pred=squared)(logits, labels), expected)
 
 
 def test_unknown_pixels_count_for_nothing():

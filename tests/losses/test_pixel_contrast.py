@@ -174,14 +174,15 @@ class TestExtraPositives:
             asked.extend(index.tolist())
             return keys[index], index != 0
 
-        loss = PixelContrastLoss(extra_weight=0.3)(features, labels, positives)
+        loss = PixelContrastLoss(extra_weight=0.3)([features], [labels], [positives])
         order = [0, 1, 3, 4, 2]
         extra = keys[order], torch.tensor(order) != 0
         expected = naive_class_contrast(
             features[0].flatten(1).T[order], torch.tensor([0, 0, 1, 1, 5]), 0.1, None, extra, 0.3
         )
         assert sorted(asked) == [0, 1, 2, 3, 4]
-        assert loss.item() == pytest.approx(sum(expected) / 5, abs=1e-10)
+        a, b, c = expected[:2], expected[2:4], expected[4:]
+        assert loss.item() == pytest.approx((sum(a) / 2 + sum(b) / 2 + sum(c)) / 3, abs=1e-10)
 
     def test_faults(self):
         anchors, classes = batch()
@@ -228,18 +229,35 @@ class TestDrawing:
 
 
 class TestLoss:
-    def test_mean_over_pixels_that_are_not_alone(self):
-        labels = torch.tensor([[[0, 0, 5], [1, 1, -1]]])
-        features = torch.randn(1, 4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        kept = features[0].flatten(1).T[[0, 1, 3, 4, 2]]
-        expected = naive_class_contrast(kept, torch.tensor([0, 0, 1, 1, 5]), 0.1)
-        loss = PixelContrastLoss(negatives=None)(features, labels)
-        assert loss.item() == pytest.approx(sum(expected[:4]) / 4, abs=1e-10)
+    def test_mean_over_classes_of_the_mean_over_pixels_that_are_not_alone(self):
+        labels = torch.tensor([[[0, 0, 5], [1, 1, -1], [1, 1, 1]]])
+        features = torch.randn(1, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        kept = features[0].flatten(1).T[[0, 1, 3, 4, 6, 7, 8, 2]]
+        expected = naive_class_contrast(kept, torch.tensor([0, 0, 1, 1, 1, 1, 1, 5]), 0.1)
+        loss = PixelContrastLoss(negatives=None)([features], [labels])
+        assert loss.item() == pytest.approx((sum(expected[:2]) / 2 + sum(expected[2:7]) / 5) / 2, abs=1e-10)
+
+    def test_two_networks_share_one_contrast(self):
+        generator = torch.Generator().manual_seed(0)
+        labels = [torch.tensor([[[0, 1, 1]], [[2, -1, 0]]]), torch.tensor([[[1, 1, 0]], [[0, -1, 2]]])]
+        features = [torch.randn(2, d, 1, 3, dtype=torch.float64, generator=generator) for d in (4, 3)]
+        project = [torch.randn(d, 5, dtype=torch.float64, generator=generator) for d in (4, 3)]
+        keys = [F.normalize(torch.randn(6, 5, dtype=torch.float64, generator=generator), dim=1) for _ in labels]
+
+        pixels = torch.cat([(f.movedim(1, -1) @ p).flatten(0, 2) for f, p in zip(features, project, strict=True)])
+        order = torch.cat([(torch.cat(labels).flatten() == value).nonzero()[:, 0] for value in (0, 1, 2)])
+        classes = torch.cat(labels).flatten()[order]
+        extra = torch.cat(keys)[order], torch.ones(10, dtype=torch.bool)
+        for further, asked in ((None, None), (extra, [lambda i, k=k: (k[i], i >= 0) for k in keys])):
+            expected = naive_class_contrast(pixels[order], classes, 0.1, None, further, 0.5)
+            by_class = sum(expected[:4]) / 4, sum(expected[4:8]) / 4, sum(expected[8:]) / 2
+            loss = PixelContrastLoss()(features, labels, asked, [lambda x, p=p: x @ p for p in project])
+            assert loss.item() == pytest.approx(sum(by_class) / 3, abs=1e-10)
 
     @pytest.mark.parametrize("labels", [torch.full((1, 2, 3), -1), torch.arange(6).reshape(1, 2, 3)])
     def test_no_pair_is_zero_with_a_graph(self, labels):
         features = torch.randn(1, 4, 2, 3, requires_grad=True)
-        loss = PixelContrastLoss()(features, labels)
+        loss = PixelContrastLoss()([features], [labels])
         loss.backward()
         assert loss.item() == 0 and torch.equal(features.grad, torch.zeros_like(features))
 
@@ -248,16 +266,18 @@ class TestLoss:
         labels = torch.randint(0, 3, (2, 8, 8))
         features = torch.randn(2, 6, 8, 8, requires_grad=True)
         optimizer, loss = torch.optim.Adam([features], lr=0.1), PixelContrastLoss(anchors=20, negatives=10)
-        first = loss(features, labels).item()
+        first = loss([features], [labels]).item()
         for _ in range(60):
             optimizer.zero_grad()
-            loss(features, labels).backward()
+            loss([features], [labels]).backward()
             optimizer.step()
-        assert loss(features, labels).item() < 0.3 * first
+        assert loss([features], [labels]).item() < 0.3 * first
 
     def test_faults(self):
         with pytest.raises(ValueError, match=r"features must be .* resize the labels"):
-            PixelContrastLoss()(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 2, dtype=torch.long))
+            PixelContrastLoss()([torch.zeros(1, 3, 4, 4)], [torch.zeros(1, 2, 2, dtype=torch.long)])
+        with pytest.raises(ValueError, match="shorter"):
+            PixelContrastLoss()([torch.zeros(1, 3, 2, 2)] * 2, [torch.zeros(1, 2, 2, dtype=torch.long)])
         with pytest.raises(ValueError, match="anchors must be at least 1"):
             PixelContrastLoss(anchors=0)
         with pytest.raises(ValueError, match="negatives must be at least 2"):
