@@ -264,4 +264,4 @@ def test_the_bundles_of_cctr_differ_in_what_their_data_ask_for(file):
     if file == "train.json":
         assert {heart["train"]["augment"].pop("mirror"), abdomen["train"]["augment"].pop("mirror")} == {0.0, 0.5}
     different = {key for key in {*abdomen, *heart} if abdomen.get(key) != heart.get(key)}
-    assert different <= data | registration | {"spacing", "slice_distance"}
+    assert different <= data | registration | {"spacing", "slice_distance", "squared_dice"}
