@@ -131,7 +131,7 @@ def trainer(
     cnn = BasicUNet(2, 1, out, (16, 32, 64, 128, 256, 16), norm=("instance", {"affine": True}))
     cnn = ProjectedNetwork(cnn, {"full": "upcat_1", "eighth": "upcat_4"})
     swin = SwinUNETR(1, out, feature_size=12, spatial_dims=2)
-    swin = ProjectedNetwork(swin, {"full": "decoder1", "eighth": "decoder4"}, joint_with=cnn)
+    swin = ProjectedNetwork(swin, {"full": "decoder1", "eighth": "decoder4"}, share_head_with=cnn)
     dice = {"to_onehot_y": True, "softmax": True, "batch": True}
     students = [student.to(device) for student in (cnn, swin)]
     sampler = TwoStreamBatchSampler(torch.arange(VOLUMES * SLICES) < 2 * SLICES, arguments.batch, half, batches=2)

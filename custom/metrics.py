@@ -175,8 +175,8 @@ def embedding_spread(embeddings: Tensor) -> Tensor:
 def registered_agreement(anchors: Tensor, positives: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """How many registered positives are of their anchor's true class.
 
-    Each anchor counts once, as it does in the loss, so that the share can be compared with that of
-    :func:`pseudo_label_agreement`; of the counts of several batches, the sums are divided.
+    Each anchor counts once, so that the share can be compared with that of :func:`pseudo_label_agreement`; of the
+    counts of several batches, the sums are divided.
 
     Args:
         anchors: (m,), true classes.

@@ -245,6 +245,9 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(abdomen, registrations, tmp_p
         expected, found = (torch.load(f / "models" / f"{name}.pt", weights_only=True) for f in (whole, broken))
         for key, tensor in expected.items():
             torch.testing.assert_close(found[key], tensor, atol=1e-6, rtol=1e-5)
+    with pytest.raises(Exception) as caught:
+        train(broken, abdomen, registrations, resume="true", labeled_cases=2, **settings)
+    assert "is of a run with labeled_cases ['" in told(caught.value)
 
 
 def test_torchrun_trains_with_the_loss_of_one_process(phantom, tmp_path):

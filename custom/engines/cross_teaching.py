@@ -49,7 +49,7 @@ class CrossTeachingTrainer(SliceTrainer):
     any, are to be global ones, see :func:`custom.networks.synchronise`.
 
     Args:
-        partner: the second student, projected into the same space (``joint_with``).
+        partner: the second student, which shares the projectors' last layers with the first one.
         weights: name of each term to its weight, a number or a :class:`Schedule`.
         teaching_loss: of logits (n, C, H, W) and labels (n, 1, H, W), for "cross_teaching".
         registration_loss: the same for "registration".
@@ -67,7 +67,8 @@ class CrossTeachingTrainer(SliceTrainer):
         **arguments: those of :class:`SliceTrainer`, all by name.
 
     Raises:
-        SettingError: a term is unknown or lacks what it needs, or ``confidence`` is no probability.
+        SettingError: a term is unknown or lacks what it needs, ``confidence`` is no probability, or the students
+            project into different spaces.
 
     Source:
         CCT-R (https://arxiv.org/abs/2409.10422); cross teaching: Luo et al., MIDL 2022.
@@ -104,8 +105,14 @@ class CrossTeachingTrainer(SliceTrainer):
         self.select_by_agreement = select_by_agreement
         self.selected: Tensor | None = None  # (N,), which of a slice's registered labels is used
         super().__init__(**arguments)
-        self.add_event_handler(Events.EPOCH_STARTED, self.refresh)
-        self.add_event_handler(Events.ITERATION_STARTED(event_filter=self._positives_begin), self.refresh)
+        heads = ([layers[-1] for layers in one.projectors.values()] for one in (self.network, partner))
+        if any(ours is not theirs for ours, theirs in zip(*heads, strict=True)):
+            raise SettingError(
+                "partner: its features lie in another space than the network's; make it with share_head_with."
+            )
+        self.add_event_handler(Events.EPOCH_STARTED, self.fill_banks)
+        self.add_event_handler(Events.ITERATION_STARTED(event_filter=self._positives_begin), self.fill_banks)
+        self.add_event_handler(Events.EPOCH_STARTED, self.select_labels)
 
     def _iteration(self, engine: CrossTeachingTrainer, batchdata: dict) -> dict[str, Tensor]:
         """One step.
@@ -158,7 +165,7 @@ class CrossTeachingTrainer(SliceTrainer):
         grid = self.random_grid(images)
         nothing_known = (labels == UNKNOWN).all(dim=(1, 2, 3), keepdim=True)
         images, labels = self.augment.sample(images, grid), self.augment.sample(labels, grid)
-        # beyond a slice is background, as its image is empty there; but a slice without a label teaches nothing at all
+        # beyond a slice is background, as its image is constant there; but one without a label teaches nothing at all
         labels = labels.masked_fill(nothing_known, UNKNOWN)
         return images, labels.long(), (slices, grid)
 
@@ -202,7 +209,7 @@ class CrossTeachingTrainer(SliceTrainer):
             places: slices (n,) and grids (n, H, W, 2), this process's.
 
         Returns:
-            A scalar, once for each student.
+            A scalar, twice the loss of their pixels: the weight of the term is that of one student, as in MCSC.
         """
         known, labelled_only = self.labelled_per_batch, self.state.iteration <= self.labelled_contrast
         least = 2.0 if labelled_only else self.confidence  # no probability reaches that
@@ -233,40 +240,46 @@ class CrossTeachingTrainer(SliceTrainer):
 
     @staticmethod
     @torch.no_grad()
-    def refresh(engine: CrossTeachingTrainer) -> None:
-        """Go through all slices as they are: fill the memory banks, and select among the registered labels.
+    def fill_banks(engine: CrossTeachingTrainer) -> None:
+        """Fill the memory banks with the features of all slices as they are.
 
-        At the start of each epoch, so that a run that was resumed there goes on with the same, and where registered
-        positives begin. It costs a pass of both students over all slices, up to the registered tap, which processes
-        share: epochs should have more slices.
+        Where registered positives begin, and at the start of each epoch after, so that a run that was resumed there
+        goes on with the same. It costs a pass of both students over all slices, up to the registered tap, which
+        processes share: epochs should have more slices.
         """
-        asked = engine.state.iteration >= engine.labelled_contrast  # for positives, from now on
-        banks = [positives.bank for positives in engine.positives or () if asked]
-        if not (banks or engine.select_by_agreement):
+        if not engine.positives or engine.state.iteration < engine.labelled_contrast:
             return
-        device, volumes = engine.state.device, engine.unaugmented.dataset.geometry.volumes
-        students = [student.eval() for student in (engine.network, engine.partner)]
-        overlap = 0
+        banks = [positives.bank for positives in engine.positives]
         for bank in banks:
             bank.clear()
         for batch in engine.unaugmented:
-            images, labels, slices = (batch[key].to(device) for key in (CommonKeys.IMAGE, CommonKeys.LABEL, "slice"))
+            images, slices = (batch[key].to(engine.state.device) for key in (CommonKeys.IMAGE, "slice"))
             with engine.autocast():
-                for student, bank in zip(students, banks, strict=False):
-                    bank.write(slices, student.embed(images, engine.registered_tap))
-                if engine.select_by_agreement:
-                    logits = students[0].network(images)
-                    overlap = overlap + _overlap(logits, labels, volumes[slices.cpu()], len(volumes))
+                for student, bank in zip((engine.network, engine.partner), banks, strict=True):
+                    bank.write(slices, student.eval().embed(images, engine.registered_tap))
         for bank in banks:
             bank.gather()
-        if engine.select_by_agreement:
-            if process_count() > 1:
-                overlap = overlap.to(device)
-                dist.all_reduce(overlap)
-            shared, sizes = overlap.unbind(dim=-1)  # (V, K, C) each
-            dice = (2 * shared / sizes).nanmean(dim=2).nan_to_num()  # of the classes that either has
-            selected = dice.argmax(dim=1) if engine.state.epoch > 1 else torch.zeros(len(dice), dtype=torch.long)
-            engine.selected = selected.cpu()[volumes].to(device)
+
+    @staticmethod
+    @torch.no_grad()
+    def select_labels(engine: CrossTeachingTrainer) -> None:
+        """At the start of an epoch, of each volume's registered labels select the one that agrees most with the CNN."""
+        if not engine.select_by_agreement:
+            return
+        device, volumes = engine.state.device, engine.unaugmented.dataset.geometry.volumes
+        student, overlap = engine.network.eval(), 0
+        for batch in engine.unaugmented:
+            images, labels = (batch[key].to(device) for key in (CommonKeys.IMAGE, CommonKeys.LABEL))
+            with engine.autocast():
+                logits = student.network(images)
+            overlap = overlap + _overlap(logits, labels, volumes[batch["slice"]], len(volumes))
+        if process_count() > 1:
+            overlap = overlap.to(device)
+            dist.all_reduce(overlap)
+        shared, sizes = overlap.unbind(dim=-1)  # (V, K, C) each
+        dice = (2 * shared / sizes).nanmean(dim=2).nan_to_num()  # of the classes that either has
+        selected = dice.argmax(dim=1) if engine.state.epoch > 1 else torch.zeros(len(dice), dtype=torch.long)
+        engine.selected = selected.cpu()[volumes].to(device)
 
 
 def _overlap(logits: Tensor, labels: Tensor, volumes: Tensor, count: int) -> Tensor:

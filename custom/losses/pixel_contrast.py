@@ -188,18 +188,15 @@ class PixelContrastLoss(nn.Module):
             A scalar; zero if no drawn pixel has positives.
 
         Raises:
-            ValueError: there are not as many labels as features, or they differ in size.
+            ValueError: features, labels, positives and projections are not of as many networks, or features and labels
+                of different sizes.
         """
-        for values, classes in zip(features, labels, strict=True):
-            if values.ndim != 4 or values.shape[0] != classes.shape[0] or values.shape[2:] != classes.shape[1:]:
-                raise ValueError(
-                    "features must be of shape (B, d, H, W) and labels (B, H, W), found "
-                    f"{tuple(values.shape)} and {tuple(classes.shape)}: resize the labels, by the nearest pixel."
-                )
+        self._check(features, labels, positives, project)
         index, classes = draw_pixels(torch.cat(tuple(labels)), self.anchors)
         network, index = index // labels[0].numel(), index % labels[0].numel()
-        drawn = [(network == number).nonzero().squeeze(1) for number in range(len(features))]
-        in_order = torch.cat(drawn).argsort()
+        by_network = network.argsort(stable=True)
+        drawn = by_network.split(network.bincount(minlength=len(features)).tolist())
+        in_order = by_network.argsort()
         anchors = [pixels_at(values, index[mine]) for values, mine in zip(features, drawn, strict=True)]
         if project is not None:
             anchors = [to_space(pixels) for to_space, pixels in zip(project, anchors, strict=True)]
@@ -211,6 +208,22 @@ class PixelContrastLoss(nn.Module):
             torch.cat(anchors)[in_order], classes, self.temperature, self.negatives, further, self.extra_weight
         )
         return _mean_over_classes(loss, counted, classes)
+
+    @staticmethod
+    def _check(features: Sequence, labels: Sequence, positives: Sequence | None, project: Sequence | None) -> None:
+        counts = [len(given) for given in (features, labels, positives, project) if given is not None]
+        if len(set(counts)) > 1:
+            raise ValueError(
+                "features, labels, positives and project must be of as many networks, found "
+                f"{', '.join(map(str, counts))}: give each as a list with an entry a network."
+            )
+        for values, classes in zip(features, labels, strict=True):
+            expected = (len(values), *values.shape[2:])
+            if values.ndim != 4 or classes.shape != expected or classes.shape != labels[0].shape:
+                raise ValueError(
+                    "features must be of shape (B, d, H, W) and labels (B, H, W), the same for all networks, found "
+                    f"{tuple(values.shape)} and {tuple(classes.shape)}: resize the labels, by the nearest pixel."
+                )
 
 
 def _check_negatives(negatives: int | None) -> None:

@@ -37,8 +37,9 @@ class ProjectedNetwork(nn.Module):
             resolution in ``upcat_1`` and an eighth of it in ``upcat_4``, SwinUNETR in ``decoder1`` and ``decoder4``.
         dimensions: of the projected features.
         hidden: of the projectors.
-        joint_with: a network whose last layers these projectors have, too, so that both project into one space, where
-            their pixels can be compared; with the same taps, by name. Dimensions and hidden are then that one's.
+        share_head_with: a network whose projectors' last layers these have, too, so that both project into one space,
+            where their pixels can be compared; with the same taps, by name. Dimensions and hidden are then that one's.
+            (A copy of one of the two alone shares no more.)
 
     Raises:
         SettingError: a path names no module, or one that gives no (n, channels, h, w) features; a tap's name is taken,
@@ -51,19 +52,20 @@ class ProjectedNetwork(nn.Module):
         taps: Mapping[str, str],
         dimensions: int = 128,
         hidden: int = 256,
-        joint_with: ProjectedNetwork | None = None,
+        share_head_with: ProjectedNetwork | None = None,
     ) -> None:
         super().__init__()
-        if joint_with is not None and set(joint_with.taps) != set(taps):
+        if share_head_with is not None and set(share_head_with.taps) != set(taps):
             raise SettingError(
-                f"taps: {', '.join(taps)} are not those of the network to be joint with, {', '.join(joint_with.taps)}."
+                f"taps: {', '.join(taps)} are not those of the network to share a head with, "
+                f"{', '.join(share_head_with.taps)}; give them the same names."
             )
         self.network = network
         self.taps = dict(taps)
         self.projectors = nn.ModuleDict()
         for name, channels in _channels(network, self.taps).items():
-            last = nn.Linear(hidden, dimensions) if joint_with is None else joint_with.projectors[name][-1]
-            self.projectors[name] = nn.Sequential(nn.Linear(channels, last.in_features), nn.ReLU(), last)
+            head = nn.Linear(hidden, dimensions) if share_head_with is None else share_head_with.projectors[name][-1]
+            self.projectors[name] = nn.Sequential(nn.Linear(channels, head.in_features), nn.ReLU(), head)
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """

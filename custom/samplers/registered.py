@@ -183,7 +183,7 @@ class RegisteredPositives:
         found = self.points(slots[image], unaugmented(points, image, grid))
         valid = found.valid & self.bank.filled[found.slots]  # (m, K)
         features = self.bank.read(found.slots.flatten(), found.points.flatten(0, 1))
-        features = F.normalize(features, dim=1).view(*valid.shape, -1)  # (m, K, d)
+        features = F.normalize(features, dim=1).unflatten(0, valid.shape)  # (m, K, d)
         weight = valid / valid.sum(dim=1, keepdim=True).clamp(min=1)
         return (weight.unsqueeze(2) * features).sum(dim=1), valid.any(dim=1)
 

@@ -42,17 +42,17 @@ class Slices(Dataset):
         return {"image": self.images[item], "label": self.labels[item], "slice": item}
 
 
-def student(norm: str = "instance", joint_with: ProjectedNetwork | None = None) -> ProjectedNetwork:
-    features = (4, 6, 8, 10, 16, 5)
+def student(norm: str = "instance", share_head_with: ProjectedNetwork | None = None) -> ProjectedNetwork:
+    features = (4, 6, 8, 10, 16, 5 if share_head_with is None else 7)
     network = BasicUNet(spatial_dims=2, in_channels=1, out_channels=CLASSES, features=features, norm=norm)
-    return ProjectedNetwork(network, {"full": "upcat_1", "eighth": "upcat_4"}, 8, joint_with=joint_with)
+    return ProjectedNetwork(network, {"full": "upcat_1", "eighth": "upcat_4"}, 8, share_head_with=share_head_with)
 
 
 def trainer(data: Dataset | None = None, epochs: int = 1, **more) -> CrossTeachingTrainer:
     torch.manual_seed(0)
     data = data or Slices()
     network = student()
-    partner = student(joint_with=network)
+    partner = student(share_head_with=network)
     parameters = torch.nn.ModuleList([network, partner]).parameters()
     sampler = TwoStreamBatchSampler(torch.arange(TOTAL) < LABELLED, 4, 2, batches=2)
     settings = {
@@ -106,10 +106,21 @@ def test_the_terms_are_those_of_the_equations():
     teaching = sum(dice(x[unknown], t) for x, t in zip((a, b), lessons, strict=True))
     registered = sum(0.5 * (dice(x[2:3], label[2:3]) + cross_entropy(x[2:3], label[2:3])) for x in (a, b))
     found = one_step(made, batch)
+    assert set(found) == {"loss", "supervised", "cross_teaching", "registration"}
     assert found["supervised"] == pytest.approx(float(supervised), rel=1e-4)
     assert found["cross_teaching"] == pytest.approx(float(teaching), rel=1e-4)
     assert found["registration"] == pytest.approx(float(registered), rel=1e-4)
     assert found["loss"] == pytest.approx(float(supervised + 0.3 * teaching + 0.2 * registered), rel=1e-4)
+
+
+def test_each_student_has_the_weight_of_the_contrast():
+    class Contrast(torch.nn.Module):
+        def forward(self, features, labels, positives, project):
+            return 0 * features[0].mean() + len(features[0][0, 0])  # 32 at the full resolution, 4 at an eighth
+
+    made = trainer(weights={**OFF, "contrast": 0.1}, contrast_loss=Contrast())
+    found = one_step(made, batch_of(Slices()))
+    assert found["contrast"] == 2 * (32 + 4) and found["loss"] == pytest.approx(0.1 * 72)
 
 
 class Gathered:
@@ -150,10 +161,10 @@ def test_registered_positives_are_each_students_own_where_the_augmented_slices_c
         labelled_contrast=1,
         augment=SpatialAugment(2.0, probability=1.0),
     )
-    made.refresh(made)
+    made.fill_banks(made)
     assert not positives[0].written  # nobody asks yet
     made.state.iteration = 1
-    made.refresh(made)
+    made.fill_banks(made)
     made.state.iteration = 0
     for student, found in zip((made.network, made.partner), positives, strict=True):
         assert sorted(found.written) == list(range(TOTAL))
@@ -214,8 +225,11 @@ def test_the_contrast_sees_labels_and_what_the_other_one_is_sure_of():
     class Contrast(torch.nn.Module):
         def forward(self, features, labels, positives, project):
             assert positives is None and len(features) == len(labels) == 2
-            for values, to_space in zip(features, project, strict=True):
-                assert to_space(values[0, :, 0, :2].T).shape == (2, 8)
+            tap = "eighth" if features[0].shape[-1] == 4 else "full"
+            for one, values, to_space in zip((made.network, made.partner), features, project, strict=True):
+                torch.testing.assert_close(values, one(batch["image"])[1][tap])
+                pixels = values[0, :, 0, :2].T
+                torch.testing.assert_close(to_space(pixels), one.project(pixels, tap))
             seen.append(labels)
             return sum(values.mean() for values in features)
 
@@ -244,7 +258,7 @@ def test_the_registered_label_that_agrees_with_the_network_is_chosen():
         decided = made.network.eval().network(data.images).argmax(1)
     data.labels[4:8, 2], data.labels[8:, 1] = decided[4:8].to(torch.uint8), decided[8:].to(torch.uint8)
     made.state.epoch = 2
-    made.refresh(made)
+    made.select_labels(made)
     assert made.selected[4:].tolist() == [2] * 4 + [1] * 4
     made.network.train()
     _, labels, _ = made.prepared(batch_of(data))
@@ -283,7 +297,7 @@ def trained(kind: str) -> dict:
     points = RegisteredPoints(data.geometry, partners, lambda *_: lambda places: places + 1.0)
     torch.manual_seed(rank)  # the first process's weights are everybody's
     cnn = student("batch")
-    students = [cnn.double(), student("instance", joint_with=cnn).double()]
+    students = [cnn.double(), student("instance", share_head_with=cnn).double()]
     if world > 1:
         students = [synchronise(one, "cpu") for one in students]
     batch = torch.utils.data.DataLoader(
@@ -348,3 +362,5 @@ def test_two_processes_give_the_terms_and_the_weights_of_one(kind, of_two):
 def test_terms_are_checked():
     with pytest.raises(SettingError, match="weights: magic, registration unknown or missing"):
         trainer(weights={"supervised": 1.0, "cross_teaching": 0.1, "contrast": 0.1, "magic": 1.0})
+    with pytest.raises(SettingError, match="partner: its features lie in another space .* share_head_with"):
+        trainer(partner=student())

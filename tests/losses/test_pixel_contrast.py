@@ -254,6 +254,19 @@ class TestLoss:
             loss = PixelContrastLoss()(features, labels, asked, [lambda x, p=p: x @ p for p in project])
             assert loss.item() == pytest.approx(sum(by_class) / 3, abs=1e-10)
 
+    def test_a_network_of_which_no_pixel_is_drawn(self):
+        labels = [torch.tensor([[[0, 0, 1, 1]]]), torch.full((1, 1, 4), -1)]
+        features = [torch.randn(1, 5, 1, 4), torch.randn(1, 5, 1, 4)]
+        asked = []
+
+        def keys(index):
+            asked.append(len(index))
+            return torch.ones(len(index), 5), index < 0
+
+        loss = PixelContrastLoss()(features, labels, [keys, keys])
+        torch.testing.assert_close(loss, PixelContrastLoss()(features[:1], labels[:1]))
+        assert asked == [4, 0]
+
     @pytest.mark.parametrize("labels", [torch.full((1, 2, 3), -1), torch.arange(6).reshape(1, 2, 3)])
     def test_no_pair_is_zero_with_a_graph(self, labels):
         features = torch.randn(1, 4, 2, 3, requires_grad=True)
@@ -276,8 +289,11 @@ class TestLoss:
     def test_faults(self):
         with pytest.raises(ValueError, match=r"features must be .* resize the labels"):
             PixelContrastLoss()([torch.zeros(1, 3, 4, 4)], [torch.zeros(1, 2, 2, dtype=torch.long)])
-        with pytest.raises(ValueError, match="shorter"):
+        with pytest.raises(ValueError, match="must be of as many networks, found 2, 1: give"):
             PixelContrastLoss()([torch.zeros(1, 3, 2, 2)] * 2, [torch.zeros(1, 2, 2, dtype=torch.long)])
+        with pytest.raises(ValueError, match=r"the same for all networks, found \(1, 3, 2, 2\) and \(1, 2, 2\)"):
+            labels = [torch.zeros(n, 2, 2, dtype=torch.long) for n in (2, 1)]
+            PixelContrastLoss()([torch.zeros(n, 3, 2, 2) for n in (2, 1)], labels)
         with pytest.raises(ValueError, match="anchors must be at least 1"):
             PixelContrastLoss(anchors=0)
         with pytest.raises(ValueError, match="negatives must be at least 2"):

@@ -69,15 +69,17 @@ def test_features_are_the_projected_output_of_the_module():
 def test_two_networks_project_into_one_space():
     cnn = ProjectedNetwork(BasicUNet(out_channels=3, **UNET), {"full": "upcat_1", "eighth": "upcat_4"}, 12, hidden=20)
     network = SwinUNETR(1, 3, feature_size=12, depths=(1, 1, 1, 1), spatial_dims=2)
-    transformer = ProjectedNetwork(network, {"full": "decoder1", "eighth": "decoder4"}, joint_with=cnn)
+    transformer = ProjectedNetwork(network, {"full": "decoder1", "eighth": "decoder4"}, share_head_with=cnn)
     for name in ("full", "eighth"):
         assert transformer.projectors[name][2] is cnn.projectors[name][2]
         assert transformer.projectors[name][0].out_features == cnn.projectors[name][0].out_features == 20
     count = sum(p.numel() for p in nn.ModuleList([cnn, transformer]).parameters())
     shared = sum(p.numel() for layers in cnn.projectors.values() for p in layers[2].parameters())
     assert count == sum(p.numel() for one in (cnn, transformer) for p in one.parameters()) - shared
-    with pytest.raises(SettingError, match="taps: half are not those of the network to be joint with, full, eighth"):
-        ProjectedNetwork(network, {"half": "decoder2"}, joint_with=cnn)
+    with pytest.raises(
+        SettingError, match="taps: half are not those of the network to share a head with, full, eighth; give"
+    ):
+        ProjectedNetwork(network, {"half": "decoder2"}, share_head_with=cnn)
 
 
 @pytest.mark.parametrize("make", [unet, swin])

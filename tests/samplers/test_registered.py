@@ -215,6 +215,11 @@ class TestPositives:
         _, has = RegisteredPositives(points, bank).of_batch(slots, grid, (8, 6))(torch.tensor([30, 48]))
         assert has.tolist() == [True, False]  # b is there for the first
 
+    def test_no_pixel_has_no_keys(self):
+        points, bank, _, slots, grid = self.batch()
+        keys, has = RegisteredPositives(points, bank).of_batch(slots, grid, (8, 6))(torch.empty(0, dtype=torch.long))
+        assert keys.shape == (0, 6) and has.shape == (0,)
+
 
 def test_classes_at():
     labels = torch.arange(2 * 3 * 4).view(2, 3, 4)
