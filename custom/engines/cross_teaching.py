@@ -105,8 +105,8 @@ class CrossTeachingTrainer(SliceTrainer):
         self.select_by_agreement = select_by_agreement
         self.selected: Tensor | None = None  # (N,), which of a slice's registered labels is used
         super().__init__(**arguments)
-        heads = ([layers[-1] for layers in one.projectors.values()] for one in (self.network, partner))
-        if any(ours is not theirs for ours, theirs in zip(*heads, strict=True)):
+        ours, theirs = ({tap: p[-1] for tap, p in one.projectors.items()} for one in (self.network, partner))
+        if ours != theirs:  # modules are equal if they are the same
             raise SettingError(
                 "partner: its features lie in another space than the network's; make it with share_head_with."
             )

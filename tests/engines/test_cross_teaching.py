@@ -364,3 +364,6 @@ def test_terms_are_checked():
         trainer(weights={"supervised": 1.0, "cross_teaching": 0.1, "contrast": 0.1, "magic": 1.0})
     with pytest.raises(SettingError, match="partner: its features lie in another space .* share_head_with"):
         trainer(partner=student())
+    network = student()
+    other_order = ProjectedNetwork(student().network, {"eighth": "upcat_4", "full": "upcat_1"}, share_head_with=network)
+    assert trainer(network=network, partner=other_order).partner is other_order
