@@ -172,11 +172,8 @@ def embedding_spread(embeddings: Tensor) -> Tensor:
     return (z / z.norm(dim=1, keepdim=True)).var(dim=0).sum()
 
 
-def registered_agreement(anchors: Tensor, positives: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def registered_agreement(anchors: Tensor, positives: Tensor, valid: Tensor) -> Tensor:
     """How many registered positives are of their anchor's true class.
-
-    Each anchor counts once, so that the share can be compared with that of :func:`pseudo_label_agreement`; of the
-    counts of several batches, the sums are divided.
 
     Args:
         anchors: (m,), true classes.
@@ -184,14 +181,12 @@ def registered_agreement(anchors: Tensor, positives: Tensor, valid: Tensor) -> t
         valid: (m, K) bool.
 
     Returns:
-        Sum over the anchors of the share of their positives that agree, and the number of anchors with any; scalars.
+        (m,), the share of each anchor's positives that agree; NaN where it has none.
     """
-    count = valid.sum(dim=1)
-    agreeing = ((positives == anchors.unsqueeze(1)) & valid).sum(dim=1)
-    return (agreeing / count.clamp(min=1)).sum(), (count > 0).sum()
+    return ((positives == anchors.unsqueeze(1)) & valid).sum(dim=1) / valid.sum(dim=1)
 
 
-def pseudo_label_agreement(anchors: Tensor, pseudo: Tensor) -> tuple[Tensor, Tensor]:
+def pseudo_label_agreement(anchors: Tensor, pseudo: Tensor) -> Tensor:
     """How many of the other anchors with an anchor's pseudo-label are of its true class.
 
     Args:
@@ -207,5 +202,4 @@ def pseudo_label_agreement(anchors: Tensor, pseudo: Tensor) -> tuple[Tensor, Ten
         _, group, count = torch.stack(values).unique(dim=1, return_inverse=True, return_counts=True)
         return count[group] - 1
 
-    count = others(pseudo)
-    return (others(pseudo, anchors) / count.clamp(min=1)).sum(), (count > 0).sum()
+    return others(pseudo, anchors) / others(pseudo)

@@ -223,7 +223,7 @@ def test_some_organs_may_be_chosen(abdomen, registrations, tmp_path):
 def test_how_often_positives_are_right_is_reported(abdomen, registrations, tmp_path):
     train(tmp_path, abdomen, registrations, "report_positives", confidence=0.0)
     with (tmp_path / "eval" / "positives.csv").open() as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if row["class"] == "mean"]
     assert [row["epoch"] for row in rows] == ["1", "2"]
     for name in ("registered", "pseudo_label"):
         shares = [float(row[name]) for row in rows]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,21 @@ from custom.samplers.registered import RegisteredPoints, classes_at, points_of
 
 __all__ = ["PositivesReport"]
 
+KINDS = ("registered", "pseudo_label")
+
 
 class PositivesReport:
     """Share of positives of the anchor's true class, for registered ones (REPS) and for those by pseudo-label.
 
-    After the last iteration of each epoch, so that handlers of its end find the shares among the metrics; on some
+    After the last iteration of each epoch, so that handlers of its end find the means among the metrics; on some
     unlabelled slices as they are, in batches of 16, at pixels drawn from each class that the network is confident of.
-    It looks at the truth of unlabelled slices, which nothing else in training does, and changes nothing.
+    The mean is over these classes, as the loss's is: most pixels are background, whose positives are nearly always
+    right. It looks at the truth of unlabelled slices, which nothing else in training does, and changes nothing.
 
     Args:
-        path: of the CSV, a row an epoch: "epoch", "registered", "pseudo_label".
+        path: of the CSV, in each epoch a row a class and one of their mean: "epoch", "class", "registered",
+            "pseudo_label", "anchors".
+        class_names: without background, which is the first class.
         network: segments (n, 1, H, W) into logits; whose decisions are the pseudo-labels, for the CNN's contrast the
             partner's.
         points: of the training slices; None leaves "registered" undefined.
@@ -56,6 +62,7 @@ class PositivesReport:
     def __init__(
         self,
         path: str,
+        class_names: Sequence[str],
         network: nn.Module,
         points: RegisteredPoints | None,
         data: SliceDataset,
@@ -70,6 +77,7 @@ class PositivesReport:
         if list(data.geometry.cases) != list(truth.geometry.cases):
             raise SettingError("truth: it is not of the training cases in their order; list the same cases.")
         self.path, self.network, self.points = Path(path), network, points
+        self.class_names = ["background", *class_names]
         self.data, self.truth = data, truth
         self.confidence, self.stride, self.anchors, self.seed = confidence, stride, anchors, seed
         unlabelled = (data.geometry.volumes >= labelled).nonzero()[:, 0]
@@ -93,19 +101,20 @@ class PositivesReport:
 
     def _completed(self, engine: Engine) -> None:
         if process_rank() == 0:
-            shares = self(engine.state.device)
-            self.rows.append({"epoch": engine.state.epoch, **shares})
-            engine.state.metrics.update({f"positives_{name}": share for name, share in shares.items()})
+            lines = self(engine.state.device)
+            self.rows += [{"epoch": engine.state.epoch, **line} for line in lines]
+            engine.state.metrics.update({f"positives_{kind}": lines[-1][kind] for kind in KINDS})
             write_csv(self.path, self.rows)
 
     @torch.no_grad()
-    def __call__(self, device: torch.device) -> dict[str, float]:
+    def __call__(self, device: torch.device) -> list[dict[str, Any]]:
         """Measure.
 
         Returns:
-            "registered" and "pseudo_label", shares of 0 to 1; NaN where there are no positives.
+            Of each class, and of their mean at the end: "class"; "registered" and "pseudo_label", shares of 0 to 1, NaN
+            where there are no positives; "anchors", the pixels that were drawn.
         """
-        network, counts = unwrapped(self.network), torch.zeros(2, 2)
+        network, found = unwrapped(self.network), []
         generator = torch.Generator(device).manual_seed(self.seed)
         labels = self.labels.to(device)
         with eval_mode(network):
@@ -116,20 +125,26 @@ class PositivesReport:
                 size = [length // self.stride for length in told.shape[2:]]
                 small = F.interpolate(told, size, mode="nearest-exact")[:, 0].long()
                 index, classes = draw_pixels(small, self.anchors * len(slots), generator)
-                counts += self._agreement(index, classes, slots, size, labels)
-        registered, pseudo = (counts[:, 0] / counts[:, 1]).tolist()
-        return {"registered": registered, "pseudo_label": pseudo}
+                found.append((classes, self._shares(index, classes, slots, size, labels)))
+        classes, shares = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+        lines = []
+        for number, name in enumerate(self.class_names):
+            mine = shares[classes == number]
+            means = {kind: mine[:, column].nanmean().item() for column, kind in enumerate(KINDS)}
+            lines.append({"class": name, **means, "anchors": len(mine)})
+        means = {kind: torch.tensor([line[kind] for line in lines]).nanmean().item() for kind in KINDS}
+        return [*lines, {"class": "mean", **means, "anchors": len(shares)}]
 
-    def _agreement(self, index: Tensor, classes: Tensor, slots: Tensor, size: list[int], labels: Tensor) -> Tensor:
-        """(2, 2): agreeing and all, of registered positives and of those by pseudo-label."""
+    def _shares(self, index: Tensor, classes: Tensor, slots: Tensor, size: list[int], labels: Tensor) -> Tensor:
+        """(m, 2), of each pixel that was drawn the shares of its positives that are right, in the order of KINDS."""
         image, places = points_of(index, size)
         true = classes_at(labels, slots[image], places)
-        found = torch.zeros(2, 2)
+        pseudo = pseudo_label_agreement(true, classes)
+        registered = torch.full_like(pseudo, float("nan"))
         if self.points is not None:
             there = self.points(slots[image], places)
-            found[0] = torch.stack(registered_agreement(true, classes_at(labels, *there[:2]), there.valid)).cpu()
-        found[1] = torch.stack(pseudo_label_agreement(true, classes)).cpu()
-        return found
+            registered = registered_agreement(true, classes_at(labels, *there[:2]), there.valid)
+        return torch.stack([registered, pseudo], dim=1)
 
 
 def _ends_epoch(engine: Engine, iteration: int) -> bool:

@@ -19,6 +19,7 @@ from custom.errors import SettingError
 from custom.handlers import PositivesReport
 from custom.samplers import RegisteredPoints
 
+KINDS = ("registered", "pseudo_label")
 STRIDE, SIZE = 2, (4, 6)  # so that two rows of three pixels of each slice may be drawn
 # of the six slices, two of each volume; where nothing asks, the class is 9
 TRUTH = [
@@ -38,9 +39,10 @@ SAID = [
 ]
 # the pixels of b that it is sure of, at their registered points in c and in a:
 # the 0 at (0, 0): 0 and 0; the 1 at (0, 1): 2 and 1; the 2 at (1, 0): 2 and 0; the 1 of the second slice: 1 in a alone
-REGISTERED = (1 + 1 / 2 + 1 / 2 + 1) / 4
+REGISTERED = {"background": 1, "one": (1 / 2 + 1 / 2 + 1) / 3, "two": math.nan, "mean": (1 + 2 / 3) / 2}
 # said to be 0: a 0 and a 2, wrong about each other; to be 1: 1, 2 and 1; to be 2: one alone, without positives
-PSEUDO_LABEL = (0 + 0 + 1 / 2 + 0 + 1 / 2) / 5
+PSEUDO_LABEL = {"background": 0, "one": (1 / 2 + 0 + 1 / 2) / 3, "two": math.nan, "mean": (0 + 1 / 3) / 2}
+ANCHORS = {"background": 2, "one": 3, "two": 1, "mean": 6}
 GEOMETRY = SliceGeometry(
     volumes=torch.tensor([0, 0, 1, 1, 2, 2]),
     numbers=torch.tensor([0, 1] * 3),
@@ -91,6 +93,7 @@ def between(fixed: str, moving: str):
 
 def report(folder, **changes) -> PositivesReport:
     settings = {
+        "class_names": ["one", "two"],
         "network": Reader(),
         "points": RegisteredPoints(GEOMETRY, {"b": ["c", "a"]}, between),
         "data": Slices(true=False),
@@ -120,23 +123,28 @@ def test_shares_by_hand(tmp_path):
     found.network.train()
     engine = trainer(1, found)
     engine.run()
-    expected = {"registered": REGISTERED, "pseudo_label": PSEUDO_LABEL}
-    assert engine.state.metrics == {f"positives_{name}": pytest.approx(share) for name, share in expected.items()}
-    (row,) = read(tmp_path)
-    assert {name: float(value) for name, value in row.items()} == pytest.approx({"epoch": 1, **expected})
+    expected = {"registered": REGISTERED, "pseudo_label": PSEUDO_LABEL, "anchors": ANCHORS}
+    assert engine.state.metrics == {f"positives_{kind}": pytest.approx(expected[kind]["mean"]) for kind in KINDS}
+    rows = read(tmp_path)
+    assert [row["epoch"] for row in rows] == ["1"] * 4
+    for name, values in expected.items():
+        written = {row["class"]: float(row[name]) for row in rows}
+        assert written == pytest.approx(values, nan_ok=True, rel=1e-5) and list(written) == list(values)
     assert found.network.training
 
 
 def test_a_network_that_is_sure_of_nothing_has_no_positives(tmp_path):
     found = report(tmp_path, confidence=0.95)
     trainer(1, found).run()
-    assert math.isnan(found.rows[0]["registered"]) and math.isnan(found.rows[0]["pseudo_label"])
+    assert len(found.rows) == 4
+    assert all(math.isnan(row[kind]) and row["anchors"] == 0 for row in found.rows for kind in KINDS)
 
 
 def test_without_registration_there_are_pseudo_labels_only(tmp_path):
     found = report(tmp_path, points=None)
     trainer(1, found).run()
-    assert math.isnan(found.rows[0]["registered"]) and found.rows[0]["pseudo_label"] == pytest.approx(PSEUDO_LABEL)
+    mean = found.rows[-1]
+    assert math.isnan(mean["registered"]) and mean["pseudo_label"] == pytest.approx(PSEUDO_LABEL["mean"])
 
 
 def test_slices_are_spread_over_the_unlabelled_ones(tmp_path):
@@ -157,10 +165,10 @@ def test_shares_are_those_of_the_epoch_for_all_that_look_at_its_end(first, tmp_p
             found.network.unsure = 0.9  # learned in the next epoch
 
     trainer(2, *([Reads(), found] if first else [found, Reads()])).run()
-    rows = read(tmp_path)
-    assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert seen == pytest.approx([float(row["pseudo_label"]) for row in rows])
-    assert seen[0] == pytest.approx(PSEUDO_LABEL) and seen[1] != pytest.approx(PSEUDO_LABEL)
+    means = [row for row in read(tmp_path) if row["class"] == "mean"]
+    assert [row["epoch"] for row in means] == ["1", "2"]
+    assert seen == pytest.approx([float(row["pseudo_label"]) for row in means], rel=1e-5)
+    assert seen[0] == pytest.approx(PSEUDO_LABEL["mean"]) and seen[1] != pytest.approx(seen[0])
 
 
 def test_a_resumed_run_goes_on_with_the_table(tmp_path):
@@ -168,7 +176,7 @@ def test_a_resumed_run_goes_on_with_the_table(tmp_path):
     engine = trainer(3, report(tmp_path))
     engine.state.epoch, engine.state.iteration = 1, 3
     engine.run()
-    assert [row["epoch"] for row in read(tmp_path)] == ["1", "2", "3"]
+    assert [row["epoch"] for row in read(tmp_path)] == ["1"] * 4 + ["2"] * 4 + ["3"] * 4
 
 
 def test_the_truth_of_other_slices_is_refused(tmp_path):
