@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from few_labels import bundle, cells, check_same_settings, resolution, scores, slug
 
-ATLAS = "atlas-only"
+ATLAS, FROM_CORAL = "atlas-only", "CCT-R from CORAL"
 METHODS = {
     "supervised": "supervised",
     ATLAS: None,
@@ -33,7 +33,7 @@ METHODS = {
     "RSL only": "no_reps",
     "REPS only": "no_rsl",
     "CCT-R": "",
-    "CCT-R from CORAL": "",
+    FROM_CORAL: "",
 }
 SETTINGS = (
     "bundle",
@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--output_dir", default="runs/cctr")
     parser.add_argument("--labeled_cases", type=int, nargs="+", default=[3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument(
+        "--methods", nargs="+", choices=list(METHODS), help="default: all for which there is the encoder"
+    )
     parser.add_argument("--encoder_checkpoint", help="CORAL's, for the row that starts from it")
     parser.add_argument("--iterations", type=int, default=1000)
     parser.add_argument("--iterations_per_epoch", type=int, default=250)
@@ -65,8 +67,10 @@ def main() -> None:
     parser.add_argument("--spacing", type=float, default=2.5, help="pixel size in mm")
     parser.add_argument("--slice_size", type=int, default=96, help="pixels a side")
     arguments = parser.parse_args()
-    if "CCT-R from CORAL" in arguments.methods and not arguments.encoder_checkpoint:
-        raise SystemExit("CCT-R from CORAL: give --encoder_checkpoint, or leave the method out of --methods.")
+    if arguments.methods is None:
+        arguments.methods = [name for name in METHODS if name != FROM_CORAL or arguments.encoder_checkpoint]
+    if FROM_CORAL in arguments.methods and not arguments.encoder_checkpoint:
+        raise SystemExit(f"{FROM_CORAL}: give --encoder_checkpoint, or leave the method out of --methods.")
     if arguments.iterations % arguments.iterations_per_epoch:
         raise SystemExit(
             f"--iterations: {arguments.iterations} are no whole epochs of {arguments.iterations_per_epoch}."
@@ -95,6 +99,7 @@ def row(method: str, cases: int, seed: int, arguments: argparse.Namespace, outpu
     training = {
         "max_epochs": arguments.iterations // arguments.iterations_per_epoch,
         "iterations_per_epoch": arguments.iterations_per_epoch,
+        "batch_size": arguments.batch_size,
         "labelled_per_batch": arguments.batch_size // 2,
         "ramp_up": arguments.iterations // 3,
         "labelled_contrast": arguments.iterations // 10,
@@ -102,9 +107,7 @@ def row(method: str, cases: int, seed: int, arguments: argparse.Namespace, outpu
         "seed": seed,
         "resume": True,
     }
-    if METHODS[method] != "supervised":
-        training["batch_size"] = arguments.batch_size
-    if method == "CCT-R from CORAL":
+    if method == FROM_CORAL:
         training["encoder_checkpoint"] = arguments.encoder_checkpoint
     network = resolution(arguments) | ({"norm": arguments.norm} if arguments.norm else {})
     run("training", files, arguments, folder, **data, **training, **network)

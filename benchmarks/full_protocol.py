@@ -37,7 +37,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from cctr import ATLAS, METHODS, place, table
+from cctr import ATLAS, FROM_CORAL, METHODS, place, table
 from few_labels import bundle
 
 from custom.data import load_sections
@@ -47,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = Path("bundles/cctr_acdc/configs")
 LIMIT = 64  # MiB of the file
 FILES = ["train.json", "variants/paper_train.json"]
-ROWS = [method for method in METHODS if method not in (ATLAS, "CCT-R from CORAL")]
+ROWS = [method for method in METHODS if method not in (ATLAS, FROM_CORAL)]
 
 
 def main() -> None:
@@ -89,6 +89,8 @@ def pack(packed: Path, arguments: argparse.Namespace, options: list[str]) -> Non
     common |= {name.removeprefix("--"): value for name, value in zip(options[::2], options[1::2], strict=True)}
     registered = (arguments.output_dir / "registration").resolve()
     settings = {"labeled_cases": arguments.labeled_cases, "split_dir": arguments.split_dir}
+    known = json.loads((ROOT / CONFIGS / "registration.json").read_text())
+    settings |= {name: value for name, value in common.items() if name.partition("#")[0] in known}
     settings |= {"registration_dir": registered, "figure_count": 0}
     bundle("registration", ["registration.json"], arguments.dataset_dir, registered, registered, CONFIGS, **settings)
     with tempfile.TemporaryDirectory(dir=arguments.output_dir) as temporary:
@@ -206,8 +208,6 @@ def row(method: str, output: Path, folder: Path, common: dict[str, Any], end: fl
     if (target / "summary.csv").is_file():
         return
     variant = [f"variants/{METHODS[method]}.json"] if METHODS[method] else []
-    if METHODS[method] == "supervised":  # its batches are the labelled part of the others'
-        common = {name: value for name, value in common.items() if name != "batch_size"}
 
     def run(run_id: str, files: list[str], **settings: Any) -> None:
         run_config(run_id, folder, target, common, files, timeout=max(end - time.monotonic(), 0.0), **settings)

@@ -204,9 +204,7 @@ def test_variants_train_on_their_terms(variant, terms, abdomen, registrations, t
         return output
 
     monkeypatch.setattr(CrossTeachingTrainer, "_iteration", iteration)
-    # overlays come after the file, options after them: the batch of the supervised one is labelled throughout
-    more = {"batch_size": 2} if variant == "supervised" else {}
-    printed = train(tmp_path, abdomen, registrations, variant, max_epochs=1, val_interval=5, **more)
+    printed = train(tmp_path, abdomen, registrations, variant, max_epochs=1, val_interval=5)
     assert seen == {"loss", *terms}
     assert ("Memory bank" in printed) == (variant == "no_rsl")
 

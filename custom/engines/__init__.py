@@ -4,7 +4,7 @@
 
 from custom.engines.atlas import AtlasEvaluator
 from custom.engines.contrastive import ContrastiveTrainer
-from custom.engines.cross_teaching import CrossTeachingTrainer
+from custom.engines.cross_teaching import CrossTeachingTrainer, check_terms
 from custom.engines.processes import (
     average_gradients,
     hold_others,
@@ -31,6 +31,7 @@ __all__ = [
     "SegmentationTrainer",
     "SliceTrainer",
     "average_gradients",
+    "check_terms",
     "fast_bfloat16",
     "hold_others",
     "process_count",

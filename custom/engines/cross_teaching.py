@@ -25,9 +25,39 @@ from custom.losses.gather import gather_embeddings
 from custom.networks.projected import ProjectedNetwork
 from custom.samplers.registered import RegisteredPositives
 
-__all__ = ["TERMS", "CrossTeachingTrainer"]
+__all__ = ["TERMS", "CrossTeachingTrainer", "check_terms"]
 
 TERMS = ("supervised", "cross_teaching", "contrast", "registration")
+
+
+def check_terms(
+    *, anchors: int, negatives: int | None, positives_share: float, confidence: float, **weights: float
+) -> None:
+    """Check what the terms of the loss are given before the work begins, by the names of their keys.
+
+    Args:
+        anchors, negatives: of :class:`custom.losses.PixelContrastLoss`.
+        positives_share: its ``extra_weight``.
+        confidence: of :class:`CrossTeachingTrainer`.
+        **weights: of the terms.
+
+    Raises:
+        SettingError: one of them is out of its range.
+    """
+    ranges = {
+        "anchors": (anchors, anchors >= 1, "1 or more pixels of each class; --contrast_weight 0 goes without contrast"),
+        "negatives": (negatives, negatives is None or negatives >= 2, "2 or more, as an anchor is not its own key"),
+        "positives_share": (
+            positives_share,
+            0 < positives_share <= 1,
+            "more than 0 and at most 1; --registered_positives false goes without registered positives",
+        ),
+        "confidence": (confidence, 0 <= confidence <= 1, "a probability, 0 to 1"),
+        **{name: (weight, weight >= 0, "0, to go without that term, or more") for name, weight in weights.items()},
+    }
+    for name, (value, fits, remedy) in ranges.items():
+        if not fits:
+            raise SettingError(f"{name}: {value} is out of its range; give {remedy}.")
 
 
 class CrossTeachingTrainer(SliceTrainer):
@@ -67,8 +97,8 @@ class CrossTeachingTrainer(SliceTrainer):
         **arguments: those of :class:`SliceTrainer`, all by name.
 
     Raises:
-        SettingError: a term is unknown or lacks what it needs, ``confidence`` is no probability, or the students
-            project into different spaces.
+        SettingError: a term is unknown or missing, ``confidence`` is no probability, or the students project into
+            different spaces.
 
     Source:
         CCT-R (https://arxiv.org/abs/2409.10422); cross teaching: Luo et al., MIDL 2022.

@@ -216,6 +216,7 @@ class LoadWeights:
         scored: the cases of this run, where it scores some. A line says which of them the network saw without their
             labels, or was chosen by.
         unseen: whether the labels of none of them may have been trained on; else a line says which were.
+        key: of the config that names the file, for messages.
 
     Raises:
         WeightsError: at the start of the run, when the weights cannot be read, belong to another network, or were
@@ -229,10 +230,12 @@ class LoadWeights:
         settings: Mapping[str, Any],
         scored: Sequence[Mapping[str, Any]] = (),
         unseen: bool = True,
+        key: str = "checkpoint",
     ) -> None:
         self.path = Path(path)
         self.network = network
         self.settings = dict(settings)
+        self.key = key
         self.scored = scored
         self.unseen = unseen
 
@@ -249,13 +252,15 @@ class LoadWeights:
         print(f"Weights: {self.path}{'' if settings else f'; {trained.name} is not beside them: settings unchecked'}.")
         for name, value in settings.items():
             if name in self.settings and self.settings[name] != value:
-                remedy = "--datalist of the training data" if name == "class_names" else f'--{name} "{value}"'
+                remedy = f'--{name} "{value}"'
+                if name == "class_names":
+                    remedy = "the --datalist, the --class_names or the overlay of the training"
                 raise WeightsError(
-                    f"checkpoint: {self.path} was trained with {name} {value}, this run has {self.settings[name]}; "
+                    f"{self.key}: {self.path} was trained with {name} {value}, this run has {self.settings[name]}; "
                     f"give {remedy}."
                 )
         self._check_scored(settings.get(TRAINED_ON) or {})
-        load_weights(self.network, self.path, key="checkpoint")
+        load_weights(self.network, self.path, self.key)
 
     def _check_scored(self, trained_on: Mapping[str, Sequence[str]]) -> None:
         # every image is read for it: not where there is nothing to compare with
@@ -268,7 +273,7 @@ class LoadWeights:
             which += f" ({', '.join(seen[:5])}{', ...' if len(seen) > 5 else ''})"
             if kind == "labelled" and self.unseen:
                 raise WeightsError(
-                    f"checkpoint: {self.path} was trained on {which}; give the --split_dir or --datalist that it was "
+                    f"{self.key}: {self.path} was trained on {which}; give the --split_dir or --datalist that it was "
                     "trained with, or other cases; --section training, with the training's --labeled_cases, scores "
                     "those of the training."
                 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import io
 import json
 import math
 import random
@@ -43,8 +44,10 @@ class Registrations:
         for file in (table, limits):
             if not file.is_file():
                 raise FileNotFoundError(f"{file} is missing; run 'registration' to its end, or name its folder.")
-        with table.open(newline="", encoding="utf-8") as file:
-            self.rows = {Pair(row["fixed"], row["moving"]): row for row in csv.DictReader(file)}
+        content = table.read_bytes()
+        rows = csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""))
+        self.rows = {Pair(row["fixed"], row["moving"]): row for row in rows}
+        self._digest = hashlib.sha256(content).hexdigest()[:16]
         limit = json.loads(limits.read_text(encoding="utf-8"))["inverse_mm"]
         self._limit = float("inf") if limit is None else limit
         self._direct: dict[str, dict[str, Pair]] = {name: {} for pair in self.rows for name in pair}
@@ -129,7 +132,7 @@ class Registrations:
     @property
     def digest(self) -> str:
         """Of the table: two runs with the same one have the same registrations."""
-        return hashlib.sha256((self.folder / "pairs.csv").read_bytes()).hexdigest()[:16]
+        return self._digest
 
     def partners(self, cases: Sequence[str], count: int = 5, seed: int = 0) -> dict[str, list[str]]:
         """For each case up to ``count`` of the others, all with a usable map to them.

@@ -55,7 +55,8 @@ class Limits:
             if name == "inverse_mm" and value is None:
                 continue
             if not isinstance(value, Real):
-                raise SettingError(f"limits: {name} is {value!r}; give a number.")
+                way_out = ", or None (as an option '$None') to go without" if name == "inverse_mm" else ""
+                raise SettingError(f"limits: {name} is {value!r}; give a number{way_out}.")
             object.__setattr__(self, name, float(value))  # 20 and 20.0 name the same stored result
 
 

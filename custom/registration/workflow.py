@@ -132,8 +132,7 @@ class RegistrationWorkflow:
         """
         with self.runner:
             rows = self._run()
-        if self.figure_count:
-            draw_pairs(self.folder / "pairs.png", rows, self.cases, self.folder, self.figure_count)
+        self._draw(rows)
         return rows
 
     def registrations(self) -> Registrations:
@@ -142,8 +141,16 @@ class RegistrationWorkflow:
         Returns:
             The maps between the volumes.
         """
-        self.run()
-        return Registrations(self.folder)
+        with self.runner:
+            rows = self._run()
+        # at once, as a run of other cases may use the same folder, and replaces its table
+        registrations = Registrations(self.folder)
+        self._draw(rows)
+        return registrations
+
+    def _draw(self, rows: Sequence[Row]) -> None:
+        if self.figure_count:
+            draw_pairs(self.folder / "pairs.png", rows, self.cases, self.folder, self.figure_count)
 
     def _run(self) -> list[Row]:
         roles: dict[Pair, list[str]] = {}
@@ -171,6 +178,11 @@ class RegistrationWorkflow:
                     add(all_pairs(grouped, self.group_by), "all")
                 if "similar" in self.plan:
                     add(self._similar(rows, grouped, templates), "similar")
+        if not roles:
+            raise SettingError(
+                f"plan: {', '.join(self.plan)} gives no pair of the {len(self.cases)} volumes; list volumes under "
+                "'unlabeled', lower labeled_cases, or name another plan."
+            )
         write_plan(self.folder / "plan.json", roles)
         rows = self._register(list(roles))
         rows = [{**row, "roles": " ".join(roles[Pair(row["fixed"], row["moving"])]), **self._path(row)} for row in rows]

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from custom.data import SliceGeometry, SpatialAugment
 from custom.data.slices import UNKNOWN
-from custom.engines import CrossTeachingTrainer, Schedule, process_count, process_rank
+from custom.engines import CrossTeachingTrainer, Schedule, check_terms, process_count, process_rank
 from custom.errors import SettingError
 from custom.losses import KnownDiceCELoss, PixelContrastLoss
 from custom.networks import ProjectedNetwork, synchronise
@@ -367,3 +367,21 @@ def test_terms_are_checked():
     network = student()
     other_order = ProjectedNetwork(student().network, {"eighth": "upcat_4", "full": "upcat_1"}, share_head_with=network)
     assert trainer(network=network, partner=other_order).partner is other_order
+
+
+@pytest.mark.parametrize(
+    "key, value, remedy",
+    [
+        ("anchors", 0, "--contrast_weight 0 goes without contrast"),
+        ("negatives", 1, "2 or more"),
+        ("positives_share", 0, "--registered_positives false goes without"),
+        ("positives_share", 1.1, "more than 0 and at most 1"),
+        ("confidence", 1.5, "a probability"),
+        ("contrast_weight", -0.1, "0, to go without that term, or more"),
+    ],
+)
+def test_terms_are_checked_by_the_names_of_their_keys(key, value, remedy):
+    fine = {"anchors": 1, "negatives": None, "positives_share": 1, "confidence": 0, "contrast_weight": 0}
+    check_terms(**fine)
+    with pytest.raises(SettingError, match=f"{key}: {value} is out of its range; give .*{remedy}"):
+        check_terms(**{**fine, key: value})

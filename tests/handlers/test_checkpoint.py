@@ -111,3 +111,19 @@ def test_an_image_that_cannot_be_read_stops_the_training_at_its_start(network, t
 def test_weights_without_that_list_are_scored_on_any_case(network, cases, tmp_path):
     train(network, SaveWeights(tmp_path / "model.pt", network, {"spacing": 2.0}))
     load(network, tmp_path / "model.pt", *cases.values())
+
+
+def test_settings_of_the_training_are_asked_for_by_what_gives_them(network, tmp_path):
+    train(network, SaveWeights(tmp_path / "partner.pt", network, {"class_names": ["aorta"], "spacing": 2.0}))
+    for settings, remedy in (
+        (
+            {"class_names": ["spleen"]},
+            r"class_names \['aorta'\], .*; give the --datalist, the --class_names or",
+        ),
+        ({"spacing": 3.0}, r'spacing 2\.0, this run has 3\.0; give --spacing "2\.0"'),
+    ):
+        handler = LoadWeights(tmp_path / "partner.pt", network, settings, key="partner")
+        with pytest.raises(WeightsError, match=f"partner: .* was trained with {remedy}"):
+            handler(Engine(lambda engine, batch: None))
+    with pytest.raises(WeightsError, match="partner: .* does not exist"):
+        LoadWeights(tmp_path / "gone.pt", network, {}, key="partner")(Engine(lambda engine, batch: None))

@@ -204,6 +204,26 @@ def test_the_template_can_be_named_and_a_plan_given(cases, tmp_path):
             workflow(tmp_path, cases, **settings)
     with pytest.raises(SettingError, match="no case is labelled"):
         RegistrationWorkflow(shared, [], [cases["a"]], tmp_path)
+    for names in ({"plan": "atlas"}, {"plan": ["atlas", "template"]}):
+        alone = RegistrationWorkflow(shared, [cases["a"]], [], tmp_path / "alone", **names)
+        with pytest.raises(
+            SettingError, match="plan: .* gives no pair of the 1 volumes; list volumes under 'unlabeled'"
+        ):
+            alone.run()
+
+
+def test_what_a_run_gives_is_its_own_though_another_one_replaces_the_table(cases, tmp_path, monkeypatch):
+    mine, other = workflow(tmp_path, cases, plan="atlas"), tmp_path / "other.json"
+    other.write_text('[["c", "b"]]')
+
+    def meanwhile(*_) -> None:
+        workflow(tmp_path, cases, plan=str(other), figure_count=0).run()
+
+    monkeypatch.setattr("custom.registration.workflow.draw_pairs", meanwhile)
+    registrations = mine.registrations()
+    assert len(table(tmp_path)) == 1
+    assert [name for name, _ in sorted(registrations.atlases("d"))] == ["a", "b"]
+    assert registrations.digest != Registrations(tmp_path).digest
 
 
 def test_a_given_plan_with_unlabelled_moving_volumes_marks_their_organs(cases, tmp_path):
