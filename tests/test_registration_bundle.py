@@ -188,3 +188,36 @@ def test_faults_end_with_what_to_do(abdomen, tmp_path):
     ):
         done = start("registration", ["registration.json"], configs=CONFIGS, **{**settings, **changed})
         assert done.returncode != 0 and message in done.stdout.strip().splitlines()[-1]
+
+
+def test_faults_of_the_data_are_named_before_anything_is_registered(abdomen, tmp_path):
+    def case(number: str, **more: Path) -> dict[str, str]:
+        files = {"image": abdomen / "img" / f"img{number}.nii.gz", "label": abdomen / "label" / f"label{number}.nii.gz"}
+        return {name: str(file) for name, file in (files | more).items()}
+
+    numbers = (abdomen / "splits" / "train.txt").read_text().split() + (
+        abdomen / "splits" / "test.txt"
+    ).read_text().split()
+    labelled, unlabelled, test = numbers
+    label = nib.load(case(labelled)["label"])
+    values = np.asarray(label.dataobj).copy()
+    values[values == 13] = 14
+    nib.save(nib.Nifti1Image(values, label.affine), tmp_path / "values.nii.gz")
+    nib.save(label.slicer[:, :, 1:], tmp_path / "grid.nii.gz")
+    sound = {"training": [case(labelled)], "unlabeled": [case(unlabelled)["image"]], "test": [case(test)]}
+    names = {str(value): f"organ {value}" if value else "background" for value in range(14)}
+    datalist = tmp_path / "mine.json"
+    settings = {**QUICK, "datalist": datalist, "output_dir": tmp_path / "out"}
+    both, atlases = ("registration", "atlas_segmentation"), ("atlas_segmentation",)
+    for workflows, section, entry, message in (
+        (("registration",), "unlabeled", "gone.nii.gz", "gone.nii.gz is missing"),
+        (both, "training", case(labelled, label=tmp_path / "values.nii.gz"), "label values 14, outside 0..13"),
+        (atlases, "test", case(test, label=tmp_path / "gone.nii.gz"), "gone.nii.gz is missing"),
+        (atlases, "test", case(test, label=tmp_path / "grid.nii.gz"), "export both on the same grid"),
+    ):
+        datalist.write_text(json.dumps({"labels": names, **sound, section: [entry]}))
+        for workflow in workflows:
+            with pytest.raises(Exception) as caught:
+                run(workflow, ["registration.json"], configs=CONFIGS, **settings)
+            assert message in str(caught.value.__cause__)
+    assert not (tmp_path / "out").exists()

@@ -198,12 +198,18 @@ def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
         One sentence a problem.
     """
     problems = []
+    doubled: set[str] = set()
     ids: dict[str, set[str]] = {}
     for section, entries in sections.items():
         entries = [entry for entry in entries if isinstance(entry.get("image"), (str, os.PathLike))]
         ids[section] = {str(entry.get("patient") or _name(entry)) for entry in entries}
         for case in _repeated(_name(entry) for entry in entries):
-            problems.append(f"{section}: the case id {case} occurs more than once; give every case an id of its own.")
+            if case not in doubled:  # sections that hold the same cases say it once
+                problems.append(
+                    f"{section}: the case id {case} occurs more than once; in the data list give each of them a "
+                    '"case" of its own, or rename the files.'
+                )
+        doubled.update(_repeated(_name(entry) for entry in entries))
         for image in _repeated(os.path.realpath(entry["image"]) for entry in entries):
             problems.append(f"{section}: the image {image} is listed more than once; remove the repetition.")
         labels = [entry["label"] for entry in entries if isinstance(entry.get("label"), (str, os.PathLike))]

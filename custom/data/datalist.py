@@ -105,7 +105,10 @@ def load_sections(
     else:
         labelled = {str(p) for p in labeled_cases}
         if unknown := sorted(labelled - set(patients)):
-            raise DataError(f"labeled_cases: {unknown} are not in the training list of {datalist or split_dir}.")
+            there = ", ".join(patients[:5]) + (", ..." if len(patients) > 5 else "")
+            raise DataError(
+                f"labeled_cases: {unknown} are not in the training list of {datalist or split_dir}; there are {there}."
+            )
     known = {case["image"] for case in training}
     others = [case for case in training if case["patient"] not in labelled]
     sections = {

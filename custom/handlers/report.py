@@ -177,6 +177,11 @@ class SegmentationReport:
                 line += f"mean absolute error {errors['mean_absolute_error_percentage_points']:.1f}, "
                 line += f"bias {errors['bias_percentage_points']:+.1f} percentage points, "
             lines.append(f"{line}{found} patients with ED and ES, {missed} more without a prediction.")
+        if summary[-1]["empty_predictions"]:
+            lines.append(
+                "empty: what was labelled and not found, over all classes in the last line; its Dice is 0, and its "
+                "distances are the diagonal of the volume."
+            )
         return [*lines, f"Written to {self.folder / 'cases.csv'} and {self.folder / 'summary.csv'}."]
 
 

@@ -288,7 +288,7 @@ def test_labels_are_not_looked_at_where_none_is_needed(make):
 
 def test_duplicate_case_ids(make):
     message = problems({"training": [make("a", case="x"), make("b", case="x")]})
-    assert "training: the case id x occurs more than once; give every case an id" in message
+    assert 'training: the case id x occurs more than once; in the data list give each of them a "case"' in message
 
 
 def test_duplicate_images(make, tmp_path):

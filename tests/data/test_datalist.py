@@ -72,7 +72,7 @@ def test_labelled_patients_by_name_or_by_list(acdc):
     assert {c["patient"] for c in load(acdc, ["patient002"])["training"]} == {"patient002"}
     (acdc / "splits" / "labeled_1.txt").write_text("patient001\n")
     assert {c["patient"] for c in load(acdc, 1)["training"]} == {"patient001"}
-    with pytest.raises(DataError, match=r"labeled_cases: \['patient004'\] are not in the training list"):
+    with pytest.raises(DataError, match=r"labeled_cases: \['patient004'\] are not in the .*; there are patient00"):
         load(acdc, ["patient004"])
 
 

@@ -114,6 +114,7 @@ def test_files_and_metrics(cases, tmp_path, capsys):
     assert [metrics["ejection_fraction_mae"], metrics["ejection_fraction_bias"]] == [50, 50]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cases.csv", "ejection_fraction.csv", "summary.csv"]
     printed = capsys.readouterr().out
+    assert "empty: what was labelled and not found" in printed
     assert "section 'test'" in printed and "0.333 ± 0.333" in printed and "bias +50.0" in printed
     assert printed.endswith(f"Written to {tmp_path / 'cases.csv'} and {tmp_path / 'summary.csv'}.\n")
 
