@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -98,11 +99,13 @@ def test_the_full_protocol_runs_in_pieces_from_one_packed_file(phantom, tmp_path
     output = ["--output_dir", str(tmp_path / "made")]
     options = ["--max_epochs", "1", "--iterations_per_epoch", "2", "--batch_size", "2", "--labelled_per_batch", "1"]
     options += ["--slice_size", "[64,64]", "--spacing", "4", "--labelled_contrast", "0", "--anchors", "20"]
+    options += ["--limits#folded", "0.02"]  # of registration, too
     data = ["--dataset_dir", str(phantom), "--split_dir", str(phantom / "splits"), "--labeled_cases", "2"]
     assert table_rows("full_protocol.py", *output, *data, *options) == []
     packed = tmp_path / "made" / "packed.tar.xz"
     with tarfile.open(packed) as archive:
         names = archive.getnames()
+        assert json.load(archive.extractfile("./registration/limits.json"))["folded"] == 0.02
     assert not any(name.endswith(".transform") for name in names)
     assert sum(name.endswith("_gt.nii.gz") for name in names) == 2 * (2 + 1)  # labelled and validation patients alone
     rows = ["--packed", str(packed), "--output_dir", str(tmp_path / "there"), "--methods", "CCT-R", "supervised"]
