@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--labeled_cases", type=int, nargs="+", default=[3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--methods", nargs="+", choices=list(METHODS), help="default: all for which there is the encoder"
+        "--methods", nargs="+", choices=list(METHODS), help="default: all, that from CORAL with its encoder"
     )
     parser.add_argument("--encoder_checkpoint", help="CORAL's, for the row that starts from it")
     parser.add_argument("--iterations", type=int, default=1000)

@@ -203,13 +203,14 @@ def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
     for section, entries in sections.items():
         entries = [entry for entry in entries if isinstance(entry.get("image"), (str, os.PathLike))]
         ids[section] = {str(entry.get("patient") or _name(entry)) for entry in entries}
-        for case in _repeated(_name(entry) for entry in entries):
-            if case not in doubled:  # sections that hold the same cases say it once
-                problems.append(
-                    f"{section}: the case id {case} occurs more than once; in the data list give each of them a "
-                    '"case" of its own, or rename the files.'
-                )
-        doubled.update(_repeated(_name(entry) for entry in entries))
+        # of sections that hold the same cases, such as "training" and "pretraining", one says it
+        repeated = [case for case in _repeated(_name(entry) for entry in entries) if case not in doubled]
+        doubled.update(repeated)
+        for case in repeated:
+            problems.append(
+                f"{section}: the case id {case} occurs more than once; in the data list give each of them a "
+                '"case" of its own, or rename the files.'
+            )
         for image in _repeated(os.path.realpath(entry["image"]) for entry in entries):
             problems.append(f"{section}: the image {image} is listed more than once; remove the repetition.")
         labels = [entry["label"] for entry in entries if isinstance(entry.get("label"), (str, os.PathLike))]

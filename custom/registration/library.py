@@ -34,6 +34,9 @@ class Registrations:
         folder: with "pairs.csv", which names the transforms relative to it, and "limits.json", as the run left it.
         kept: how many transforms stay in memory.
 
+    Attributes:
+        digest: of the table as it was read; two runs with the same one have the same registrations.
+
     Raises:
         FileNotFoundError: there was no run, or it did not come to its end.
     """
@@ -47,7 +50,7 @@ class Registrations:
         content = table.read_bytes()
         rows = csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""))
         self.rows = {Pair(row["fixed"], row["moving"]): row for row in rows}
-        self._digest = hashlib.sha256(content).hexdigest()[:16]
+        self.digest = hashlib.sha256(content).hexdigest()[:16]
         limit = json.loads(limits.read_text(encoding="utf-8"))["inverse_mm"]
         self._limit = float("inf") if limit is None else limit
         self._direct: dict[str, dict[str, Pair]] = {name: {} for pair in self.rows for name in pair}
@@ -128,11 +131,6 @@ class Registrations:
     def transforms(self, fixed: str, moving: str) -> list[str]:
         """Names of the stored transforms of the way between two cases; they change with whatever it depends on."""
         return [Path(self.rows[pair]["transform"]).name for pair in self._route(fixed, moving)]
-
-    @property
-    def digest(self) -> str:
-        """Of the table: two runs with the same one have the same registrations."""
-        return self._digest
 
     def partners(self, cases: Sequence[str], count: int = 5, seed: int = 0) -> dict[str, list[str]]:
         """For each case up to ``count`` of the others, all with a usable map to them.
