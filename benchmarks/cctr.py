@@ -1,16 +1,17 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What each part of CCT-R is worth with few labels: every method, number of labelled patients and seed.
+"""The ladder: what each ingredient of the default recipe is worth with few labels, beside CCT-R as published.
 
 Every run is a command of the bundle with overrides, written to the log. The rows are done one by one and kept: a
-second call goes on where the first stopped. Registrations are shared by all rows.
+second call goes on where the first stopped, also within a training. Registrations are shared by all rows.
 
     python benchmarks/cctr.py --dataset_dir <official ACDC training folder>
     python benchmarks/cctr.py --bundle cctr_synapse --dataset_dir <Synapse/BTCV training folder> \\
-        --split_dir splits/synapse_held_out --spacing 4 --labeled_cases 2 --seeds 0 --output_dir runs/cctr_synapse
+        --split_dir splits/synapse_held_out --labeled_cases 2 --seeds 0 --output_dir runs/cctr_synapse
+    python benchmarks/cctr.py --dataset_dir <ACDC> --methods CTS CCT-R --paper --output_dir runs/paper   # on a GPU
 
-Scores are those of the last epoch's CNN on the validation patients in native space; "atlas-only" is registration's. The
-settings are the same for all methods.
+Scores are those of the last epoch's network on the validation patients in native space; "atlas-only" is registration's.
+Rows of one table have the same length, resolution and inference.
 """
 
 from __future__ import annotations
@@ -22,18 +23,29 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from few_labels import bundle, cells, check_same_settings, resolution, scores, slug
+from few_labels import bundle, cells, check_same_settings, scores, slug
 
-ATLAS, FROM_CORAL = "atlas-only", "CCT-R from CORAL"
+ATLAS, FROM_CORAL, RECIPE = "atlas-only", "CCT-R from CORAL", "registered mean teacher"
+NO_REGISTRATION = {"use_registration": False}
+# name of each row to its overlays and settings
 METHODS = {
-    "supervised": "supervised",
-    ATLAS: None,
-    "CTS": "cross_teaching",
-    "contrast without registration": "contrast",
-    "RSL only": "no_reps",
-    "REPS only": "no_rsl",
-    "CCT-R": "",
-    FROM_CORAL: "",
+    "supervised": (["supervised"], {}),
+    ATLAS: ([], {}),
+    "propagated labels": ([], {"consistency_weight": 0.0, "registration_fade_out": 0}),
+    "propagated labels, no intensity": (
+        [],
+        {"consistency_weight": 0.0, "registration_fade_out": 0, "intensity_strength": 0.0},
+    ),
+    "mean teacher": ([], NO_REGISTRATION),
+    f"{RECIPE}, no CutMix": ([], {"cut_mix": 0.0}),
+    f"{RECIPE}, no fading": ([], {"registration_fade_out": 0}),
+    RECIPE: ([], {}),
+    "CTS": (["cctr", "cross_teaching"], {}),
+    "contrast without registration": (["cctr", "contrast"], {}),
+    "RSL only": (["cctr", "no_reps"], {}),
+    "REPS only": (["cctr", "no_rsl"], {}),
+    "CCT-R": (["cctr"], {}),
+    FROM_CORAL: (["cctr"], {}),
 }
 SETTINGS = (
     "bundle",
@@ -41,10 +53,9 @@ SETTINGS = (
     "split_dir",
     "iterations",
     "iterations_per_epoch",
-    "batch_size",
+    "paper",
     "spacing",
     "slice_size",
-    "norm",
 )
 
 
@@ -60,17 +71,20 @@ def main() -> None:
         "--methods", nargs="+", choices=list(METHODS), help="default: all, that from CORAL with its encoder"
     )
     parser.add_argument("--encoder_checkpoint", help="CORAL's, for the row that starts from it")
-    parser.add_argument("--iterations", type=int, default=1000)
+    parser.add_argument("--iterations", type=int, default=3000)
     parser.add_argument("--iterations_per_epoch", type=int, default=250)
-    parser.add_argument("--batch_size", type=int, default=8, help="half of them labelled; supervised: that half")
-    parser.add_argument("--norm", help='of the CNN, such as "batch"; default: the bundle\'s')
-    parser.add_argument("--spacing", type=float, default=2.5, help="pixel size in mm")
-    parser.add_argument("--slice_size", type=int, default=96, help="pixels a side")
+    parser.add_argument(
+        "--paper", action="store_true", help="the length and resolution of the paper; CCT-R's rows only"
+    )
+    parser.add_argument("--spacing", type=float, help="pixel size in mm; default: the bundle's")
+    parser.add_argument("--slice_size", type=int, help="pixels a side; default: the bundle's")
     arguments = parser.parse_args()
     if arguments.methods is None:
         arguments.methods = [name for name in METHODS if name != FROM_CORAL or arguments.encoder_checkpoint]
     if FROM_CORAL in arguments.methods and not arguments.encoder_checkpoint:
         raise SystemExit(f"{FROM_CORAL}: give --encoder_checkpoint, or leave the method out of --methods.")
+    if arguments.paper and (others := [m for m in arguments.methods if "cctr" not in METHODS[m][0] and m != ATLAS]):
+        raise SystemExit(f"--paper: {', '.join(others)} have no such settings; name CCT-R's rows with --methods.")
     if arguments.iterations % arguments.iterations_per_epoch:
         raise SystemExit(
             f"--iterations: {arguments.iterations} are no whole epochs of {arguments.iterations_per_epoch}."
@@ -89,29 +103,31 @@ def row(method: str, cases: int, seed: int, arguments: argparse.Namespace, outpu
     folder = place(output, method, cases, seed)
     if (folder / "summary.csv").is_file():
         return
-    data = {"labeled_cases": cases, "registration_dir": output / f"registration_{cases}", "figure_count": 0}
+    data = {"labeled_cases": cases, "registration_dir": output / f"registration_{cases}"}
     # the same pairs for all numbers of labelled cases are registered once
-    data["runner#folder"] = output / "transforms"
+    registration = {"figure_count": 0, "runner#folder": str(output / "transforms")}
     if method == ATLAS:
-        run("atlas_segmentation", ["registration.json"], arguments, folder, **data, **{"atlas#section": "validation"})
+        more = {**registration, "atlas#section": "validation"}
+        run("atlas_segmentation", ["registration.json"], arguments, folder, **data, **more)
         return
-    files = ["train.json"] + ([f"variants/{METHODS[method]}.json"] if METHODS[method] else [])
-    training = {
-        "max_epochs": arguments.iterations // arguments.iterations_per_epoch,
-        "iterations_per_epoch": arguments.iterations_per_epoch,
-        "batch_size": arguments.batch_size,
-        "labelled_per_batch": arguments.batch_size // 2,
-        "ramp_up": arguments.iterations // 3,
-        "labelled_contrast": arguments.iterations // 10,
-        "validate#dataset#data": "[]",
-        "seed": seed,
-        "resume": True,
-    }
+    overlays, settings = METHODS[method]
+    training = {**data, **settings, "validate#dataset#data": "[]", "seed": seed, "resume": True}
+    if settings != NO_REGISTRATION:
+        training["registration"] = registration
     if method == FROM_CORAL:
         training["encoder_checkpoint"] = arguments.encoder_checkpoint
-    network = resolution(arguments) | ({"norm": arguments.norm} if arguments.norm else {})
-    run("training", files, arguments, folder, **data, **training, **network)
-    run("evaluating", ["train.json", "evaluate.json"], arguments, folder, section="validation", **network)
+    network = {"spacing": arguments.spacing, "slice_size": arguments.slice_size and [arguments.slice_size] * 2}
+    network = {name: value for name, value in network.items() if value}
+    evaluation = ["train.json"]
+    if arguments.paper:
+        overlays = [overlays[0], "paper_train", *overlays[1:]]
+        evaluation = ["train.json", "variants/paper_inference.json"]
+    else:
+        epochs = arguments.iterations // arguments.iterations_per_epoch
+        training |= {"max_epochs": epochs, "iterations_per_epoch": arguments.iterations_per_epoch}
+    files = ["train.json", *(f"variants/{name}.json" for name in overlays)]
+    run("training", files, arguments, folder, **training, **network)
+    run("evaluating", [*evaluation, "evaluate.json"], arguments, folder, section="validation", **network)
 
 
 def run(run_id: str, files: list[str], arguments: argparse.Namespace, folder: Path, **settings) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The methods on the embedded phantoms in a few minutes: ``make demo`` (CORAL) and ``make demo-cctr``."""
+"""The methods on the embedded phantoms in a few minutes: ``make demo`` and ``make demo-cctr``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ TRAINING = {"max_epochs": 50, "val_interval": 25, "labeled_cases": 2}
 
 
 CCTR = {
-    "max_epochs": 4,
-    "val_interval": 4,
+    "max_epochs": 5,
+    "iterations_per_epoch": 100,
+    "val_interval": 5,
     "spacing": 3.5,
     "slice_size": [96, 96],
-    "learning_rate": 0.002,
-    "partner_learning_rate": 0.001,
-    "registration_weight": 1.0,
 }
 ORGANS = ("spleen", "right kidney", "liver", "stomach", "aorta", "mean")
 
@@ -59,17 +57,16 @@ def cctr(folder: Path = Path("runs/demo_cctr")) -> None:
     """
     began = time.monotonic()
     registered = {"registration_dir": str(folder / "registration")}
-    atlases, supervised, taught = (folder / name for name in ("atlases", "supervised", "cctr"))
+    atlases, supervised, taught = (folder / name for name in ("atlases", "supervised", "registered_mean_teacher"))
     _run("cctr_synapse", "registration", ["registration.json"], atlases, **registered)
     _run("cctr_synapse", "atlas_segmentation", ["registration.json"], atlases, **registered)
     images = {name: CCTR[name] for name in ("spacing", "slice_size")}
     for arm, files in ((supervised, ["train.json", "variants/supervised.json"]), (taught, ["train.json"])):
-        settings = {name: value for name, value in CCTR.items() if arm == taught or name != "registration_weight"}
-        _run("cctr_synapse", "training", files, arm, resume=True, **settings, **registered)
+        _run("cctr_synapse", "training", files, arm, resume=True, **CCTR, **registered)
         _run("cctr_synapse", "evaluating", ["train.json", "evaluate.json"], arm, **images)
-    _run("cctr_synapse", "inference", ["inference.json", "variants/both_networks.json"], taught, **images)
+    _run("cctr_synapse", "inference", ["inference.json", "variants/uncertainty.json"], taught, **images)
 
-    scores = {"atlases": _dice(atlases), "supervised": _dice(supervised), "CCT-R": _dice(taught)}
+    scores = {"atlases": _dice(atlases), "supervised": _dice(supervised), "ours": _dice(taught)}
     _table(scores, ORGANS, 2)
     print(f"Registrations:     {folder / 'registration' / 'pairs.png'}")
     _where(taught, folder, began)

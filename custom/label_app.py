@@ -134,23 +134,23 @@ class Coverage(Selection):
         return super()._made_of(datastore) | dict.fromkeys(datastore.get_labeled_images(), 1)
 
 
-class Disagreement(Selection):
-    """The studies that CCT-R's two networks disagree about most first; takes a training."""
+class Uncertainty(Selection):
+    """The studies of whose segmentation the network is least certain first; needs a training."""
 
-    name = "disagreement"
-    description = "The study that CCT-R's two networks disagree about most; needs a training"
+    name = "uncertainty"
+    description = "The study of whose segmentation the network is least certain; needs a training"
     configs = (
         "configs/inference.json",
-        "configs/variants/both_networks.json",
+        "configs/variants/uncertainty.json",
         "configs/selection.json",
         "configs/studies.json",
     )
-    weights = ("model.pt", "partner.pt")
+    weights = ("model.pt", "model.json")
 
     def obstacle(self, datastore: Datastore) -> str:
-        # an untrained bundle has a model.pt without weights, and no partner
+        # an untrained bundle has a model.pt without weights, and nothing beside it
         if not all((self.bundle / "models" / name).is_file() for name in self.weights):
-            return f"there are no two trained networks to compare; train {self.bundle.name} first."
+            return f"there is no trained network; train {self.bundle.name} first."
         return super().obstacle(datastore)
 
 
@@ -199,7 +199,7 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
         """Name to scoring; none with DICOMweb, where each study would have to be fetched, or where none is wanted."""
         if "://" in self.studies or not settings.MONAI_LABEL_TASKS_SCORING:
             return {}
-        fitting = [(name, path, kind) for name, path in self.models.items() for kind in (Coverage, Disagreement)]
+        fitting = [(name, path, kind) for name, path in self.models.items() for kind in (Coverage, Uncertainty)]
         return {f"{name}_{kind.name}": kind(path, self.studies) for name, path, kind in fitting if kind.fits(path)}
 
     def init_strategies(self) -> dict[str, Strategy]:

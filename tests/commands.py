@@ -79,6 +79,11 @@ def curve(folder: Path, name: str = "loss") -> list[float]:
     return [point.value for point in EventAccumulator(str(folder)).Reload().Scalars(name)]
 
 
+def curve_names(folder: Path) -> set[str]:
+    """Names of the curves that a run wrote for TensorBoard."""
+    return set(EventAccumulator(str(folder)).Reload().Tags()["scalars"])
+
+
 def killed_after(file: Path, changes: int, arguments: list[str]) -> None:
     """Start a run and kill it once a file has been replaced a number of times."""
     with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

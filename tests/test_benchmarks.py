@@ -5,12 +5,10 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import subprocess
 import sys
-import tarfile
 
 import pytest
 from commands import ROOT, start
@@ -95,24 +93,16 @@ def test_the_iteration_of_cctr_is_measured_with_and_without_its_parts():
 
 
 @pytest.mark.slow
-def test_the_full_protocol_runs_in_pieces_from_one_packed_file(phantom, tmp_path):
-    output = ["--output_dir", str(tmp_path / "made")]
-    options = ["--max_epochs", "1", "--iterations_per_epoch", "2", "--batch_size", "2", "--labelled_per_batch", "1"]
-    options += ["--slice_size", "[64,64]", "--spacing", "4", "--labelled_contrast", "0", "--anchors", "20"]
-    options += ["--limits#folded", "0.02"]  # of registration, too
-    data = ["--dataset_dir", str(phantom), "--split_dir", str(phantom / "splits"), "--labeled_cases", "2"]
-    assert table_rows("full_protocol.py", *output, *data, *options) == []
-    packed = tmp_path / "made" / "packed.tar.xz"
-    with tarfile.open(packed) as archive:
-        names = archive.getnames()
-        assert json.load(archive.extractfile("./registration/limits.json"))["folded"] == 0.02
-    assert not any(name.endswith(".transform") for name in names)
-    assert sum(name.endswith("_gt.nii.gz") for name in names) == 2 * (2 + 1)  # labelled and validation patients alone
-    rows = ["--packed", str(packed), "--output_dir", str(tmp_path / "there"), "--methods", "CCT-R", "supervised"]
-    assert len(table_rows("full_protocol.py", *rows, "--minutes", "0.01")) == 1  # stopped: a header only
-    found = table_rows("full_protocol.py", *rows, "--pieces", "2")
-    assert found[1][:3] == ["CCT-R", "2", "1"] and 0 <= number(found[1][3]) <= 1
-    assert found[2][:3] == ["supervised", "2", "1"]
+def test_the_ladder_has_a_row_for_each_method(phantom, tmp_path):
+    options = ["--dataset_dir", str(phantom), "--labeled_cases", "2", "--seeds", "0", "--output_dir", str(tmp_path)]
+    options += ["--iterations", "4", "--iterations_per_epoch", "2", "--spacing", "4", "--slice_size", "64"]
+    methods = ["registered mean teacher", "atlas-only", "CCT-R"]
+    rows = table_rows("cctr.py", *options, "--methods", *methods)
+    assert [row[:3] for row in rows[1:]] == [[method, "2", "1"] for method in methods]
+    assert all(0 <= number(row[6]) <= 1 for row in rows[1:])
+    assert table_rows("cctr.py", *options, "--methods", *methods) == rows  # nothing is done twice
+    recipe = tmp_path / "registered_mean_teacher" / "labeled_2" / "seed_0"
+    assert (recipe / "training.log").read_text().count("monai.bundle run training") == 1
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 import torch
-from commands import BUNDLES, TORCHRUN, command, curve, killed_after, run, start
+from commands import BUNDLES, TORCHRUN, command, curve, curve_names, killed_after, run, start
 
 from custom.data.phantom import write_abdominal
 
@@ -25,15 +25,15 @@ REGISTRATION = {
     "retries": [],
     "figure_count": 0,
 }
+CCTR = ["train.json", "variants/cctr.json"]
 SMALL = {
     **IMAGES,
-    **REGISTRATION,
+    "registration": REGISTRATION,
     "labeled_cases": 1,
     "max_epochs": 2,
     "iterations_per_epoch": 3,
     "batch_size": 4,
     "labelled_per_batch": 2,
-    "labelled_contrast": 2,
     "val_interval": 1,
     "mixed_precision": False,
 }
@@ -52,6 +52,7 @@ def registrations(tmp_path_factory) -> Path:
 
 
 def train(folder: Path, abdomen: Path, registrations: Path, *overlays: str, **settings) -> str:
+    """Train with the defaults; overlays are variants."""
     files = ["train.json", *(f"variants/{name}.json" for name in overlays)]
     return run("training", files, configs=CONFIGS, **options(folder, abdomen, registrations), **{**SMALL, **settings})
 
@@ -67,13 +68,29 @@ def trained(abdomen, registrations, tmp_path_factory) -> tuple[Path, str]:
     return folder, train(folder, abdomen, registrations)
 
 
-def test_training_registers_and_leaves_both_networks(trained, registrations, abdomen):
+@pytest.fixture(scope="module")
+def trained_cctr(abdomen, registrations, tmp_path_factory) -> tuple[Path, str]:
+    """As published: two students."""
+    folder = tmp_path_factory.mktemp("trained_cctr")
+    return folder, train(folder, abdomen, registrations, "cctr", labelled_contrast=1 / 3)
+
+
+def test_training_registers_and_leaves_the_averaged_network(trained, registrations, abdomen):
     folder, printed = trained
     labelled, *unlabelled = (abdomen / "splits" / "train.txt").read_text().split()
     assert f"Labelled: {labelled} - {len(unlabelled)} volumes are unlabelled, 1 are for validation." in printed
     assert f"{len(unlabelled)} pairs: {len(unlabelled)} usable" in printed
     labels = list((registrations / "labels").iterdir())
     assert {f.name.split(".")[0] for f in labels} == set(unlabelled)
+    cnn = torch.load(folder / "models" / "model.pt", weights_only=True)
+    last = torch.load(folder / "models" / "training_resume.pt", weights_only=True)
+    assert cnn.keys() == last["teacher"].keys() == last["network"].keys()
+    assert any(not torch.equal(last["teacher"][name], last["network"][name]) for name in cnn)
+    assert not (folder / "models" / "partner.pt").exists()
+
+
+def test_cctr_as_published_leaves_both_networks(trained_cctr):
+    folder, printed = trained_cctr
     assert "Registered points: " in printed and printed.count("Memory bank: ") == 2
     cnn, partner = (torch.load(folder / "models" / f"{n}.pt", weights_only=True) for n in ("model", "partner"))
     assert "upcat_1.convs.conv_0.conv.weight" in cnn and not any(name.startswith("projectors") for name in cnn)
@@ -125,22 +142,24 @@ def test_the_cnn_is_scored_and_used_alone(trained, abdomen, tmp_path):
     assert prediction.shape == image.shape and (prediction.affine == image.affine).all()
 
 
-def test_both_networks_segment_with_a_map_of_their_disagreement(trained, abdomen, tmp_path):
-    folder, _ = trained
+@pytest.mark.parametrize(("variant", "made_by"), [("uncertainty", "trained"), ("both_networks", "trained_cctr")])
+def test_segmentations_with_a_map_of_their_uncertainty(variant, made_by, abdomen, tmp_path, request):
+    folder, _ = request.getfixturevalue(made_by)
     settings = {**IMAGES, "dataset_dir": abdomen, "ckpt_dir": folder / "models", "output_dir": tmp_path}
-    run("inference", ["inference.json", "variants/both_networks.json"], configs=CONFIGS, **settings)
+    run("inference", ["inference.json", f"variants/{variant}.json"], configs=CONFIGS, **settings)
     (test,) = (abdomen / "splits" / "test.txt").read_text().split()
     image = nib.load(abdomen / "img" / f"img{test}.nii.gz")
-    found = [nib.load(tmp_path / "predictions" / f"img{test}_{kind}.nii.gz") for kind in ("seg", "disagreement")]
+    found = [nib.load(tmp_path / "predictions" / f"img{test}_{kind}.nii.gz") for kind in ("seg", "uncertainty")]
     assert all(file.shape == image.shape and (file.affine == image.affine).all() for file in found)
-    disagreement = found[1].get_fdata()
-    assert disagreement.min() >= 0 and 0 < disagreement.max() <= 1
+    uncertainty = found[1].get_fdata()
+    assert uncertainty.min() >= 0 and 0 < uncertainty.max() <= 1
 
 
-def test_selection_ranks_the_unlabelled_by_disagreement(trained, abdomen, tmp_path):
-    folder, _ = trained
+@pytest.mark.parametrize(("variant", "made_by"), [("uncertainty", "trained"), ("both_networks", "trained_cctr")])
+def test_selection_ranks_the_unlabelled_by_uncertainty(variant, made_by, abdomen, tmp_path, request):
+    folder, _ = request.getfixturevalue(made_by)
     settings = {"dataset_dir": abdomen, "output_dir": tmp_path, "ckpt_dir": folder / "models", "labeled_cases": 1}
-    files = ["inference.json", "variants/both_networks.json", "selection.json"]
+    files = ["inference.json", f"variants/{variant}.json", "selection.json"]
     printed = run("selection", files, configs=CONFIGS, count=1, **settings, **IMAGES)
     train = (abdomen / "splits" / "train.txt").read_text().split()
     with (tmp_path / "selection.csv").open(newline="", encoding="utf-8") as file:
@@ -149,7 +168,7 @@ def test_selection_ranks_the_unlabelled_by_disagreement(trained, abdomen, tmp_pa
     assert f"Annotate next: {ranking[0]['patient']} " in printed
 
 
-def test_studies_of_monai_label_are_ranked_by_disagreement(trained, abdomen, tmp_path, monkeypatch):
+def test_studies_of_monai_label_are_ranked_by_uncertainty(trained, abdomen, tmp_path, monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)  # as the server does
     annotated, *others = sorted((abdomen / "img").iterdir())[:3]
     for image in (annotated, *others):
@@ -158,27 +177,35 @@ def test_studies_of_monai_label_are_ranked_by_disagreement(trained, abdomen, tmp
     (tmp_path / "labels" / "final" / annotated.name).touch()
     (tmp_path / "empty.nii.gz").touch()
     folders = {"studies": tmp_path, "output_dir": tmp_path / "eval", "ckpt_dir": trained[0] / "models"}
-    files = ["inference.json", "variants/both_networks.json", "selection.json", "studies.json"]
+    files = ["inference.json", "variants/uncertainty.json", "selection.json", "studies.json"]
     printed = run("selection", files, configs=CONFIGS, **folders, **IMAGES)
     with (tmp_path / "eval" / "selection.csv").open(newline="", encoding="utf-8") as file:
         assert {row["patient"] for row in csv.DictReader(file)} == {o.name.removesuffix(".nii.gz") for o in others}
     assert "phantom" not in printed and not (tmp_path / "eval" / "predictions").exists()
 
 
-def test_agreement_chooses_between_all_atlases(abdomen, registrations, tmp_path):
-    settings = {"labeled_cases": 2, "max_epochs": 1, "registered_labels": "agreement"}
+@pytest.mark.parametrize(("overlays", "choice"), [([], "votes"), (["cctr"], "agreement")])
+def test_all_atlases_take_part(overlays, choice, abdomen, registrations, tmp_path):
+    settings = {"labeled_cases": 2, "max_epochs": 1, "registered_labels": choice}
     before = set((registrations / "labels").iterdir())
-    train(tmp_path, abdomen, registrations, **settings)
+    for file in before:
+        file.unlink()
+    train(tmp_path, abdomen, registrations, *overlays, **settings)
     (unlabelled,) = (abdomen / "splits" / "train.txt").read_text().split()[2:]
-    new = set((registrations / "labels").iterdir()) - before
+    new = set((registrations / "labels").iterdir())
     assert len(new) == 2 and {f.name.split(".")[0] for f in new} == {unlabelled}
 
 
 @pytest.mark.parametrize(
-    "settings", [{"use_registration": "false"}, {"registration_weight": 0, "registered_positives": "false"}]
+    ("overlays", "settings"),
+    [
+        ([], {"use_registration": "false"}),
+        ([], {"registration_weight": 0}),
+        (["cctr"], {"registration_weight": 0, "registered_positives": "false"}),
+    ],
 )
-def test_training_goes_on_without_registration_when_told_so(settings, abdomen, tmp_path):
-    printed = train(tmp_path, abdomen, tmp_path / "none", max_epochs=1, **settings)
+def test_training_goes_on_without_registration_when_told_so(overlays, settings, abdomen, tmp_path):
+    printed = train(tmp_path, abdomen, tmp_path / "none", *overlays, max_epochs=1, **settings)
     assert "No registration: training goes on without registered labels and positives." in printed
     assert not (tmp_path / "none").exists() and "Memory bank" not in printed
 
@@ -186,7 +213,6 @@ def test_training_goes_on_without_registration_when_told_so(settings, abdomen, t
 @pytest.mark.parametrize(
     ("variant", "terms"),
     [
-        ("supervised", {"supervised"}),
         ("cross_teaching", {"supervised", "cross_teaching"}),
         ("contrast", {"supervised", "cross_teaching", "contrast"}),
         ("no_reps", {"supervised", "cross_teaching", "contrast", "registration"}),
@@ -204,9 +230,17 @@ def test_variants_train_on_their_terms(variant, terms, abdomen, registrations, t
         return output
 
     monkeypatch.setattr(CrossTeachingTrainer, "_iteration", iteration)
-    printed = train(tmp_path, abdomen, registrations, variant, max_epochs=1, val_interval=5)
+    settings = {"max_epochs": 1, "val_interval": 5, "labelled_contrast": 1 / 3}
+    printed = train(tmp_path, abdomen, registrations, "cctr", variant, **settings)
     assert seen == {"loss", *terms}
     assert ("Memory bank" in printed) == (variant == "no_rsl")
+
+
+def test_the_labeled_cases_alone(abdomen, tmp_path):
+    printed = train(tmp_path, abdomen, tmp_path / "none", "supervised", max_epochs=1, iterations_per_epoch=10)
+    assert "No registration: training goes on without" in printed
+    curves = curve_names(tmp_path / "eval" / "tensorboard_training")
+    assert "supervised" in curves and not curves & {"propagation", "consistency"}
 
 
 def test_some_organs_may_be_chosen(abdomen, registrations, tmp_path):
@@ -219,7 +253,7 @@ def test_some_organs_may_be_chosen(abdomen, registrations, tmp_path):
 
 
 def test_how_often_positives_are_right_is_reported(abdomen, registrations, tmp_path):
-    train(tmp_path, abdomen, registrations, "report_positives", confidence=0.0)
+    train(tmp_path, abdomen, registrations, "cctr", "report_positives", confidence=0.0)
     with (tmp_path / "eval" / "positives.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["class"] == "mean"]
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -229,46 +263,66 @@ def test_how_often_positives_are_right_is_reported(abdomen, registrations, tmp_p
         assert curve(tmp_path / "eval" / "tensorboard_training", f"positives_{name}") == pytest.approx(shares)
 
 
-def test_a_killed_run_ends_as_an_uninterrupted_one(abdomen, registrations, tmp_path):
+@pytest.mark.parametrize(("overlays", "networks"), [([], ["model"]), (["cctr"], ["model", "partner"])], ids=str)
+def test_a_killed_run_ends_as_an_uninterrupted_one(overlays, networks, abdomen, registrations, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     settings = {"max_epochs": 4, "val_interval": 3}
-    train(whole, abdomen, registrations, **settings)
+    train(whole, abdomen, registrations, *overlays, **settings)
+    files = ["train.json", *(f"variants/{name}.json" for name in overlays)]
     everything = {**SMALL, **settings, "resume": "true", **options(broken, abdomen, registrations)}
-    killed_after(
-        broken / "models" / "training_resume.pt", 2, command("training", ["train.json"], configs=CONFIGS, **everything)
-    )
-    printed = train(broken, abdomen, registrations, resume="true", **settings)
+    killed_after(broken / "models" / "training_resume.pt", 2, command("training", files, configs=CONFIGS, **everything))
+    printed = train(broken, abdomen, registrations, *overlays, resume="true", **settings)
     assert "resume: going on after epoch" in printed
-    for name in ("model", "partner"):
+    for name in networks:
         expected, found = (torch.load(f / "models" / f"{name}.pt", weights_only=True) for f in (whole, broken))
         for key, tensor in expected.items():
             torch.testing.assert_close(found[key], tensor, atol=1e-6, rtol=1e-5)
     with pytest.raises(Exception) as caught:
-        train(broken, abdomen, registrations, resume="true", labeled_cases=2, **settings)
+        train(broken, abdomen, registrations, *overlays, resume="true", labeled_cases=2, **settings)
     assert "is of a run with labeled_cases ['" in told(caught.value)
 
 
-def test_torchrun_trains_with_the_loss_of_one_process(phantom, tmp_path):
-    """Of hearts, which have two validation cases. That the gradients agree is tested in tests/engines, in float64."""
-    settings = {
-        **SMALL,
-        "spacing": 4.0,
-        "iterations_per_epoch": 10,
-        "learning_rate": 1e-7,
-        "partner_learning_rate": 1e-7,
-        "contrast_weight": 0.1,
-        "confidence": 0.0,
-    }
-    one, two = ({**settings, **options(tmp_path / name, phantom, tmp_path / "pairs")} for name in ("one", "two"))
-    configs, files = BUNDLES / "cctr_acdc" / "configs", ["train.json", "multi_gpu_train.json"]
-    done = start("training", files, configs=configs, launcher=TORCHRUN, **two)
+TWO = {  # processes, of hearts, which have two validation cases; gradients are compared in tests/engines, in float64
+    **{key: value for key, value in SMALL.items() if key != "registration"},
+    "spacing": 4.0,
+    "iterations_per_epoch": 10,
+    "learning_rate": 1e-7,
+    "registration": REGISTRATION,
+    "confidence": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "over_torchrun", "settings", "terms"),
+    [
+        (
+            ["train.json"],
+            ["multi_gpu_train.json"],
+            {"registration_fade_out": 0},
+            ("propagation", "consistency"),
+        ),
+        (
+            CCTR,
+            ["multi_gpu_train.json", "variants/cctr_multi_gpu.json"],
+            {"partner_learning_rate": 1e-7, "contrast_weight": 0.1},
+            ("cross_teaching", "contrast", "registration"),
+        ),
+    ],
+    ids=["mean teacher", "CCT-R"],
+)
+def test_torchrun_trains_with_the_loss_of_one_process(files, over_torchrun, settings, terms, phantom, tmp_path):
+    folders = {name: options(tmp_path / name, phantom, tmp_path / "pairs") for name in ("one", "two")}
+    one, two = ({**TWO, **settings, **folders[name]} for name in ("one", "two"))
+    configs = BUNDLES / "cctr_acdc" / "configs"
+    done = start("training", [*files, *over_torchrun], configs=configs, launcher=TORCHRUN, **two)
     assert done.returncode == 0, done.stdout[-4000:]
     # the first process registers, and tells what all do
-    for line, count in (("pairs: ", 1), ("Registered points:   0%", 1), ("Memory bank: ", 2), ("val_mean_dice: ", 2)):
+    networks = 2 if files == CCTR else 1
+    for line, count in (("pairs: ", 1), ("model.pt", 1), ("val_mean_dice: ", 2), ("Memory bank: ", 2 * networks - 2)):
         assert done.stdout.count(line) == count, line
     assert "0 unusable, 0 failed" in done.stdout
-    run("training", files[:1], configs=configs, **one)
-    for term in ("loss", "supervised", "cross_teaching", "contrast", "registration", "val_mean_dice"):
+    run("training", files, configs=configs, **one)
+    for term in ("loss", "supervised", *terms, "val_mean_dice"):
         alone, shared = (curve(tmp_path / name / "eval" / "tensorboard_training", term) for name in ("one", "two"))
         assert len(alone) == 2 and shared == pytest.approx(alone, rel=1e-5), term
     assert {file.name for file in (tmp_path / "two" / "models").iterdir()} == {
@@ -279,16 +333,22 @@ def test_torchrun_trains_with_the_loss_of_one_process(phantom, tmp_path):
 def test_faults_are_named_before_training(abdomen, registrations, tmp_path):
     with pytest.raises(Exception) as caught:  # MONAI wraps what a component raises
         train(tmp_path, abdomen, registrations, registered_labels="magic")
-    assert "registered_labels: 'magic' is none of agreement, best, majority, weighted" in told(caught.value)
+    assert "registered_labels: 'magic' is none of votes, agreement, best, majority, weighted" in told(caught.value)
     with pytest.raises(Exception) as caught:
         train(tmp_path, abdomen, registrations, labeled_cases=3, use_registration="false")
     assert "but there are no unlabelled volumes; list some under 'unlabeled'" in told(caught.value)
     with pytest.raises(Exception) as caught:
-        train(tmp_path, abdomen, tmp_path / "none", slice_size=[64, 80])
+        train(tmp_path, abdomen, tmp_path / "none", slice_size=[64, 72])
+    assert "slice_size: [64, 72]; the networks take multiples of 16 from 32 on, such as [64, 64]" in told(caught.value)
+    with pytest.raises(Exception) as caught:
+        train(tmp_path, abdomen, tmp_path / "none", "cctr", slice_size=[64, 80])
     assert "slice_size: [64, 80]; the networks take multiples of 32 from 64 on, such as [64, 64]" in told(caught.value)
+    with pytest.raises(Exception) as caught:
+        train(tmp_path, abdomen, tmp_path / "none", registration={"smoothness": 3})
+    assert "has no key smoothness; give keys of that file" in told(caught.value)
     assert not (tmp_path / "none").exists()
     with pytest.raises(Exception) as caught:
-        train(tmp_path, abdomen, tmp_path / "r", **{"limits#gain": 1.9})
+        train(tmp_path, abdomen, tmp_path / "r", registration={**REGISTRATION, "limits#gain": 1.9})
     assert "no labelled case was registered onto any of the 2 unlabelled ones and is usable" in told(caught.value)
 
 

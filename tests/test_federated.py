@@ -15,7 +15,7 @@ FILES = ["configs/train.json", "configs/federated.json"]
 ROUNDS = 2
 SETTINGS = {
     "coral_acdc": {**SMALL, "batch_size": 8},
-    "cctr_acdc": {**SMALL_CCTR, "iterations_per_epoch": 3, "labelled_contrast": 0},
+    "cctr_acdc": {**SMALL_CCTR, "iterations_per_epoch": 3},
 }
 
 

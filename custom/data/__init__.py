@@ -16,6 +16,7 @@ from custom.data.datalist import (
 )
 from custom.data.dicom import output_name
 from custom.data.geometry import OrientSlices, OrientSlicesd, SpaceSlicesd, slice_axis, slice_positions
+from custom.data.intensity import IntensityAugment, random_boxes
 from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.slices import CentreSlicesd, SelectLabelsd, SliceDataset, SliceGeometry, StackSlicesd
 from custom.data.studies import studies_to_annotate, study_sections
@@ -23,6 +24,7 @@ from custom.data.studies import studies_to_annotate, study_sections
 __all__ = [
     "CentreSlicesd",
     "DataError",
+    "IntensityAugment",
     "OrientSlices",
     "OrientSlicesd",
     "SelectLabelsd",
@@ -45,6 +47,7 @@ __all__ = [
     "iteration_generator",
     "load_sections",
     "output_name",
+    "random_boxes",
     "slice_axis",
     "slice_positions",
     "split_folder",

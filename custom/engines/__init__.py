@@ -5,6 +5,7 @@
 from custom.engines.atlas import AtlasEvaluator
 from custom.engines.contrastive import ContrastiveTrainer
 from custom.engines.cross_teaching import CrossTeachingTrainer, check_terms
+from custom.engines.mean_teacher import MeanTeacherTrainer
 from custom.engines.processes import (
     average_gradients,
     hold_others,
@@ -16,20 +17,23 @@ from custom.engines.processes import (
     start_processes,
     stop_processes,
 )
-from custom.engines.schedule import PolynomialDecay, Schedule
+from custom.engines.schedule import PolynomialDecay, Schedule, suggested_epochs
 from custom.engines.segmentation import SegmentationTrainer
 from custom.engines.selection import PatientSelector
 from custom.engines.slices import SliceTrainer, fast_bfloat16
+from custom.engines.two_streams import TwoStreamTrainer
 
 __all__ = [
     "AtlasEvaluator",
     "ContrastiveTrainer",
     "CrossTeachingTrainer",
+    "MeanTeacherTrainer",
     "PatientSelector",
     "PolynomialDecay",
     "Schedule",
     "SegmentationTrainer",
     "SliceTrainer",
+    "TwoStreamTrainer",
     "average_gradients",
     "check_terms",
     "fast_bfloat16",
@@ -41,4 +45,5 @@ __all__ = [
     "release_others",
     "start_processes",
     "stop_processes",
+    "suggested_epochs",
 ]

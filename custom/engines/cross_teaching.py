@@ -16,12 +16,10 @@ from monai.data import DataLoader
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
-from custom.data.slices import UNKNOWN
-from custom.engines.processes import average_gradients, process_count, process_rank
+from custom.engines.processes import average_gradients, process_count
 from custom.engines.schedule import Schedule
-from custom.engines.slices import SliceTrainer
+from custom.engines.two_streams import TwoStreamTrainer
 from custom.errors import SettingError
-from custom.losses.gather import gather_embeddings
 from custom.networks.projected import ProjectedNetwork
 from custom.samplers.registered import RegisteredPositives
 
@@ -60,7 +58,7 @@ def check_terms(
             raise SettingError(f"{name}: {value} is out of its range; give {remedy}.")
 
 
-class CrossTeachingTrainer(SliceTrainer):
+class CrossTeachingTrainer(TwoStreamTrainer):
     """Two students, each other's teachers. ``network`` is the CNN, which is deployed, ``partner`` the transformer.
 
     The loss is the weighted sum, over both students, of
@@ -71,12 +69,8 @@ class CrossTeachingTrainer(SliceTrainer):
       with the features at registered points of other volumes among the positives (REPS);
     - "registration" (RSL): on unlabelled slices, with a registered labelled volume's label.
 
-    A term whose weight is 0 is not computed. Each batch has ``labelled_per_batch`` labelled slices, which come first.
-
-    Several processes share the networks' work on the global batch. Logits and features are then gathered, and each
-    process computes the loss of the whole batch: so it is that of one process whichever the losses are, Dice over the
-    batch and a contrast of all pairs among them. All draw the same random numbers. Batch norms, if a student has
-    any, are to be global ones, see :func:`custom.networks.synchronise`.
+    A term whose weight is 0 is not computed. With several processes batch norms, if a student has any, are to be
+    global ones, see :func:`custom.networks.synchronise`.
 
     Args:
         partner: the second student, which shares the projectors' last layers with the first one.
@@ -84,7 +78,6 @@ class CrossTeachingTrainer(SliceTrainer):
         teaching_loss: of logits (n, C, H, W) and labels (n, 1, H, W), for "cross_teaching".
         registration_loss: the same for "registration".
         contrast_loss: of one tap's features, see :class:`custom.losses.PixelContrastLoss`.
-        labelled_per_batch: of the global batch.
         confidence: probability from which on what a teacher decides about a pixel takes part in the contrast.
         labelled_contrast: so many first iterations contrast labelled pixels only, without registered positives: what
             a bank holds of students that know nothing yet is no positive.
@@ -94,7 +87,7 @@ class CrossTeachingTrainer(SliceTrainer):
             ``select_by_agreement``.
         select_by_agreement: whether slices have several registered labels, of which each volume takes the one that
             agrees most with the CNN, after the first epoch; in that one the first label.
-        **arguments: those of :class:`SliceTrainer`, all by name.
+        **arguments: those of :class:`TwoStreamTrainer`, all by name.
 
     Raises:
         SettingError: a term is unknown or missing, ``confidence`` is no probability, or the students project into
@@ -112,7 +105,6 @@ class CrossTeachingTrainer(SliceTrainer):
         teaching_loss: nn.Module,
         registration_loss: nn.Module,
         contrast_loss: nn.Module,
-        labelled_per_batch: int,
         confidence: float = 0.8,
         labelled_contrast: int = 0,
         positives: Sequence[RegisteredPositives] | None = None,
@@ -129,7 +121,6 @@ class CrossTeachingTrainer(SliceTrainer):
         self.weights = {n: w if isinstance(w, Schedule) else Schedule(float(w)) for n, w in weights.items()}
         self.teaching_loss, self.registration_loss = teaching_loss, registration_loss
         self.contrast_loss = contrast_loss
-        self.labelled_per_batch = labelled_per_batch
         self.confidence, self.labelled_contrast = confidence, labelled_contrast
         self.positives, self.registered_tap, self.unaugmented = positives, registered_tap, unaugmented
         self.select_by_agreement = select_by_agreement
@@ -184,44 +175,11 @@ class CrossTeachingTrainer(SliceTrainer):
         engine.optimizer.step()
         return {CommonKeys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
-    def prepared(self, batchdata: dict) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Augmented images and labels (n, 1, H, W), and where they come from: slices (n,), grids (n, H, W, 2)."""
-        device = self.state.device
-        images, labels, slices = (
-            batchdata[key].to(device, non_blocking=True) for key in (CommonKeys.IMAGE, CommonKeys.LABEL, "slice")
-        )
-        if self.select_by_agreement:
-            labels = labels[torch.arange(len(labels), device=device), self.selected[slices]].unsqueeze(1)
-        grid = self.random_grid(images)
-        nothing_known = (labels == UNKNOWN).all(dim=(1, 2, 3), keepdim=True)
-        images, labels = self.augment.sample(images, grid), self.augment.sample(labels, grid)
-        # beyond a slice is background, as its image is constant there; but one without a label teaches nothing at all
-        labels = labels.masked_fill(nothing_known, UNKNOWN)
-        return images, labels.long(), (slices, grid)
-
-    def random_grid(self, images: Tensor) -> Tensor:
-        """Where the pixels of this process's augmented images come from, for :meth:`SpatialAugment.sample`.
-
-        Each slice has the random numbers of its place in the global batch.
-        """
-        generator, _, world = self._draw()
-        drawn = self.augment.draw(len(images) * world, *images.shape[2:], generator)
-        drawn = {name: self.share(values).to(images.device, non_blocking=True) for name, values in drawn.items()}
-        return self.augment.grid(*images.shape[2:], **drawn)
-
-    def gathered(self, values: Tensor) -> Tensor:
-        """The global batch (N, ...) of each process's (n, ...), with gradients, labelled slices first."""
-        world = process_count()
-        if world == 1:
-            return values
-        known = self.labelled_per_batch // world
-        parts = gather_embeddings(values).unflatten(0, (world, -1))  # (processes, n, ...)
-        return torch.cat([parts[:, :known].flatten(0, 1), parts[:, known:].flatten(0, 1)])
-
-    def share(self, values: Tensor) -> Tensor:
-        """This process's (n, ...) of a global batch (N, ...)."""
-        known = self.labelled_per_batch
-        return torch.cat([part.tensor_split(process_count())[process_rank()] for part in values.tensor_split([known])])
+    def chosen_labels(self, labels: Tensor, slices: Tensor) -> Tensor:
+        """With ``select_by_agreement`` the label map (n, 1, H, W) that was selected for each slice's volume."""
+        if not self.select_by_agreement:
+            return labels
+        return labels[torch.arange(len(labels), device=labels.device), self.selected[slices]].unsqueeze(1)
 
     def contrast(
         self,

@@ -7,9 +7,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+
 from custom.errors import SettingError
 
-__all__ = ["PolynomialDecay", "Schedule"]
+__all__ = ["PolynomialDecay", "Schedule", "suggested_epochs"]
 
 
 @dataclass(frozen=True)
@@ -65,3 +67,8 @@ class PolynomialDecay:
         """The factor in an iteration, which count from 0."""
         up = min((iteration + 1) / self.warm_up, 1.0) if self.warm_up else 1.0
         return up * max(1 - iteration / self.iterations, 0.0) ** self.power
+
+
+def suggested_epochs(device: torch.device | str) -> int:
+    """How many epochs of 250 iterations a machine trains in about half an hour: 12 on a CPU, 60 on a GPU."""
+    return 12 if torch.device(device).type == "cpu" else 60

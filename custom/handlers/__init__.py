@@ -2,20 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Side effects of a run."""
 
+from custom.handlers.averaging import AveragingWarmUp
 from custom.handlers.checkpoint import LoadWeights, ResumeCheckpoint, SaveWeights
 from custom.handlers.collapse import CollapseError, CollapseGuard
 from custom.handlers.embedding import EmbeddingReport
 from custom.handlers.figures import OverviewFigure
 from custom.handlers.positives import PositivesReport
 from custom.handlers.progress import Progress
-from custom.handlers.ranking import DisagreementRanking
+from custom.handlers.ranking import UncertaintyRanking
 from custom.handlers.report import SegmentationReport
 from custom.handlers.validation import LastValidation
 
 __all__ = [
+    "AveragingWarmUp",
     "CollapseError",
     "CollapseGuard",
-    "DisagreementRanking",
+    "UncertaintyRanking",
     "EmbeddingReport",
     "LastValidation",
     "LoadWeights",

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which patients to annotate next: those on whom two trained networks disagree most."""
+"""Which patients to annotate next: those whose segmentation is most uncertain."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from custom.errors import SettingError
 from custom.files import write_csv
 from custom.handlers.report import identity
 
-__all__ = ["DisagreementRanking"]
+__all__ = ["UncertaintyRanking"]
 
 
-class DisagreementRanking:
-    """Rank patients by how much of what is segmented the two networks disagree about; write "selection.csv".
+class UncertaintyRanking:
+    """Rank patients by how uncertain their segmentation is, compared to its size; write "selection.csv".
 
-    The score of a volume is sum(D) / (sum(D) + F), with D the disagreement of its voxels and F how many are segmented
-    as any class: 0 where both agree to the last voxel, 1 where nothing is segmented at all, which is most worth a look.
-    That of a patient is the mean of their volumes.
+    The score of a volume is sum(U) / (sum(U) + F), with U the uncertainty of its voxels and F the number of voxels
+    that are segmented as any class: 0 where all is certain, 1 where nothing is segmented at all, which is most worth a
+    look. That of a patient is the mean over their volumes.
 
     Args:
         folder: for "selection.csv".
@@ -41,8 +41,8 @@ class DisagreementRanking:
     def attach(self, engine: Engine) -> None:
         """
         Args:
-            engine: an evaluator that decollates; "pred" (1, H, W, S) of its output are label values, "disagreement"
-                (1, H, W, S) is between 0 and 1, see :class:`~custom.networks.MeanAndDisagreementd`.
+            engine: an evaluator that decollates; "pred" (1, H, W, S) of its output are label values, "uncertainty"
+                (1, H, W, S) is between 0 and 1, see :class:`~custom.networks.Uncertaintyd`.
         """
         engine.add_event_handler(Events.STARTED, lambda: self.scores.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
@@ -50,9 +50,9 @@ class DisagreementRanking:
 
     def _score(self, engine: Engine) -> None:
         for entry, output in zip(engine.state.batch, engine.state.output, strict=True):
-            disagreed = float(output["disagreement"].double().sum())
+            uncertain = float(output["uncertainty"].double().sum())
             segmented = float((output[CommonKeys.PRED] > 0).sum())
-            score = disagreed / (disagreed + segmented) if segmented else 1.0
+            score = uncertain / (uncertain + segmented) if segmented else 1.0
             self.scores.setdefault(identity(entry, output)["patient"], []).append(score)
 
     def _rank(self, engine: Engine) -> None:
@@ -61,7 +61,7 @@ class DisagreementRanking:
         write_csv(
             self.folder / "selection.csv",
             [
-                {"rank": rank, "patient": patient, "disagreement": round(means[patient], 4)}
+                {"rank": rank, "patient": patient, "uncertainty": round(means[patient], 4)}
                 for rank, patient in enumerate(ranking, start=1)
             ],
         )

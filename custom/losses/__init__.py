@@ -19,8 +19,9 @@ from custom.losses.coral import (
     relational_anatomical_loss,
 )
 from custom.losses.gather import gather_embeddings
-from custom.losses.known import KnownDiceCELoss
+from custom.losses.known import KnownDiceCELoss, known_dice_cross_entropy
 from custom.losses.pixel_contrast import PixelContrastLoss, class_contrast, draw_pixels, pixels_at
+from custom.losses.pseudo_labels import confident_decisions, vote_shares
 
 __all__ = [
     "ContrastiveLoss",
@@ -32,13 +33,16 @@ __all__ = [
     "SimCLRLoss",
     "SupervisedContrastiveLoss",
     "class_contrast",
+    "confident_decisions",
     "draw_pixels",
     "gather_embeddings",
+    "known_dice_cross_entropy",
     "ordinal_anatomical_loss",
     "pixels_at",
     "relational_anatomical_loss",
     "same_quarter",
     "same_slice",
     "supervised_contrastive_loss",
+    "vote_shares",
     "within_distance",
 ]

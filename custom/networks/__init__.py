@@ -7,6 +7,8 @@ from custom.networks.embedder import SliceEmbedder, UNetEncoder
 from custom.networks.global_norm import GlobalBatchNorm2d, distribute, synchronise
 from custom.networks.projected import ProjectedNetwork, check_slice_size
 from custom.networks.swin import load_swin
+from custom.networks.turned import TurnedSliceInferer
+from custom.networks.uncertainty import Uncertaintyd
 from custom.networks.weights import WeightsError, default_encoder, load_encoder, load_weights, read_weights, unwrapped
 
 __all__ = [
@@ -15,7 +17,9 @@ __all__ = [
     "MeanAndDisagreementd",
     "ProjectedNetwork",
     "SliceEmbedder",
+    "TurnedSliceInferer",
     "UNetEncoder",
+    "Uncertaintyd",
     "WeightsError",
     "check_slice_size",
     "default_encoder",

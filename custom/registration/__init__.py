@@ -23,6 +23,7 @@ from custom.registration.record import Limits
 from custom.registration.runner import PairRunner, write_table
 from custom.registration.storage import StorageError, load_transform, save_transform
 from custom.registration.template import best_template, template_similarity
+from custom.registration.training import training_registrations
 from custom.registration.transform import Transform, compose, invert, map_points, warp_image, warp_label
 from custom.registration.volume import Grid, RegistrationError, read_volume
 from custom.registration.workflow import RegistrationWorkflow
@@ -64,6 +65,7 @@ __all__ = [
     "similarity",
     "template_pairs",
     "template_similarity",
+    "training_registrations",
     "use_threads",
     "warp_image",
     "warp_label",

@@ -26,7 +26,8 @@ from custom.registration.transform import warp_label
 __all__ = ["check_choice", "label_maps", "no_registrations", "registered_labels", "warped_labels"]
 
 Case = Mapping[str, Any]
-CHOICES = ("agreement", *FUSIONS)
+SEVERAL = ("votes", "agreement")  # label maps for each case
+CHOICES = (*SEVERAL, *FUSIONS)
 FORMAT = 1  # raise it when the same registrations make other label maps
 
 
@@ -88,8 +89,9 @@ def registered_labels(
         unlabelled: cases without "label"; their truth is not looked at.
         folder: for the label maps; each is named after what it is made of, and made once.
         choice: "best", "majority" or "weighted" make one label map of the usable atlases, see
-            :func:`~custom.registration.fuse_labels`; "agreement" gives each case all of them, as many to each case,
-            the most similar first and again where there are fewer: training chooses by what the networks say.
+            :func:`~custom.registration.fuse_labels`; "votes" and "agreement" give each case all of them, as many to
+            each case, the most similar first and again where there are fewer: training takes their votes, or chooses
+            by what the networks say.
 
     Returns:
         The unlabelled cases, with "label", a file or a list of files, and "registered", True; those onto which no
@@ -104,7 +106,7 @@ def registered_labels(
     cases = []
     for case in progress_bar(unlabelled, "Registered labels", "case"):
         files = _label_files(registrations, case["case"], labelled, Path(folder), choice)
-        label = {"label": files if choice == "agreement" else files[0], "registered": True} if files else {}
+        label = {"label": files if choice in SEVERAL else files[0], "registered": True} if files else {}
         cases.append({**case, **label})
     without = [case["case"] for case in cases if "label" not in case]
     if cases and len(without) == len(cases):
@@ -115,7 +117,7 @@ def registered_labels(
         )
     if without:
         print(f"registered_labels: none for {', '.join(without)}: no labelled case is usable.", flush=True)
-    if choice == "agreement":
+    if choice in SEVERAL:
         most = label_maps(cases)
         for case in cases:
             if "label" in case:
@@ -129,7 +131,9 @@ def _label_files(
     """The label maps of a case, written if they are not there; none where no atlas is usable."""
     by_id = {atlas["case"]: atlas for atlas in labelled}
     atlases = [by_id[name] for name, _ in registrations.atlases(case, by_id)]
-    sets = [[atlas] for atlas in atlases] if choice == "agreement" else [atlases] if atlases else []
+    several = choice in SEVERAL
+    choice = "best" if several else choice
+    sets = [[atlas] for atlas in atlases] if several else [atlases] if atlases else []
     files = []
     for chosen in sets:
         state = [[content_hash(a["label"]), *registrations.transforms(case, a["case"])] for a in chosen]
@@ -137,8 +141,7 @@ def _label_files(
         files.append(str(folder / f"{case}.{digest}.nii.gz"))
         if not Path(files[-1]).is_file():
             maps, similarities = warped_labels(registrations, case, chosen, outside=UNKNOWN)
-            how = "best" if choice == "agreement" else choice
-            label = fuse_labels(maps, similarities, how, outside=UNKNOWN)
+            label = fuse_labels(maps, similarities, choice, outside=UNKNOWN)
             with replacing(files[-1]) as temporary:
                 nib.save(nib.Nifti1Image(label[0].numpy().astype(np.uint8), label.affine.numpy()), temporary)
     return files

@@ -88,7 +88,7 @@ def test_volumes_without_a_usable_atlas_stay_without_a_label(folder, capsys):
     nothing = finished(folder, {"ua": "failed", "va": "unusable"})
     with pytest.raises(SettingError, match="no labelled case was registered onto any of the 2 unlabelled ones"):
         registered_labels(nothing, LABELLED, UNLABELLED, folder / "labels")
-    with pytest.raises(SettingError, match="registered_labels: 'all' is none of agreement, best"):
+    with pytest.raises(SettingError, match="registered_labels: 'all' is none of votes, agreement, best"):
         registered_labels(found, LABELLED, UNLABELLED, folder / "labels", "all")
 
 

@@ -1,0 +1,173 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Registered mean teacher: propagated labels begin, and an averaged teacher that is hard to disagree with ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.utils import CommonKeys
+from torch import Tensor, nn
+
+from custom.data.intensity import IntensityAugment, random_boxes
+from custom.data.slices import UNKNOWN
+from custom.engines.processes import average_gradients
+from custom.engines.schedule import Schedule
+from custom.engines.two_streams import TwoStreamTrainer
+from custom.errors import SettingError
+from custom.losses.known import known_dice_cross_entropy
+from custom.losses.pseudo_labels import confident_decisions, vote_shares
+
+__all__ = ["MEAN_TEACHER_TERMS", "MeanTeacherTrainer"]
+
+MEAN_TEACHER_TERMS = ("supervised", "propagation", "consistency")
+
+
+class MeanTeacherTrainer(TwoStreamTrainer):
+    r"""One network learns from labels, from propagated labels, and from an average of its own past.
+
+    .. math::
+        L = L_\text{supervised} + w_p(t) L_\text{propagation} + w_c(t) L_\text{consistency}
+
+    - "supervised": on labeled slices.
+    - "propagation": on unlabeled slices, with the votes of all labels that registration warped onto them as soft
+      targets. They know where an organ ends, and where a slice has none; but they are off by the registration's error,
+      so their weight fades out.
+    - "consistency": a teacher, the exponential moving average of the network, looks at the slice without changes of
+      intensity; the network looks at it with strong ones, and with a box from another slice (CutMix), and is to decide
+      as the teacher did wherever that was confident.
+
+    All three are half cross-entropy and half Dice, see :func:`custom.losses.known_dice_cross_entropy`. Each slice is
+    augmented in space once; labeled and unlabeled slices that learn from labels have mild changes of intensity.
+    A term whose weight is 0 is not computed.
+
+    Args:
+        teacher: the averaged network, in evaluation mode, which Ignite's ``EMAHandler`` among the handlers keeps.
+        weights: name of each term to its weight, a number or a :class:`Schedule`.
+        intensity: changes of intensity.
+        strong_factor: how much stronger they are for the network that is to agree with the teacher.
+        cut_mix: probability of a box from another slice.
+        confidence: probability from which on a pixel's decision by the teacher counts.
+        squared_dice: whether Dice squares the probabilities in its denominator.
+        gradient_norm: gradients are clipped to this norm.
+        **arguments: those of :class:`TwoStreamTrainer`, all by name.
+
+    Raises:
+        SettingError: a term is unknown or missing, or a number is out of its range.
+
+    Source:
+        Tarvainen & Valpola, Mean teachers, NeurIPS 2017; Yang et al., UniMatch, CVPR 2023 (strong view, CutMix,
+        confidence); labels that registration propagates: CCT-R (https://arxiv.org/abs/2409.10422). The combination
+        and the fading are this project's.
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: nn.Module,
+        weights: Mapping[str, float | Schedule],
+        intensity: IntensityAugment,
+        strong_factor: float = 1.5,
+        cut_mix: float = 0.5,
+        confidence: float = 0.9,
+        squared_dice: bool = False,
+        gradient_norm: float = 5.0,
+        **arguments: Any,
+    ) -> None:
+        if unknown := sorted(set(weights) ^ set(MEAN_TEACHER_TERMS)):
+            raise SettingError(
+                f"weights: {', '.join(unknown)} unknown or missing; give {', '.join(MEAN_TEACHER_TERMS)}."
+            )
+        for name, probability in {"cut_mix": cut_mix, "confidence": confidence}.items():
+            if not 0 <= probability <= 1:
+                raise SettingError(f"{name}: {probability} is no probability; give 0 to 1.")
+        if strong_factor < 0 or gradient_norm <= 0:
+            raise SettingError(
+                f"strong_factor {strong_factor} must be 0 or more, and gradient_norm {gradient_norm} more than 0."
+            )
+        self.teacher = teacher
+        self.weights = {n: w if isinstance(w, Schedule) else Schedule(float(w)) for n, w in weights.items()}
+        self.intensity, self.strong_factor, self.cut_mix = intensity, strong_factor, cut_mix
+        self.confidence, self.squared_dice, self.gradient_norm = confidence, squared_dice, gradient_norm
+        super().__init__(**arguments)
+
+    def _iteration(self, engine: MeanTeacherTrainer, batchdata: dict) -> dict[str, Tensor]:
+        """One step.
+
+        Args:
+            engine: this trainer.
+            batchdata: this process's part: "image" (n, 1, H, W); "label" (n, K, H, W) integers, K times the same for
+                labeled slices, those of K warped label maps for the others, UNKNOWN where there is none; "slice" (n,).
+
+        Returns:
+            "loss" and each term that was computed, by name, without its weight.
+        """
+        labeled, unlabeled = slice(engine.labelled_per_batch), slice(engine.labelled_per_batch, None)
+        weights = {name: schedule(engine.state.iteration) for name, schedule in engine.weights.items()}
+        images, labels, _ = engine.prepared(batchdata)
+        with torch.no_grad():
+            views, lesson, confident = engine.views(images, bool(weights["consistency"]))
+        engine.network.train()
+        engine.optimizer.zero_grad()
+        with engine.autocast():
+            logits = engine.inferer(torch.cat(views), engine.network)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        mild, strong = logits[: len(images)], logits[len(images) :]
+        mild = engine.gathered(mild)  # (N, C, H, W), labeled slices first
+        target, known = vote_shares(engine.gathered(labels), mild.shape[1], UNKNOWN)
+        target = target.to(mild.dtype)
+
+        def loss_of(*arguments: Tensor) -> Tensor:
+            return known_dice_cross_entropy(*arguments, squared_pred=engine.squared_dice)
+
+        terms = {
+            "supervised": lambda: loss_of(mild[labeled], target[labeled], known[labeled]),
+            "propagation": lambda: loss_of(mild[unlabeled], target[unlabeled], known[unlabeled]),
+            "consistency": lambda: loss_of(engine.gathered(strong, labelled=0), lesson.to(mild.dtype), confident),
+        }
+        terms = {name: term() for name, term in terms.items() if weights[name]}
+        loss = sum(weights[name] * term for name, term in terms.items())
+        loss.backward()
+        parameters = [p for group in engine.optimizer.param_groups for p in group["params"]]
+        average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, engine.gradient_norm)
+        engine.optimizer.step()
+        return {CommonKeys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+
+    def views(self, images: Tensor, consistency: bool) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+        """What the network is shown, and what the teacher says of it.
+
+        Args:
+            images: this process's spatially augmented slices (n, 1, H, W), labeled ones first.
+            consistency: whether there is a strong view.
+
+        Returns:
+            The views of this process: all slices with mild changes of intensity (n, 1, H, W) and, with
+            ``consistency``, the unlabeled ones with strong changes and boxes (m, 1, H, W). Then what the teacher
+            decides about the strong views of the global batch (M, C, H, W), and where it is confident (M, 1, H, W).
+        """
+        generator, _, world = self._draw(view=1)
+        size = images.shape[2:]
+        mild = self.changed(images, self.intensity.draw(len(images) * world, *size, generator), None)
+        if not consistency:
+            return [mild], None, None
+        weak = images[self.labelled_per_batch // world :]
+        count = len(weak) * world
+        strong = self.changed(weak, self.intensity.draw(count, *size, generator, self.strong_factor), 0)
+        with self.autocast():
+            probabilities = self.teacher(weak).softmax(dim=1)
+        probabilities = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
+        box = random_boxes(count, *size, generator, self.cut_mix).to(images.device)
+        # boxes come from any slice of the global batch
+        strong, probabilities = (
+            torch.where(box, values.roll(1, dims=0), values)
+            for values in (self.gathered(strong, labelled=0), self.gathered(probabilities, labelled=0))
+        )
+        return [mild, self.share(strong, labelled=0)], *confident_decisions(probabilities, self.confidence)
+
+    def changed(self, images: Tensor, drawn: Mapping[str, Tensor], labelled: int | None) -> Tensor:
+        """This process's images (n, 1, H, W) with changes of intensity that were drawn for the global batch."""
+        drawn = {name: self.share(values, labelled).to(images) for name, values in drawn.items()}
+        return self.intensity.apply(images, **drawn)

@@ -1,0 +1,38 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+from commands import BUNDLES
+
+from custom.data import load_sections
+from custom.errors import SettingError
+from custom.registration import training_registrations
+
+QUICK = {
+    "settings": {"spacing": 6.0, "iterations": [5, 5], "scales": [1.0], "turns": [0.0], "candidates": 1},
+    "retries": [],
+    "limits#inverse_mm": None,
+    "plan": "atlas",
+    "figure_count": 0,
+    "workers": 0,
+}
+
+
+def test_it_registers_as_the_config_says_what_is_not_overridden(phantom, tmp_path):
+    root = str(BUNDLES / "cctr_acdc")
+    sections = load_sections(str(phantom), str(phantom / "splits"), 1)
+    sections = {name: [case for case in sections[name] if case["case"].endswith("01")] for name in sections}
+    sections["unlabeled"] = sections["unlabeled"][:1]
+    made = training_registrations(root, sections, str(tmp_path), overrides=QUICK)
+    (labeled,), (unlabeled,) = ([case["case"] for case in sections[name]] for name in ("training", "unlabeled"))
+    assert made.usable(unlabeled, labeled) and not (tmp_path / "pairs.png").exists()
+    # another process reads them
+    assert training_registrations(root, sections, str(tmp_path), registers=False).digest == made.digest
+
+
+def test_a_key_that_registration_does_not_have_is_refused(tmp_path):
+    with pytest.raises(SettingError, match=r"registration: .*registration.json has no key smoothness; give keys of"):
+        training_registrations(
+            str(BUNDLES / "cctr_acdc"), {"training": [], "unlabeled": []}, str(tmp_path), overrides={"smoothness": 1}
+        )
