@@ -41,7 +41,7 @@ from cctr import ATLAS, FROM_CORAL, METHODS, place, table
 from few_labels import bundle
 
 from custom.data import load_sections
-from custom.files import save_atomically
+from custom.utils.files import save_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = Path("bundles/cctr_acdc/configs")

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from custom.errors import SettingError, print_message_last
+from custom.utils.errors import SettingError, print_message_last
 
 __all__ = ["bundle_root", "flag"]
 __version__ = "0.1.0"

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from custom.data.dicom import file_states, is_dicom
 from custom.data.geometry import slice_axis
-from custom.errors import UserError
+from custom.utils.errors import UserError
 
 __all__ = [
     "DataError",

@@ -17,13 +17,12 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 
 from custom.data.slices import UNKNOWN
-from custom.engines.processes import average_gradients, process_count, process_rank
 from custom.engines.schedule import Schedule
 from custom.engines.slices import SliceTrainer
-from custom.errors import SettingError
-from custom.losses.gather import gather_embeddings
 from custom.networks.projected import ProjectedNetwork
 from custom.samplers.registered import RegisteredPositives
+from custom.utils.distributed import average_gradients, gather_embeddings, process_count, process_rank
+from custom.utils.errors import SettingError
 
 __all__ = ["TERMS", "CrossTeachingTrainer", "check_terms"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from custom.errors import SettingError
+from custom.utils.errors import SettingError
 
 __all__ = ["PolynomialDecay", "Schedule"]
 

@@ -13,11 +13,11 @@ from monai.networks.utils import eval_mode
 from monai.utils import CommonKeys
 from torch import Tensor
 
-from custom.bars import progress_bar
-from custom.errors import SettingError
-from custom.files import replacing, write_csv
 from custom.networks import SliceEmbedder
 from custom.samplers import coverage_by_patient, facility_location
+from custom.utils.bars import progress_bar
+from custom.utils.errors import SettingError
+from custom.utils.files import replacing, write_csv
 
 __all__ = ["PatientSelector"]
 

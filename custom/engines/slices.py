@@ -14,7 +14,7 @@ from monai.inferers import Inferer
 from torch import nn
 
 from custom.data.augment import SpatialAugment, iteration_generator
-from custom.engines.processes import process_count, process_rank
+from custom.utils.distributed import process_count, process_rank
 
 __all__ = ["SliceTrainer", "fast_bfloat16"]
 

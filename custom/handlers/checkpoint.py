@@ -14,10 +14,10 @@ from monai.engines import Evaluator
 from torch import nn
 
 from custom.data.checks import case_id
-from custom.engines.processes import process_rank
-from custom.files import replacing, save_atomically
 from custom.networks.weights import WeightsError, load_weights, read_weights, unwrapped
 from custom.registration.storage import content_hash
+from custom.utils.distributed import process_rank
+from custom.utils.files import replacing, save_atomically
 
 __all__ = ["LoadWeights", "ResumeCheckpoint", "SaveWeights"]
 

@@ -18,10 +18,10 @@ from monai.networks.utils import eval_mode
 from monai.utils import CommonKeys
 from torch import nn
 
-from custom.engines.processes import process_rank
-from custom.files import replacing, write_csv
 from custom.metrics import axis_order, is_constant, principal_components
 from custom.networks.weights import unwrapped
+from custom.utils.distributed import process_rank
+from custom.utils.files import replacing, write_csv
 
 __all__ = ["EmbeddingReport"]
 

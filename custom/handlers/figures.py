@@ -21,11 +21,11 @@ from monai.transforms import ResampleToMatch
 from monai.utils import CommonKeys
 
 from custom.data.geometry import HEAD, OrientSlices
-from custom.engines.processes import process_rank
-from custom.files import replacing
 from custom.handlers.report import identity
 from custom.metrics import dice
-from custom.pictures import ABOVE, COLOURS, as_seen, class_style, outline, show, view_square, window_around
+from custom.utils.distributed import process_rank
+from custom.utils.figures import ABOVE, COLOURS, as_seen, class_style, outline, show, view_square, window_around
+from custom.utils.files import replacing
 
 __all__ = ["OverviewFigure"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
-from custom.errors import SettingError
-from custom.files import write_csv
 from custom.handlers.report import identity
+from custom.utils.errors import SettingError
+from custom.utils.files import write_csv
 
 __all__ = ["DisagreementRanking"]
 

@@ -18,7 +18,6 @@ from custom.losses.coral import (
     ordinal_anatomical_loss,
     relational_anatomical_loss,
 )
-from custom.losses.gather import gather_embeddings
 from custom.losses.known import KnownDiceCELoss
 from custom.losses.pixel_contrast import PixelContrastLoss, class_contrast, draw_pixels, pixels_at
 
@@ -33,7 +32,6 @@ __all__ = [
     "SupervisedContrastiveLoss",
     "class_contrast",
     "draw_pixels",
-    "gather_embeddings",
     "ordinal_anatomical_loss",
     "pixels_at",
     "relational_anatomical_loss",

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from custom.errors import UserError
+from custom.utils.errors import UserError
 
 __all__ = ["WeightsError", "default_encoder", "load_encoder", "load_weights", "read_weights", "unwrapped"]
 

@@ -20,11 +20,11 @@ from monai.data import MetaTensor
 from scipy.ndimage import distance_transform_edt
 
 from custom.data.geometry import OrientSlices, slice_axis
-from custom.files import replacing
-from custom.pictures import ABOVE, COLOURS, as_seen, outline, show, view_square, window_around
 from custom.registration.storage import load_transform
 from custom.registration.transform import Transform, warp_label
 from custom.registration.volume import Grid, Volume, read_volume
+from custom.utils.figures import ABOVE, COLOURS, as_seen, outline, show, view_square, window_around
+from custom.utils.files import replacing
 
 __all__ = ["draw_pairs"]
 
@@ -130,7 +130,7 @@ def _view(fixed_case: Mapping[str, Any], moving_case: Mapping[str, Any], transfo
 
 
 def _upright(volume: Volume) -> Volume:
-    """Its slices along the last axis, the axes within them ready for :func:`~custom.pictures.as_seen`."""
+    """Its slices along the last axis, the axes within them ready for :func:`~custom.utils.figures.as_seen`."""
     normal = volume.grid.directions[:, slice_axis(volume.grid.affine, volume.grid.shape)]
     values = OrientSlices(normal)(_as_tensor(volume))
     return Volume(volume.name, values[0].as_tensor(), Grid(tuple(values.shape[1:]), values.affine.numpy()))

@@ -14,14 +14,14 @@ import nibabel as nib
 import numpy as np
 from monai.data import MetaTensor
 
-from custom.bars import progress_bar
 from custom.data.slices import UNKNOWN
-from custom.errors import SettingError
-from custom.files import replacing
 from custom.registration.fusion import FUSIONS, fuse_labels
 from custom.registration.library import Registrations
 from custom.registration.storage import content_hash
 from custom.registration.transform import warp_label
+from custom.utils.bars import progress_bar
+from custom.utils.errors import SettingError
+from custom.utils.files import replacing
 
 __all__ = ["check_choice", "label_maps", "no_registrations", "registered_labels", "warped_labels"]
 

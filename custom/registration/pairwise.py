@@ -26,9 +26,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from custom.data.geometry import slice_axis
-from custom.errors import SettingError
 from custom.registration.transform import Affine, Displacement, Transform
 from custom.registration.volume import Grid, RegistrationError, Volume, interpolate, read_volume, same_grid
+from custom.utils.errors import SettingError
 
 __all__ = ["Settings", "register", "similarity", "use_threads"]
 

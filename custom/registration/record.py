@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from custom.errors import SettingError
 from custom.registration.pairwise import Settings, register, similarity, use_threads
 from custom.registration.quality import folded_fraction, inverse_error
 from custom.registration.storage import StorageError, content_hash, load_transform, read_notes, save_transform
 from custom.registration.transform import Affine, Transform, warp_label
 from custom.registration.volume import RegistrationError, read_volume
+from custom.utils.errors import SettingError
 
 __all__ = ["Job", "Limits", "blank_row", "finished", "job_for", "register_job"]
 

@@ -14,8 +14,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from custom.errors import SettingError
-from custom.files import replacing
 from custom.registration.figures import draw_pairs
 from custom.registration.library import Registrations
 from custom.registration.plan import (
@@ -34,6 +32,8 @@ from custom.registration.runner import PairRunner, write_table
 from custom.registration.storage import load_transform
 from custom.registration.template import best_template, template_similarity
 from custom.registration.transform import Transform, warp_label
+from custom.utils.errors import SettingError
+from custom.utils.files import replacing
 
 __all__ = ["PLANS", "RegistrationWorkflow"]
 

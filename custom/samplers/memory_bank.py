@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import ignite.distributed as idist
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 __all__ = ["MemoryBank", "bilinear"]
@@ -67,11 +67,8 @@ class MemoryBank:
 
     def gather(self) -> None:
         """Complete the bank with what the other processes have written since :meth:`clear`, each slot by one."""
-        if dist.is_initialized():
-            dist.all_reduce(self.features)
-            filled = self.filled.int()
-            dist.all_reduce(filled)
-            self.filled = filled > 0
+        self.features = idist.all_reduce(self.features)
+        self.filled = idist.all_reduce(self.filled.int()) > 0
 
     def read(self, slots: Tensor, points: Tensor) -> Tensor:
         """Interpolate features bilinearly.

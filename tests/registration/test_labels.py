@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom.errors import SettingError
 from custom.registration import (
     Registrations,
     Transform,
@@ -20,6 +19,7 @@ from custom.registration import (
 )
 from custom.registration.record import blank_row
 from custom.registration.volume import Grid
+from custom.utils.errors import SettingError
 
 SHAPE = (4, 5, 3)
 LABELLED, UNLABELLED = [{"case": name} for name in "abc"], [{"case": name, "image": f"{name}.nii.gz"} for name in "uv"]

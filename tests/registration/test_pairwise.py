@@ -14,7 +14,6 @@ from monai.data import MetaTensor
 from scenes import image_on, scanner
 from scipy.ndimage import gaussian_filter
 
-from custom.errors import SettingError
 from custom.registration import (
     RegistrationError,
     map_points,
@@ -25,6 +24,7 @@ from custom.registration import (
     warp_label,
 )
 from custom.registration.pairwise import Settings, _match, _normalised
+from custom.utils.errors import SettingError
 
 SHIFT = np.array([4.0, -5.0, 2.0])  # mm, 6.7 long
 SHIFT *= 7.0 / np.linalg.norm(SHIFT)

@@ -23,7 +23,6 @@ import torch
 from processes import largest_file
 from scenes import QUICK, SMALL_SCANNER, write_case
 
-from custom.errors import SettingError
 from custom.registration import (
     Pair,
     PairRunner,
@@ -41,6 +40,7 @@ from custom.registration import (
 from custom.registration import record as record_module
 from custom.registration.storage import read_notes
 from custom.registration.transform import Affine
+from custom.utils.errors import SettingError
 
 MOVES = {"a": (0.0, 0.0, 0.0), "b": (7.0, -4.0, 3.0), "c": (-6.0, 8.0, -3.0)}
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,6 @@ import pytest
 import torch
 from scenes import QUICK, write_case
 
-from custom.errors import SettingError
 from custom.registration import (
     Pair,
     PairRunner,
@@ -28,6 +27,7 @@ from custom.registration import (
 )
 from custom.registration import record as record_module
 from custom.registration.record import blank_row
+from custom.utils.errors import SettingError
 
 MOVES = {"a": (0, 0, 0), "b": (7, -4, 3), "c": (-6, 8, -3), "d": (3, 6, 0), "e": (-4, -5, 2)}
 LABELLED, UNLABELLED = "ab", "cde"

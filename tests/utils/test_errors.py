@@ -12,9 +12,9 @@ from commands import ROOT, start
 
 import custom
 from custom.data import DataError
-from custom.errors import SettingError, UserError, user_error
 from custom.handlers import CollapseError
 from custom.networks import WeightsError
+from custom.utils.errors import SettingError, UserError, user_error
 
 MESSAGE = "dataset_dir: the folder /nowhere does not exist (from {}); give --dataset_dir an existing one."
 
@@ -32,9 +32,9 @@ def test_other_errors_and_other_programs_keep_their_tracebacks():
     done = start("no_such_workflow", ["train.json"])
     assert done.returncode == 1
     assert done.stdout.rstrip().endswith("ValueError: run ID 'no_such_workflow' doesn't exist in the config file.")
-    script = "import custom.errors; raise custom.errors.SettingError('seed: x')"
+    script = "import custom.utils.errors; raise custom.utils.errors.SettingError('seed: x')"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.stderr.endswith("\ncustom.errors.SettingError: seed: x\n") and done.stderr.count("seed: x") == 1
+    assert done.stderr.endswith("\ncustom.utils.errors.SettingError: seed: x\n") and done.stderr.count("seed: x") == 1
 
 
 def test_the_user_error_of_a_chain():

@@ -10,9 +10,9 @@ import sys
 import pytest
 from commands import CONFIGS, command, start
 
-from custom import options
-from custom.errors import SettingError
-from custom.options import check_options
+from custom.cli import options
+from custom.cli.options import check_options
+from custom.utils.errors import SettingError
 
 TRAIN = str(CONFIGS / "train.json")
 
@@ -79,4 +79,4 @@ def test_every_workflow_checks_first():
         if str(config.get("run")).startswith("@"):
             config["run"] = config[config["run"][1:]]
         for run_id in {"run", "pretraining", "training", "evaluating", "inference", "selection"} & set(config):
-            assert config[run_id][0] == "$custom.options.check_options()", (file, run_id)
+            assert config[run_id][0] == "$custom.cli.options.check_options()", (file, run_id)

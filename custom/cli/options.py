@@ -14,7 +14,7 @@ from pathlib import Path
 import monai.bundle
 from monai.utils import ensure_tuple
 
-from custom.errors import SettingError, in_monai_bundle
+from custom.utils.errors import SettingError, in_monai_bundle
 
 __all__ = ["check_options"]
 

@@ -15,14 +15,14 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from custom.archive import write_archive
-from custom.errors import SettingError
-from custom.files import save_atomically
+from custom.cli.package import write_archive
+from custom.utils.errors import SettingError
+from custom.utils.files import save_atomically
 
 __all__ = ["add_bundle", "check_torchvision", "server_command", "server_environment", "write_app"]
 
 APP = "monaibundle"  # MONAI Label's own app for bundles
-BUNDLES = Path(__file__).absolute().parents[1] / "bundles"
+BUNDLES = Path(__file__).absolute().parents[2] / "bundles"
 
 
 def write_app(folder: Path, environment: Mapping[str, str]) -> Path:
@@ -42,7 +42,7 @@ def write_app(folder: Path, environment: Mapping[str, str]) -> Path:
     main, theirs = app / "main.py", app / f"{APP}.py"  # the name that ours imports it by
     if not theirs.is_file():
         main.rename(theirs)
-    shutil.copyfile(Path(__file__).with_name("label_app.py"), main)
+    shutil.copyfile(Path(__file__).with_name("app.py"), main)
     return app
 
 

@@ -1,0 +1,3 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Programs: the start of a run, the demo, the packing of bundles."""
