@@ -1,14 +1,10 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that whoever started the run can mend, and their message as the last thing that the run prints."""
+"""Errors that whoever started the run can mend."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from types import TracebackType
-
-__all__ = ["SettingError", "UserError", "in_monai_bundle", "print_message_last"]
+__all__ = ["SettingError", "UserError", "user_error"]
 
 
 class UserError(Exception):
@@ -17,40 +13,6 @@ class UserError(Exception):
 
 class SettingError(UserError, ValueError):
     """A setting cannot be used; the message names its key."""
-
-
-MONAI_BUNDLE = "monai.bundle.__main__"
-MONAI_LABEL = "monailabel.interfaces.utils.app"  # in which a MONAI Label server trains; it shows the last lines
-
-
-def in_monai_bundle() -> bool:
-    """Whether the program is ``python -m monai.bundle``."""
-    return _program() == MONAI_BUNDLE
-
-
-def _program() -> str:
-    """Name of the module that runs as the program; empty where it is none."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec is not None else ""
-
-
-def print_message_last() -> None:
-    """Let MONAI's programs for bundles repeat a user error's message below the traceback; in others do nothing.
-
-    MONAI raises errors of its own from ours, and its traceback leaves the message that counts far above the last line.
-    """
-    if _program() not in (MONAI_BUNDLE, MONAI_LABEL):
-        return
-    before = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        before(kind, error, traceback)
-        if (found := user_error(error)) is not None:
-            with contextlib.suppress(OSError):
-                sys.stdout.flush()  # both may go to the same place
-            print(f"\n{found}", file=sys.stderr, flush=True)
-
-    sys.excepthook = hook
 
 
 def user_error(error: BaseException | None) -> UserError | None:

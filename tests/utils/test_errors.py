@@ -1,40 +1,14 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The message that counts is the last thing that a failed command prints."""
-
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
-from commands import ROOT, start
 
 import custom
 from custom.data import DataError
 from custom.handlers import CollapseError
 from custom.networks import WeightsError
 from custom.utils.errors import SettingError, UserError, user_error
-
-MESSAGE = "dataset_dir: the folder /nowhere does not exist (from {}); give --dataset_dir an existing one."
-
-
-def test_the_last_line_of_a_failed_run_is_our_message():
-    done = start("training", ["train.json"], dataset_dir="/nowhere")
-    assert done.returncode == 1
-    *before, empty, last = done.stdout.splitlines()
-    assert (empty, last) == ("", MESSAGE.format(ROOT))
-    assert f"custom.data.checks.DataError: {last}" in before  # nothing of the traceback is hidden
-    assert "RuntimeError: Failed to evaluate ConfigExpression: " in before
-
-
-def test_other_errors_and_other_programs_keep_their_tracebacks():
-    done = start("no_such_workflow", ["train.json"])
-    assert done.returncode == 1
-    assert done.stdout.rstrip().endswith("ValueError: run ID 'no_such_workflow' doesn't exist in the config file.")
-    script = "import custom.utils.errors; raise custom.utils.errors.SettingError('seed: x')"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.stderr.endswith("\ncustom.utils.errors.SettingError: seed: x\n") and done.stderr.count("seed: x") == 1
 
 
 def test_the_user_error_of_a_chain():
