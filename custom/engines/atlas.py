@@ -13,6 +13,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from custom.registration import Registrations, RegistrationWorkflow, check_fusion, fuse_labels, warped_labels
+from custom.utils.log import logger
 
 __all__ = ["AtlasEvaluator"]
 
@@ -67,7 +68,7 @@ class AtlasEvaluator(Evaluator):
         if not warped:
             warped, similarities = warped_labels(engine.registrations, case, engine.atlases, usable=False)
             quality = "fits well: the segmentation is a guess" if warped else "could be registered: it stays empty"
-            print(f"{case}: no atlas {quality} (see {engine.workflow.folder}/pairs.csv).", flush=True)
+            logger.warning(f"{case}: no atlas {quality} (see {engine.workflow.folder}/pairs.csv).")
         image = batchdata[CommonKeys.IMAGE]
         segmentation = torch.zeros_like(image)
         if warped:

@@ -13,6 +13,7 @@ from monai.utils import CommonKeys
 from custom.handlers.report import identity
 from custom.utils.errors import SettingError
 from custom.utils.files import write_csv
+from custom.utils.log import logger
 
 __all__ = ["DisagreementRanking"]
 
@@ -65,8 +66,7 @@ class DisagreementRanking:
                 for rank, patient in enumerate(ranking, start=1)
             ],
         )
-        print(
+        logger.info(
             f"Annotate next: {', '.join(ranking[: self.count])} (of {len(ranking)}; {self.folder / 'selection.csv'} "
-            "ranks them all).",
-            flush=True,
+            "ranks them all)."
         )

@@ -20,6 +20,7 @@ from custom.metrics import class_scores, ejection_fraction
 from custom.utils.distributed import process_rank
 from custom.utils.errors import SettingError
 from custom.utils.files import write_csv
+from custom.utils.log import logger
 
 __all__ = ["SegmentationReport", "identity"]
 
@@ -115,7 +116,7 @@ class SegmentationReport:
         if errors is not None:
             write_csv(self.folder / "ejection_fraction.csv", [errors])
         # not to the engine's logger: it is one of Ignite's, which logging.conf silences
-        print("\n".join(self._table(rows, summary, errors)), flush=True)
+        logger.info("\n".join(self._table(rows, summary, errors)))
 
     def _gathered(self) -> list[Row]:
         """The rows of all processes, each case once: samplers repeat cases to give every process equally many."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from custom.cli.package import write_archive
 from custom.utils.errors import SettingError
 from custom.utils.files import save_atomically
+from custom.utils.log import logger
 
 __all__ = ["add_bundle", "check_torchvision", "server_command", "server_environment", "write_app"]
 
@@ -68,7 +69,7 @@ def add_bundle(app: Path, bundle: str | Path) -> Path:
     metadata = json.loads((source / "configs" / "metadata.json").read_text(encoding="utf-8"))
     model = app / "model" / metadata["name"]
     if model.is_dir():
-        print(f"{model} is served as it is; remove it to begin anew.", flush=True)
+        logger.info(f"{model} is served as it is; remove it to begin anew.")
         _check_settings(model)
         _serve_untrained(model)
         return model
@@ -101,7 +102,7 @@ def _check_settings(bundle: Path) -> None:
 def _serve_untrained(model: Path) -> None:
     if not (weights := model / "models" / "model.pt").is_file():
         save_atomically({}, weights)
-        print(f"{model.name} is untrained: its segmentations mean nothing until it has been trained.", flush=True)
+        logger.warning(f"{model.name} is untrained: its segmentations mean nothing until it has been trained.")
 
 
 def server_command(app: Path, studies: str, models: Sequence[str], host: str, port: int) -> list[str]:

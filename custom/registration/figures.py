@@ -25,6 +25,7 @@ from custom.registration.transform import Transform, warp_label
 from custom.registration.volume import Grid, Volume, read_volume
 from custom.utils.figures import ABOVE, COLOURS, as_seen, outline, show, view_square, window_around
 from custom.utils.files import replacing
+from custom.utils.log import logger
 
 __all__ = ["draw_pairs"]
 
@@ -105,7 +106,7 @@ def draw_pairs(
     _head_and_foot(figure, panels, rows, f"{len(drawn)} of {len(candidates)} registered pairs, the worst first")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=min(DPI, LONGEST / figure.get_size_inches()[1]))
-    print(f"Pictures of {len(drawn)} pairs, the worst first: {path}", flush=True)
+    logger.info(f"Pictures of {len(drawn)} pairs, the worst first: {path}")
 
 
 def _worst_first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -22,6 +22,7 @@ from custom.registration.transform import warp_label
 from custom.utils.bars import progress_bar
 from custom.utils.errors import SettingError
 from custom.utils.files import replacing
+from custom.utils.log import logger
 
 __all__ = ["check_choice", "label_maps", "no_registrations", "registered_labels", "warped_labels"]
 
@@ -64,7 +65,7 @@ def check_choice(choice: str) -> None:
 
 def no_registrations() -> None:
     """None, for a training that is to go on without registration; a line says so."""
-    print("No registration: training goes on without registered labels and positives.", flush=True)
+    logger.warning("No registration: training goes on without registered labels and positives.")
 
 
 def label_maps(cases: Sequence[Case]) -> int:
@@ -114,7 +115,7 @@ def registered_labels(
             "pictures, or train with --use_registration false."
         )
     if without:
-        print(f"registered_labels: none for {', '.join(without)}: no labelled case is usable.", flush=True)
+        logger.warning(f"registered_labels: none for {', '.join(without)}: no labelled case is usable.")
     if choice == "agreement":
         most = label_maps(cases)
         for case in cases:

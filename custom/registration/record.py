@@ -22,6 +22,7 @@ from custom.registration.storage import StorageError, content_hash, load_transfo
 from custom.registration.transform import Affine, Transform, warp_label
 from custom.registration.volume import RegistrationError, read_volume
 from custom.utils.errors import SettingError
+from custom.utils.log import logger
 
 __all__ = ["Job", "Limits", "blank_row", "finished", "job_for", "register_job"]
 
@@ -127,7 +128,7 @@ def finished(job: Job) -> Row | None:
     except FileNotFoundError:
         return None
     except (StorageError, KeyError) as error:
-        print(f"{error}", flush=True)
+        logger.warning(str(error))
         return None
     return {**row, "fixed": job.fixed, "moving": job.moving, "transform": Path(job.path).name}
 

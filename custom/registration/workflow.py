@@ -34,6 +34,7 @@ from custom.registration.template import best_template, template_similarity
 from custom.registration.transform import Transform, warp_label
 from custom.utils.errors import SettingError
 from custom.utils.files import replacing
+from custom.utils.log import logger
 
 __all__ = ["PLANS", "RegistrationWorkflow"]
 
@@ -168,7 +169,7 @@ class RegistrationWorkflow:
             templates = self._templates()
             grouped = [case for case in self.cases if group_of(case, self.group_by) in templates]
             if left_out := len(self.cases) - len(grouped):
-                print(f"template: {left_out} volumes belong to groups without a labelled one: left out.", flush=True)
+                logger.warning(f"template: {left_out} volumes belong to groups without a labelled one: left out.")
             to_template = template_pairs(grouped, templates, self.group_by)
             add(to_template, "template")
             if {"similar", "all"} & set(self.plan) or any(pair.moving in unlabelled for pair in roles):
@@ -236,7 +237,7 @@ class RegistrationWorkflow:
         others = [others[number] for number in spread]
         template = best_template(self._register(atlas_pairs(candidates, others), name="Choosing a template"))
         about = "" if group is None else f" of {self.group_by} {group}"
-        print(f"Template{about}: {template}, of {len(candidates)} labelled volumes.", flush=True)
+        logger.info(f"Template{about}: {template}, of {len(candidates)} labelled volumes.")
         return template
 
     def _loaded(self, row: Row) -> Transform | None:

@@ -10,6 +10,8 @@ import ignite.distributed as idist
 import torch
 from torch import Tensor
 
+from custom.utils.log import logger
+
 __all__ = ["MemoryBank", "bilinear"]
 
 
@@ -32,7 +34,7 @@ class MemoryBank:
         self.features = torch.zeros(slots, *size, dimensions, dtype=torch.float16, device=device)
         self.filled = torch.zeros(slots, dtype=torch.bool, device=device)
         shape = " x ".join(map(str, self.features.shape))
-        print(f"Memory bank: {shape} in half precision, {self.megabytes:.0f} MB.", flush=True)
+        logger.info(f"Memory bank: {shape} in half precision, {self.megabytes:.0f} MB.")
 
     @property
     def megabytes(self) -> float:

@@ -25,6 +25,7 @@ from custom.samplers.memory_bank import MemoryBank, bilinear
 from custom.utils.bars import progress_bar
 from custom.utils.distributed import process_count, process_rank
 from custom.utils.errors import SettingError
+from custom.utils.log import logger
 
 __all__ = [
     "Correspondence",
@@ -120,10 +121,9 @@ class RegisteredPoints:
         self.partners = torch.tensor([row + [-1] * (count - len(row)) for row in chosen], device=device)  # (V, K)
         self.first = first.to(device)  # (V,), slot of each volume's first slice
         self.sizes, self.spacing = sizes.to(device), spacing.float().to(device)
-        print(
+        logger.info(
             f"Registered points: {len(table)} slices of {table.shape[1]} x {table.shape[2]} knots, up to {count} "
-            f"partners, {self.megabytes:.0f} MB.",
-            flush=True,
+            f"partners, {self.megabytes:.0f} MB."
         )
 
     @property
