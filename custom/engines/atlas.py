@@ -12,7 +12,10 @@ from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
-from custom.registration import Registrations, RegistrationWorkflow, check_fusion, fuse_labels, warped_labels
+from custom.registration.fusion import check_fusion, fuse_labels
+from custom.registration.labels import warped_labels
+from custom.registration.library import Registrations
+from custom.registration.workflow import RegistrationWorkflow
 from custom.utils.log import logger
 
 __all__ = ["AtlasEvaluator"]
@@ -27,7 +30,7 @@ class AtlasEvaluator(Evaluator):
     Args:
         atlases: the labelled cases.
         workflow: registers them, with the plan "atlas".
-        fusion: see :func:`~custom.registration.fuse_labels`.
+        fusion: see :func:`~custom.registration.fusion.fuse_labels`.
         arguments: of :class:`monai.engines.Evaluator`; batches hold one volume.
 
     Raises:

@@ -93,7 +93,7 @@ def draw_pairs(
 
     Raises:
         OSError: an image or a transform is missing or damaged, or the picture cannot be written.
-        RegistrationError: an image that changed since, see :func:`~custom.registration.read_volume`.
+        RegistrationError: an image that changed since, see :func:`~custom.registration.volume.read_volume`.
     """
     by_id = {case["case"]: case for case in cases}
     candidates = _worst_first(rows)

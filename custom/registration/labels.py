@@ -89,8 +89,8 @@ def registered_labels(
         unlabelled: cases without "label"; their truth is not looked at.
         folder: for the label maps; each is named after what it is made of, and made once.
         choice: "best", "majority" or "weighted" make one label map of the usable atlases, see
-            :func:`~custom.registration.fuse_labels`; "agreement" gives each case all of them, as many to each case,
-            the most similar first and again where there are fewer: training chooses by what the networks say.
+            :func:`~custom.registration.fusion.fuse_labels`; "agreement" gives each case all of them, as many to each
+            case, the most similar first and again where there are fewer: training chooses by what the networks say.
 
     Returns:
         The unlabelled cases, with "label", a file or a list of files, and "registered", True; those onto which no

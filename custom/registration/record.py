@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 
-from custom.registration.pairwise import Settings, register, similarity, use_threads
+from custom.registration.demons import use_threads
+from custom.registration.pairwise import register, similarity
 from custom.registration.quality import folded_fraction, inverse_error
+from custom.registration.settings import Settings
 from custom.registration.storage import StorageError, content_hash, load_transform, read_notes, save_transform
 from custom.registration.transform import Affine, Transform, warp_label
 from custom.registration.volume import RegistrationError, read_volume

@@ -14,9 +14,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from custom.registration.pairwise import Settings
 from custom.registration.plan import Pair
 from custom.registration.record import Job, Limits, Row, blank_row, finished, job_for, register_job
+from custom.registration.settings import Settings
 from custom.registration.volume import RegistrationError
 from custom.utils.errors import SettingError
 from custom.utils.files import write_csv

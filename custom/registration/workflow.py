@@ -52,7 +52,7 @@ class RegistrationWorkflow:
     - "atlas": every labelled volume onto every unlabelled one;
     - "template": every volume to one labelled volume, so that N registrations give the map between any two
       (:class:`~custom.registration.Registrations` composes it). The template is the labelled volume that fits some
-      of the others best (:func:`~custom.registration.best_template`), of which the first few are tried;
+      of the others best (:func:`~custom.registration.template.best_template`), of which the first few are tried;
     - "similar": the volumes most similar to each one onto it, compared in the template's space;
     - "all": every volume onto every other, n (n - 1) registrations;
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from custom.registration import fuse_labels
+from custom.registration.fusion import fuse_labels
 from custom.utils.errors import SettingError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from custom.registration import (
+from custom.registration.plan import (
     Pair,
     all_pairs,
     atlas_pairs,
