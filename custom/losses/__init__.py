@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from custom.losses.base import ContrastiveLoss
 from custom.losses.contrastive import (
     GCLLoss,
     PCLLoss,
@@ -12,12 +13,7 @@ from custom.losses.contrastive import (
     supervised_contrastive_loss,
     within_distance,
 )
-from custom.losses.coral import (
-    ContrastiveLoss,
-    CoralLoss,
-    ordinal_anatomical_loss,
-    relational_anatomical_loss,
-)
+from custom.losses.coral import CoralLoss, ordinal_anatomical_loss, relational_anatomical_loss
 from custom.losses.known import KnownDiceCELoss
 from custom.losses.pixel_contrast import PixelContrastLoss, class_contrast, draw_pixels, pixels_at
 
