@@ -21,13 +21,13 @@ PORT ?= 8000
 .PHONY: demo demo-cctr package label-studies label-server test test-slow test-label lint bench clean
 
 demo: $(READY)
-	$(RUN) -m custom.demo coral
+	$(RUN) -m custom.cli.demo coral
 
 demo-cctr: $(READY)
-	$(RUN) -m custom.demo cctr
+	$(RUN) -m custom.cli.demo cctr
 
 package: $(READY)
-	$(RUN) -m custom.archive dist
+	$(RUN) -m custom.cli.package dist
 
 # before an installation of minutes
 label-studies:
@@ -35,7 +35,7 @@ label-studies:
 	  echo "STUDIES: '$(STUDIES)' is no folder; give that of the images: make label-server STUDIES=<folder>"; exit 2; }
 
 label-server: label-studies $(LABEL_READY)
-	$(LABEL_RUN) -m custom.label_server "$(STUDIES)" --bundles $(BUNDLE) --host $(HOST) --port $(PORT)
+	$(LABEL_RUN) -m custom.monai_label.server "$(STUDIES)" --bundles $(BUNDLE) --host $(HOST) --port $(PORT)
 
 test: $(READY)
 	$(RUN) -m ruff check .
@@ -47,7 +47,7 @@ test-slow: $(READY)
 
 test-label: $(LABEL_READY)
 	$(LABEL_RUN) -m pip install -q pytest==9.2.0
-	$(LABEL_RUN) -m pytest -q -m slow tests/test_label_server.py
+	$(LABEL_RUN) -m pytest -q -m slow tests/monai_label/test_server.py
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from custom.registration import Pair, Transform
+    from custom.registration.plan import Pair
+    from custom.registration.transform import Transform
 
 ROOT = Path(__file__).resolve().parents[1]
 OTHERS = ("syn", "elastix")
@@ -59,7 +60,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))
     import torch
 
-    from custom.registration import use_threads
+    from custom.registration.demons import use_threads
 
     torch.set_num_threads(arguments.threads)
     use_threads(arguments.threads)
@@ -69,7 +70,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace) -> None:
     """Run the methods on every pair, append their rows, and print the table."""
     from custom.data import load_sections, split_folder
-    from custom.registration import atlas_pairs, leading_pairs
+    from custom.registration.plan import atlas_pairs, leading_pairs
     from custom.registration.record import VERSION
 
     parser = _config(arguments)
@@ -150,7 +151,9 @@ def summary(table: Path, pairs: list[tuple[str, str]]) -> None:
 
 
 def _before(fixed: dict, moving: dict):
-    from custom.registration import Transform, read_volume, warp_label
+    from custom.registration import warp_label
+    from custom.registration.transform import Transform
+    from custom.registration.volume import read_volume
 
     grids = [read_volume(case["image"]).grid for case in (fixed, moving)]
     return warp_label(moving["label"], Transform((), *grids))[0].numpy()
@@ -158,7 +161,9 @@ def _before(fixed: dict, moving: dict):
 
 def _ours(fixed: dict, moving: dict, settings: dict, lead: Transform | None) -> tuple:
     """Warped labels, seconds, the transform; from where the same patients' leading volumes ended."""
-    from custom.registration import RegistrationError, Transform, read_volume, register, warp_label
+    from custom.registration import register, warp_label
+    from custom.registration.transform import Transform
+    from custom.registration.volume import RegistrationError, read_volume
 
     begin = time.perf_counter()
     pair = fixed["image"], moving["image"]
@@ -180,7 +185,8 @@ def _runner(folder: Path, parser):
 
 
 def _checked(runner, truth: dict, pair: Pair, lead: Pair | None) -> tuple:
-    from custom.registration import load_transform, warp_label
+    from custom.registration import warp_label
+    from custom.registration.storage import load_transform
 
     starts = {}
     if lead:
@@ -210,7 +216,8 @@ def _ways(folder: Path, plan: str | list[str], parser, sections: dict, others: l
 
 
 def _by_way(registrations, fixed: dict, moving: dict, pair: Pair) -> tuple:
-    from custom.registration import RegistrationError, warp_label
+    from custom.registration import warp_label
+    from custom.registration.volume import RegistrationError
 
     start = time.perf_counter()
     try:  # each pair is scored, those too that training would leave out

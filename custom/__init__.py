@@ -8,12 +8,10 @@ import json
 import sys
 from pathlib import Path
 
-from custom.errors import SettingError, print_message_last
+from custom.utils.errors import SettingError
 
 __all__ = ["bundle_root", "flag"]
 __version__ = "0.1.0"
-
-print_message_last()
 
 
 def bundle_root(name: str) -> str:

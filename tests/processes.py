@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
-import torch.distributed as dist
 
 
 def in_processes(work: Callable, folder: Path, *args: Any, processes: int = 2) -> None:
@@ -22,13 +22,13 @@ def in_processes(work: Callable, folder: Path, *args: Any, processes: int = 2) -
 
 def _process(rank: int, work: Callable, folder: Path, args: tuple, processes: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=processes)
+    idist.initialize("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=processes)
     work(rank, folder, *args)
     # A DistributedDataParallel that outlives the group ends Gloo's threads with Python's lock held, for which they may
     # be waiting: a deadlock, or an abort at exit. `work` has returned its networks; cycles keep some of them.
     gc.collect()
-    dist.barrier()
-    dist.destroy_process_group()
+    idist.barrier()
+    idist.finalize()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from custom.registration import Grid
+from custom.registration.volume import Grid
 
 # enough for a scene that is merely moved
 QUICK = {"spacing": 5.0, "scales": (1.0,), "candidates": 1, "iterations": (10, 10), "affine_iterations": 20}

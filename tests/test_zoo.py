@@ -21,7 +21,7 @@ from monai.metrics import compute_dice
 from test_configs import WORKFLOWS
 
 from custom.data.phantom import write_abdominal
-from custom.files import save_atomically
+from custom.utils.files import save_atomically
 
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")  # the file that the metadata's "schema" URL names
 PLACES = ["inside the bundle", "from the root"]

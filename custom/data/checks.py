@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from custom.data.dicom import file_states, is_dicom
 from custom.data.geometry import slice_axis
-from custom.errors import UserError
+from custom.utils.errors import UserError
+from custom.utils.log import logger
 
 __all__ = [
     "DataError",
@@ -314,7 +315,7 @@ def without_faults(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     problems = _checked(lambda case: check_image(case["image"]), cases)
     for found in problems:
         for problem in found:
-            print(f"Left out: {problem}", flush=True)
+            logger.warning(f"Left out: {problem}")
     return [case for case, found in zip(cases, problems, strict=True) if not found]
 
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from custom.data.checks import DataError, case_id, check_folder, check_labelled_count, check_unique, usable_images
 from custom.data.dicom import is_series
+from custom.utils.log import logger
 
 __all__ = [
     "cases_to_annotate",
@@ -61,10 +62,9 @@ def split_folder(dataset_dir: str, default: str, *others: str) -> str:
         ids = [p for file in _HELD_OUT.values() for p in _read_ids(Path(folder) / file, optional=True)]
         if any(there(root, p) for p in ids):
             if number:
-                print(
+                logger.info(
                     f"Lists: {folder}, since {root} holds none of the held-out patients of {default}; "
-                    "--split_dir takes others.",
-                    flush=True,
+                    "--split_dir takes others."
                 )
             return folder
     return default
@@ -150,7 +150,7 @@ def _from_folder(root: Path, splits: Path, labeled_cases: int | Sequence[str] | 
         ids = _read_ids(splits / file, optional=True)
         missing = [p for p in ids if not layout.there(root, p)]
         if ids and len(missing) == len(ids):
-            print(f"{section}: none of the {len(ids)} patients of {splits / file} is in {root}: left out.", flush=True)
+            logger.warning(f"{section}: none of the {len(ids)} patients of {splits / file} is in {root}: left out.")
             ids = []
         else:
             _check_complete(root, splits / file, missing, len(ids))
@@ -321,7 +321,7 @@ def held_out(sections: dict[str, list[Case]]) -> str:
     """
     for section in ("test", "validation"):
         if sections[section]:
-            print(f"Held-out cases: {len(sections[section])} volumes of the section '{section}'.", flush=True)
+            logger.info(f"Held-out cases: {len(sections[section])} volumes of the section '{section}'.")
             return section
     raise DataError(
         "There are no test and no validation cases: add a section 'test' to the data, or give a --split_dir whose "
@@ -411,10 +411,9 @@ def _without_segmentations(files: list[Path]) -> list[Path]:
     names = {case_id({"image": f}) for f in files}
     images = [f for f in files if not _is_segmentation(case_id({"image": f}), names)]
     if left_out := [f.name for f in files if f not in images]:
-        print(
+        logger.warning(
             f"images: {len(left_out)} files left out, which look like segmentations of images beside them "
-            f"({', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''}).",
-            flush=True,
+            f"({', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''})."
         )
     return images
 

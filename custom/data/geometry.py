@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Orientation, Spacingd
 from monai.transforms.spatial.functional import orientation
 
-from custom.errors import SettingError
+from custom.utils.errors import SettingError
 
 __all__ = ["OrientSlices", "OrientSlicesd", "SpaceSlicesd", "slice_axis", "slice_positions"]
 

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from custom.data.phantom_anatomy import Abdomen, Heart
+from custom.utils.log import logger
 
 __all__ = ["abdominal_folder", "abdominal_map", "cardiac_folder", "write_abdominal", "write_cardiac"]
 
@@ -181,7 +182,7 @@ def _reuse_or_write(write: Callable[[Path, int, int], None], folder: Path, recor
     else:
         state = "written now"
         write(folder, record["cases"], record["seed"])
-    print(f"No dataset_dir was given: using the embedded {record['kind']} phantom, {folder} ({state}).", flush=True)
+    logger.info(f"No dataset_dir was given: using the embedded {record['kind']} phantom, {folder} ({state}).")
     return str(folder)
 
 

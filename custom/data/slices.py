@@ -21,13 +21,13 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, ResizeWithPadOrCropd, Transform
 from torch import Tensor
 
-from custom.bars import progress_bar
 from custom.data.checks import DataError, case_id
 from custom.data.datalist import Case
 from custom.data.dicom import file_states
 from custom.data.geometry import slice_positions
-from custom.errors import SettingError
-from custom.files import save_atomically
+from custom.utils.bars import progress_bar
+from custom.utils.errors import SettingError
+from custom.utils.files import save_atomically
 
 __all__ = ["UNKNOWN", "CentreSlicesd", "SelectLabelsd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
 

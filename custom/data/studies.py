@@ -16,6 +16,7 @@ from pathlib import Path
 
 from custom.data.checks import DataError, case_id, check_folder, without_faults
 from custom.data.datalist import Case, nifti_files
+from custom.utils.log import logger
 
 __all__ = ["studies_to_annotate", "study_sections"]
 
@@ -40,7 +41,7 @@ def study_sections(annotated: Sequence[Case], unlabelled: bool = True) -> dict[s
     training = [{**case, "case": case_id(case), "patient": case_id(case)} for case in annotated]
     others = _beside(Path(annotated[0]["label"]).parent) if unlabelled else []
     if not others:
-        print("No study without a label is used: training with the annotated ones alone.", flush=True)
+        logger.warning("No study without a label is used: training with the annotated ones alone.")
     images = [{k: v for k, v in case.items() if k != "label"} for case in training] + others
     return {"training": training, "unlabeled": others, "pretraining": images, "validation": [], "test": []}
 

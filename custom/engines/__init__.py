@@ -6,17 +6,6 @@ from custom.engines.atlas import AtlasEvaluator
 from custom.engines.contrastive import ContrastiveTrainer
 from custom.engines.cross_teaching import CrossTeachingTrainer, check_terms
 from custom.engines.mean_teacher import MeanTeacherTrainer
-from custom.engines.processes import (
-    average_gradients,
-    hold_others,
-    process_count,
-    process_device,
-    process_rank,
-    process_share,
-    release_others,
-    start_processes,
-    stop_processes,
-)
 from custom.engines.schedule import PolynomialDecay, Schedule, suggested_epochs
 from custom.engines.segmentation import SegmentationTrainer
 from custom.engines.selection import PatientSelector
@@ -34,16 +23,7 @@ __all__ = [
     "SegmentationTrainer",
     "SliceTrainer",
     "TwoStreamTrainer",
-    "average_gradients",
     "check_terms",
     "fast_bfloat16",
-    "hold_others",
-    "process_count",
-    "process_device",
-    "process_rank",
-    "process_share",
-    "release_others",
-    "start_processes",
-    "stop_processes",
     "suggested_epochs",
 ]

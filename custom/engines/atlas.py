@@ -12,7 +12,11 @@ from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
-from custom.registration import Registrations, RegistrationWorkflow, check_fusion, fuse_labels, warped_labels
+from custom.registration.fusion import check_fusion, fuse_labels
+from custom.registration.labels import warped_labels
+from custom.registration.library import Registrations
+from custom.registration.workflow import RegistrationWorkflow
+from custom.utils.log import logger
 
 __all__ = ["AtlasEvaluator"]
 
@@ -26,7 +30,7 @@ class AtlasEvaluator(Evaluator):
     Args:
         atlases: the labelled cases.
         workflow: registers them, with the plan "atlas".
-        fusion: see :func:`~custom.registration.fuse_labels`.
+        fusion: see :func:`~custom.registration.fusion.fuse_labels`.
         arguments: of :class:`monai.engines.Evaluator`; batches hold one volume.
 
     Raises:
@@ -67,7 +71,7 @@ class AtlasEvaluator(Evaluator):
         if not warped:
             warped, similarities = warped_labels(engine.registrations, case, engine.atlases, usable=False)
             quality = "fits well: the segmentation is a guess" if warped else "could be registered: it stays empty"
-            print(f"{case}: no atlas {quality} (see {engine.workflow.folder}/pairs.csv).", flush=True)
+            logger.warning(f"{case}: no atlas {quality} (see {engine.workflow.folder}/pairs.csv).")
         image = batchdata[CommonKeys.IMAGE]
         segmentation = torch.zeros_like(image)
         if warped:

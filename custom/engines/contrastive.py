@@ -8,8 +8,8 @@ import torch
 from monai.utils import CommonKeys
 
 from custom.engines.slices import SliceTrainer
-from custom.losses.gather import gather_embeddings
 from custom.networks.weights import unwrapped
+from custom.utils.distributed import gather_embeddings
 
 __all__ = ["ContrastiveTrainer"]
 

@@ -16,12 +16,12 @@ from monai.data import DataLoader
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
-from custom.engines.processes import average_gradients, process_count
 from custom.engines.schedule import Schedule
 from custom.engines.two_streams import TwoStreamTrainer
-from custom.errors import SettingError
 from custom.networks.projected import ProjectedNetwork
 from custom.samplers.registered import RegisteredPositives
+from custom.utils.distributed import average_gradients, process_count
+from custom.utils.errors import SettingError
 
 __all__ = ["TERMS", "CrossTeachingTrainer", "check_terms"]
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from custom.data.intensity import IntensityAugment, random_boxes
 from custom.data.slices import UNKNOWN
-from custom.engines.processes import average_gradients
 from custom.engines.schedule import Schedule
 from custom.engines.two_streams import TwoStreamTrainer
-from custom.errors import SettingError
 from custom.losses.known import known_dice_cross_entropy
 from custom.losses.pseudo_labels import confident_decisions, vote_shares
+from custom.utils.distributed import average_gradients
+from custom.utils.errors import SettingError
 
 __all__ = ["MEAN_TEACHER_TERMS", "MeanTeacherTrainer"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from custom.errors import SettingError
+from custom.utils.errors import SettingError
 
 __all__ = ["PolynomialDecay", "Schedule", "suggested_epochs"]
 

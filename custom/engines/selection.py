@@ -13,11 +13,12 @@ from monai.networks.utils import eval_mode
 from monai.utils import CommonKeys
 from torch import Tensor
 
-from custom.bars import progress_bar
-from custom.errors import SettingError
-from custom.files import replacing, write_csv
 from custom.networks import SliceEmbedder
 from custom.samplers import coverage_by_patient, facility_location
+from custom.utils.bars import progress_bar
+from custom.utils.errors import SettingError
+from custom.utils.files import replacing, write_csv
+from custom.utils.log import logger
 
 __all__ = ["PatientSelector"]
 
@@ -82,13 +83,12 @@ class PatientSelector:
         selected = [names[patient] for patient, _ in ranking[: self.count]]
         with replacing(self.folder / "selection.txt") as temporary:
             temporary.write_text("".join(f"{name}\n" for name in selected), encoding="utf-8")
-        print(
+        logger.info(
             f"Annotate first: {', '.join(selected)} (of {len(names)}; {self.folder / 'selection.csv'} ranks them all)."
         )
-        print(
+        logger.info(
             'Once they have labels: in a data list, move them to "training"; in a folder with lists, train with '
-            f'--labeled_cases "{[*self.annotated, *selected]}".',
-            flush=True,
+            f'--labeled_cases "{[*self.annotated, *selected]}".'
         )
         return selected
 

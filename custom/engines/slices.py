@@ -14,7 +14,8 @@ from monai.inferers import Inferer
 from torch import nn
 
 from custom.data.augment import SpatialAugment, iteration_generator
-from custom.engines.processes import process_count, process_rank
+from custom.utils.distributed import process_count, process_rank
+from custom.utils.log import logger
 
 __all__ = ["SliceTrainer", "fast_bfloat16"]
 
@@ -80,7 +81,7 @@ class SliceTrainer(SupervisedTrainer):
     def run(self) -> None:
         """Train up to ``max_epochs``; a run that was resumed after its last epoch is left as it is."""
         if self.state.epoch >= self.state.max_epochs:
-            print(f"resume: all {self.state.max_epochs} epochs are done already: nothing to train.", flush=True)
+            logger.info(f"resume: all {self.state.max_epochs} epochs are done already: nothing to train.")
             self.fire_event(Events.COMPLETED)  # a kill may have come before what is written at the end
             return
         # a loader with workers draws its first batches before the first EPOCH_STARTED

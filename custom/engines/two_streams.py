@@ -11,9 +11,8 @@ from monai.utils import CommonKeys
 from torch import Tensor
 
 from custom.data.slices import UNKNOWN
-from custom.engines.processes import process_count, process_rank
 from custom.engines.slices import SliceTrainer
-from custom.losses.gather import gather_embeddings
+from custom.utils.distributed import gather_embeddings, process_count, process_rank
 
 __all__ = ["TwoStreamTrainer"]
 

@@ -14,10 +14,11 @@ from monai.engines import Evaluator
 from torch import nn
 
 from custom.data.checks import case_id
-from custom.engines.processes import process_rank
-from custom.files import replacing, save_atomically
 from custom.networks.weights import WeightsError, load_weights, read_weights, unwrapped
 from custom.registration.storage import content_hash
+from custom.utils.distributed import process_rank
+from custom.utils.files import replacing, save_atomically
+from custom.utils.log import logger
 
 __all__ = ["LoadWeights", "ResumeCheckpoint", "SaveWeights"]
 
@@ -73,7 +74,7 @@ class ResumeCheckpoint:
         if self.path.is_file():
             self.load(engine)
         else:
-            print(f"resume: there is no {self.path} yet: starting at the first epoch.", flush=True)
+            logger.info(f"resume: there is no {self.path} yet: starting at the first epoch.")
 
     def save(self, engine: Engine) -> None:
         """Write the checkpoint when it is time."""
@@ -114,10 +115,7 @@ class ResumeCheckpoint:
         if self.evaluator is not None and "best" in content:
             self.evaluator.state.best_metric = content["best"]["metric"]
             self.evaluator.state.best_metric_epoch = content["best"]["epoch"]
-        print(
-            f"resume: going on after epoch {content['epoch']} of {engine.state.max_epochs} from {self.path}.",
-            flush=True,
-        )
+        logger.info(f"resume: going on after epoch {content['epoch']} of {engine.state.max_epochs} from {self.path}.")
 
     def _all_settings(self, engine: Engine) -> dict[str, Any]:
         return {
@@ -195,7 +193,7 @@ class SaveWeights:
             self._save()
         if process_rank() == 0:
             which = f"epoch {best}, the best in validation" if best > 0 else f"the last epoch, {engine.state.epoch}"
-            print(f"Weights of {which}: {self.path}.", flush=True)
+            logger.info(f"Weights of {which}: {self.path}.")
 
     def _save(self) -> None:
         if process_rank() == 0:
@@ -249,7 +247,9 @@ class LoadWeights:
     def __call__(self, engine: Engine) -> None:
         trained = self.path.with_suffix(".json")
         settings = json.loads(trained.read_text(encoding="utf-8")) if trained.is_file() else {}
-        print(f"Weights: {self.path}{'' if settings else f'; {trained.name} is not beside them: settings unchecked'}.")
+        logger.info(
+            f"Weights: {self.path}{'' if settings else f'; {trained.name} is not beside them: settings unchecked'}."
+        )
         for name, value in settings.items():
             if name in self.settings and self.settings[name] != value:
                 remedy = f'--{name} "{value}"'
@@ -278,7 +278,7 @@ class LoadWeights:
                     "those of the training."
                 )
             how = {"labelled": "trained on", "validation": "chosen by"}.get(kind, "trained, without their labels, on")
-            print(f"{self.path} was {how} {which}: no scores of unseen cases.", flush=True)
+            logger.warning(f"{self.path} was {how} {which}: no scores of unseen cases.")
 
 
 def _short(value: Any) -> str:

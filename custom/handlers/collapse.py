@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from ignite.engine import Engine, Events
 
-from custom.errors import UserError
 from custom.metrics import embedding_spread
+from custom.utils.errors import UserError
 
 __all__ = ["CollapseError", "CollapseGuard"]
 

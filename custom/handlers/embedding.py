@@ -18,10 +18,11 @@ from monai.networks.utils import eval_mode
 from monai.utils import CommonKeys
 from torch import nn
 
-from custom.engines.processes import process_rank
-from custom.files import replacing, write_csv
 from custom.metrics import axis_order, is_constant, principal_components
 from custom.networks.weights import unwrapped
+from custom.utils.distributed import process_rank
+from custom.utils.files import replacing, write_csv
+from custom.utils.log import logger
 
 __all__ = ["EmbeddingReport"]
 
@@ -84,13 +85,12 @@ class EmbeddingReport:
         write_csv(self.folder / "embedding.csv", rows)
         result = f"Spearman's {measure} with the slice position: median {median:.3f} of {len(order)} patients"
         self._draw(rows, result)
-        print(f"{result}. Written to {self.folder / 'embedding.csv'} and {self.folder / 'embedding.png'}.", flush=True)
+        logger.info(f"{result}. Written to {self.folder / 'embedding.csv'} and {self.folder / 'embedding.png'}.")
         collapsed = [patient for patient in order if is_constant(projections[patients == patient])]
         if collapsed:
-            print(
+            logger.warning(
                 f"Collapsed: the slices of {len(collapsed)} of {len(order)} patients ({', '.join(collapsed[:5])}) all "
-                "have the same projection, which counts as rho 0.",
-                flush=True,
+                "have the same projection, which counts as rho 0."
             )
         return median
 

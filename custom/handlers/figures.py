@@ -21,11 +21,12 @@ from monai.transforms import ResampleToMatch
 from monai.utils import CommonKeys
 
 from custom.data.geometry import HEAD, OrientSlices
-from custom.engines.processes import process_rank
-from custom.files import replacing
 from custom.handlers.report import identity
 from custom.metrics import dice
-from custom.pictures import ABOVE, COLOURS, as_seen, class_style, outline, show, view_square, window_around
+from custom.utils.distributed import process_rank
+from custom.utils.figures import ABOVE, COLOURS, as_seen, class_style, outline, show, view_square, window_around
+from custom.utils.files import replacing
+from custom.utils.log import logger
 
 __all__ = ["OverviewFigure"]
 
@@ -144,7 +145,7 @@ class OverviewFigure:
         figure.legend(handles=self._legend(), loc="lower center", ncols=entries, frameon=False, fontsize=9)
         with replacing(self.path) as temporary:
             figure.savefig(temporary, dpi=130)
-        print(f"Overview of {rows} cases: {self.path}.", flush=True)
+        logger.info(f"Overview of {rows} cases: {self.path}.")
 
     def _draw(self, axes: Axes, content: dict[str, np.ndarray], panel: str, spacing: tuple, window: np.ndarray) -> None:
         axes.set(xticks=[], yticks=[], facecolor="black")

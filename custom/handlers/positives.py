@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from custom.data.slices import SliceDataset
-from custom.engines.processes import process_rank
-from custom.errors import SettingError
-from custom.files import write_csv
 from custom.losses.pixel_contrast import draw_pixels
 from custom.metrics import pseudo_label_agreement, registered_agreement
 from custom.networks.weights import unwrapped
 from custom.samplers.registered import RegisteredPoints, classes_at, points_of
+from custom.utils.distributed import process_rank
+from custom.utils.errors import SettingError
+from custom.utils.files import write_csv
 
 __all__ = ["PositivesReport"]
 

@@ -9,7 +9,7 @@ from ignite.handlers import ProgressBar
 from monai.engines import Trainer
 from tqdm import tqdm
 
-from custom.engines.processes import process_rank
+from custom.utils.distributed import process_rank
 
 __all__ = ["Progress"]
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
-from custom.errors import SettingError
-from custom.files import write_csv
 from custom.handlers.report import identity
+from custom.utils.errors import SettingError
+from custom.utils.files import write_csv
+from custom.utils.log import logger
 
 __all__ = ["UncertaintyRanking"]
 
@@ -65,8 +66,7 @@ class UncertaintyRanking:
                 for rank, patient in enumerate(ranking, start=1)
             ],
         )
-        print(
+        logger.info(
             f"Annotate next: {', '.join(ranking[: self.count])} (of {len(ranking)}; {self.folder / 'selection.csv'} "
-            "ranks them all).",
-            flush=True,
+            "ranks them all)."
         )

@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
 from custom.data.checks import DataError, case_id
-from custom.engines.processes import process_count, process_rank
-from custom.errors import SettingError
-from custom.files import write_csv
 from custom.metrics import class_scores, ejection_fraction
+from custom.utils.distributed import process_rank
+from custom.utils.errors import SettingError
+from custom.utils.files import write_csv
+from custom.utils.log import logger
 
 __all__ = ["SegmentationReport", "identity"]
 
@@ -115,15 +116,11 @@ class SegmentationReport:
         if errors is not None:
             write_csv(self.folder / "ejection_fraction.csv", [errors])
         # not to the engine's logger: it is one of Ignite's, which logging.conf silences
-        print("\n".join(self._table(rows, summary, errors)), flush=True)
+        logger.info("\n".join(self._table(rows, summary, errors)))
 
     def _gathered(self) -> list[Row]:
         """The rows of all processes, each case once: samplers repeat cases to give every process equally many."""
-        parts = [self.rows]
-        if process_count() > 1:
-            parts = [None] * process_count()
-            dist.all_gather_object(parts, self.rows)
-        rows = {case: dict(row) for part in parts for case, row in part.items()}
+        rows = {case: dict(row) for part in idist.all_gather(self.rows) for case, row in part.items()}
         return [rows[case] for case in sorted(rows)]
 
     def _add_ejection_fractions(self, rows: list[Row]) -> Row:

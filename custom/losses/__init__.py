@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from custom.losses.base import ContrastiveLoss
 from custom.losses.contrastive import (
     GCLLoss,
     PCLLoss,
@@ -12,13 +13,7 @@ from custom.losses.contrastive import (
     supervised_contrastive_loss,
     within_distance,
 )
-from custom.losses.coral import (
-    ContrastiveLoss,
-    CoralLoss,
-    ordinal_anatomical_loss,
-    relational_anatomical_loss,
-)
-from custom.losses.gather import gather_embeddings
+from custom.losses.coral import CoralLoss, ordinal_anatomical_loss, relational_anatomical_loss
 from custom.losses.known import KnownDiceCELoss, known_dice_cross_entropy
 from custom.losses.pixel_contrast import PixelContrastLoss, class_contrast, draw_pixels, pixels_at
 from custom.losses.pseudo_labels import confident_decisions, vote_shares
@@ -35,7 +30,6 @@ __all__ = [
     "class_contrast",
     "confident_decisions",
     "draw_pixels",
-    "gather_embeddings",
     "known_dice_cross_entropy",
     "ordinal_anatomical_loss",
     "pixels_at",

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from custom.losses.coral import (
+from custom.losses.base import (
     POSITION_TOLERANCE,
     ContrastiveLoss,
     check_batch,

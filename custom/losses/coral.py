@@ -4,16 +4,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-# Positions nearer than this are one position, and distances that differ by less are ties. The rounding of float32
-# positions moves a distance by 1e-7 or less; two distances that really differ do so by 1e-5 or more for volumes of
-# up to 40 slices or so. Rounding positions (or distances) to a grid instead would split ties at the grid's edges.
-POSITION_TOLERANCE = 1e-6
+from custom.losses.base import (
+    POSITION_TOLERANCE,
+    ContrastiveLoss,
+    Gram,
+    at_least_float32,
+    check_batch,
+    check_temperature,
+    cosine_similarity,
+)
+
+__all__ = ["CoralLoss", "ordinal_anatomical_loss", "relational_anatomical_loss"]
 
 
 def relational_anatomical_loss(
@@ -21,8 +26,14 @@ def relational_anatomical_loss(
 ) -> Tensor:
     """Relational anatomical loss (RAL): the nearer two slices lie, the more alike their embeddings.
 
-    Each pair ``(i, j)`` competes with all ``k`` that lie at least as far from ``i`` as ``j`` does. These sets are
-    nested, so with each row sorted by distance their sums are one cumulative sum: ``n x n`` memory, exact.
+    With positions ``p``, embeddings ``z``, distances ``d_ij = |p_i - p_j|`` and similarities
+    ``s_ij = cos(z_i, z_j) / temperature``::
+
+        L_RAL = 1 / (n (n - 1))  sum_i sum_(j != i)  w_ij l_ij,       w_ij = sigmoid(tau d_ij)
+        l_ij  = -log( exp(s_ij) / sum_(k in S_ij) exp(s_ik) ),        S_ij = {k != i : d_ik >= d_ij}
+
+    The sets ``S_ij`` of a row are nested, so with the row sorted by distance their sums are one cumulative sum:
+    ``n x n`` memory, exact.
 
     Args:
         embeddings: (n, d), any floating type; computed in float32 at least.
@@ -57,6 +68,10 @@ def relational_anatomical_loss(
 def ordinal_anatomical_loss(embeddings: Tensor, positions: Tensor, axis: Tensor) -> Tensor:
     """Ordinal anatomical loss (OAL): from one slice to any later one, the embedding moves along one axis.
 
+    With the pairs ``P = {(i, j) : p_i < p_j}`` and the axis ``v``::
+
+        L_OAL = -1 / |P|  sum_((i, j) in P)  cos(z_j - z_i, v)
+
     Args:
         embeddings: (n, d), any floating type, not normalised. Distances come from an ``n x n`` Gram matrix of the
             centred embeddings in float64: in float32 it cancels for embeddings near each other.
@@ -64,8 +79,7 @@ def ordinal_anatomical_loss(embeddings: Tensor, positions: Tensor, axis: Tensor)
         axis: (d,), the learnable direction v; its length does not matter.
 
     Returns:
-        Minus the mean of ``cos(z_j - z_i, v)`` over the pairs with ``p_i < p_j``, a scalar; zero if there is no such
-        pair. A pair of equal embeddings has no direction and counts as cosine 0.
+        A scalar; zero if ``P`` is empty. A pair of equal embeddings has no direction and counts as cosine 0.
 
     Raises:
         ValueError: shapes do not match, positions are too coarse or not finite.
@@ -93,27 +107,6 @@ def ordinal_anatomical_loss(embeddings: Tensor, positions: Tensor, axis: Tensor)
     cosine = rise * squared_distance.masked_fill(coincident, 1.0).rsqrt()
     total = cosine.masked_fill(coincident | ~before, 0.0).sum()
     return (-total / before.sum().clamp(min=1)).to(at_least_float32(embeddings.dtype))
-
-
-class ContrastiveLoss(nn.Module):
-    """A loss on the embeddings of slices: a method overrides :meth:`terms`, ``forward`` is their sum."""
-
-    def terms(
-        self, embeddings: Tensor, positions: Tensor, slices: Tensor, axis: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Return the weighted terms of the loss by name, each a scalar.
-
-        Args:
-            embeddings: (n, d), of all views of all slices of the batch.
-            positions: (n,), along the slice axis in [0, 1].
-            slices: (n,), integer id of the slice that each embedding is a view of.
-            axis: (d,), the head's ordinal axis, or ``None`` for a head without one.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must implement terms().")
-
-    def forward(self, embeddings: Tensor, positions: Tensor, slices: Tensor, axis: Tensor | None = None) -> Tensor:
-        """Return the sum of :meth:`terms`."""
-        return torch.stack(list(self.terms(embeddings, positions, slices, axis).values())).sum()
 
 
 class CoralLoss(ContrastiveLoss):
@@ -168,27 +161,6 @@ class CoralLoss(ContrastiveLoss):
         return terms
 
 
-def cosine_similarity(embeddings: Tensor) -> Tensor:
-    """Return the (n, n) cosines of (n, d) embeddings in float32 at least, under autocast too."""
-    with torch.autocast(embeddings.device.type, enabled=False):
-        unit = F.normalize(embeddings.to(at_least_float32(embeddings.dtype)), dim=1)
-        return Gram.apply(unit)
-
-
-class Gram(torch.autograd.Function):
-    """``z @ z.T`` with one matrix product in the backward pass, where autograd would take two."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        ctx.save_for_backward(z)
-        return z @ z.T
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (z,) = ctx.saved_tensors
-        return (grad + grad.T) @ z
-
-
 @torch.no_grad()
 def rank_by_distance(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sort the others of each row from far to near.
@@ -220,36 +192,3 @@ def log_cumulative_sum_exp(exponents: Tensor, largest: float) -> Tensor:
     if largest <= 30 and not torch.are_deterministic_algorithms_enabled():
         return exponents.exp().cumsum(dim=1).log()
     return exponents.logcumsumexp(dim=1)
-
-
-def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """Return float64 for float64 and float32 for all that is coarser."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def check_temperature(temperature: float) -> None:
-    """Raise a ValueError unless the temperature is positive."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, found {temperature}: the paper uses 0.1.")
-
-
-def check_batch(embeddings: Tensor, positions: Tensor) -> None:
-    """Raise a ValueError unless embeddings are (n, d) and positions (n,), fine enough to compare and finite."""
-    if embeddings.ndim != 2 or not embeddings.is_floating_point():
-        raise ValueError(
-            f"embeddings must be floating point of shape (n, d), found {embeddings.dtype} of shape "
-            f"{tuple(embeddings.shape)}: concatenate all views of all slices along the first dimension."
-        )
-    if positions.shape != embeddings.shape[:1]:
-        raise ValueError(
-            f"positions must be of shape (n,) = ({len(embeddings)},), found {tuple(positions.shape)}: "
-            "give one position for each embedding, the same one for each view of a slice."
-        )
-    if positions.dtype in (torch.float16, torch.bfloat16):
-        raise ValueError(
-            f"positions must be float32 or finer, found {positions.dtype}, which rounds equal distances apart: "
-            "keep the positions out of the conversion to half precision."
-        )
-    # On other devices this would stall every iteration.
-    if positions.device.type == "cpu" and not positions.isfinite().all():
-        raise ValueError(f"positions must be finite, found {positions.tolist()}: check the volumes' slice numbers.")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from custom.losses.coral import check_temperature
+from custom.losses.base import check_temperature
 
 
 def draw_pixels(labels: Tensor, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

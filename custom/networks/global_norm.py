@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import ignite.distributed as idist
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from custom.utils.distributed import process_count
 
 __all__ = ["GlobalBatchNorm2d", "distribute", "synchronise"]
 
@@ -27,9 +29,9 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         Returns:
             (n, num_features, H, W), normalised with the statistics of the global batch.
         """
-        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+        world = process_count()
+        if not self.training or world == 1:
             return super().forward(x)
-        world = dist.get_world_size()
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         mean = _Sum.apply(values.mean((0, 2, 3))) / world
         # the second pass keeps the variance exact where it is small against the mean
@@ -56,15 +58,11 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total
+        return idist.all_reduce(tensor.clone())
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        total = grad.clone()
-        dist.all_reduce(total)
-        return total
+        return idist.all_reduce(grad.clone())
 
 
 def synchronise(network: nn.Module, device: torch.device | str) -> nn.Module:
@@ -80,8 +78,7 @@ def synchronise(network: nn.Module, device: torch.device | str) -> nn.Module:
     network = _with_global_norms(network, device)
     for tensor in network.state_dict().values():
         first = tensor.contiguous()  # which weights in channels_last are not
-        dist.broadcast(first, src=0)
-        tensor.copy_(first)
+        tensor.copy_(idist.broadcast(first, src=0))
     return network
 
 

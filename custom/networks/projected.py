@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from custom.errors import SettingError
+from custom.utils.errors import SettingError
 
 __all__ = ["ProjectedNetwork", "check_slice_size"]
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from custom.networks.weights import WeightsError, check_weights, read_weights, unwrapped
+from custom.utils.log import logger
 
 __all__ = ["load_swin"]
 
@@ -63,7 +64,7 @@ def load_swin(network: nn.Module, path: str | Path | None) -> nn.Module:
     given = _fitted(_renamed(read_weights(path, KEY)), own, encoder.window_size)
     check_weights(own, given, path, KEY, REMEDY)
     encoder.load_state_dict(given, strict=False)
-    print(f"{KEY}: {len(given)} tensors of the transformer's encoder loaded from {path}.", flush=True)
+    logger.info(f"{KEY}: {len(given)} tensors of the transformer's encoder loaded from {path}.")
     return network
 
 

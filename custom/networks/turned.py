@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from monai.inferers import SliceInferer
 from torch import Tensor
 
-from custom.errors import SettingError
+from custom.utils.errors import SettingError
 
 __all__ = ["TurnedSliceInferer", "turned"]
 

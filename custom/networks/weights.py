@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from custom.errors import UserError
+from custom.utils.errors import UserError
+from custom.utils.log import logger
 
 __all__ = ["WeightsError", "default_encoder", "load_encoder", "load_weights", "read_weights", "unwrapped"]
 
@@ -101,15 +102,14 @@ def load_encoder(network: nn.Module, path: str | Path | None, prefix: str = "enc
     own = unwrapped(network).state_dict()
     if not any(name.endswith(RUNNING) for name in own) and any(name.endswith(RUNNING) for name in weights):
         weights = {k: v for k, v in weights.items() if not k.endswith(RUNNING)}
-        print(
+        logger.warning(
             "encoder_checkpoint: the running statistics of its batch norms are left out, as the network has instance "
-            "norms; --norm batch keeps them.",
-            flush=True,
+            "norms; --norm batch keeps them."
         )
     decoder = {name for name in own if name.startswith(DECODER)}
     check_weights({k: v for k, v in own.items() if k not in decoder}, weights, path, "encoder_checkpoint")
     unwrapped(network).load_state_dict(weights, strict=False)
-    print(f"encoder_checkpoint: {len(weights)} tensors of the encoder loaded from {path}.", flush=True)
+    logger.info(f"encoder_checkpoint: {len(weights)} tensors of the encoder loaded from {path}.")
     return network
 
 
@@ -117,7 +117,7 @@ def default_encoder(path: str | Path) -> str | None:
     """``path`` when pre-training has written it; else None, and a line says that training starts from scratch."""
     if Path(path).is_file():
         return str(path)
-    print(
+    logger.warning(
         f"encoder_checkpoint: no pre-trained encoder at {path} (run `pretraining` first): starting from random weights."
     )
     return None

@@ -20,11 +20,12 @@ from monai.data import MetaTensor
 from scipy.ndimage import distance_transform_edt
 
 from custom.data.geometry import OrientSlices, slice_axis
-from custom.files import replacing
-from custom.pictures import ABOVE, COLOURS, as_seen, outline, show, view_square, window_around
 from custom.registration.storage import load_transform
 from custom.registration.transform import Transform, warp_label
 from custom.registration.volume import Grid, Volume, read_volume
+from custom.utils.figures import ABOVE, COLOURS, as_seen, outline, show, view_square, window_around
+from custom.utils.files import replacing
+from custom.utils.log import logger
 
 __all__ = ["draw_pairs"]
 
@@ -92,7 +93,7 @@ def draw_pairs(
 
     Raises:
         OSError: an image or a transform is missing or damaged, or the picture cannot be written.
-        RegistrationError: an image that changed since, see :func:`~custom.registration.read_volume`.
+        RegistrationError: an image that changed since, see :func:`~custom.registration.volume.read_volume`.
     """
     by_id = {case["case"]: case for case in cases}
     candidates = _worst_first(rows)
@@ -105,7 +106,7 @@ def draw_pairs(
     _head_and_foot(figure, panels, rows, f"{len(drawn)} of {len(candidates)} registered pairs, the worst first")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=min(DPI, LONGEST / figure.get_size_inches()[1]))
-    print(f"Pictures of {len(drawn)} pairs, the worst first: {path}", flush=True)
+    logger.info(f"Pictures of {len(drawn)} pairs, the worst first: {path}")
 
 
 def _worst_first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -130,7 +131,7 @@ def _view(fixed_case: Mapping[str, Any], moving_case: Mapping[str, Any], transfo
 
 
 def _upright(volume: Volume) -> Volume:
-    """Its slices along the last axis, the axes within them ready for :func:`~custom.pictures.as_seen`."""
+    """Its slices along the last axis, the axes within them ready for :func:`~custom.utils.figures.as_seen`."""
     normal = volume.grid.directions[:, slice_axis(volume.grid.affine, volume.grid.shape)]
     values = OrientSlices(normal)(_as_tensor(volume))
     return Volume(volume.name, values[0].as_tensor(), Grid(tuple(values.shape[1:]), values.affine.numpy()))

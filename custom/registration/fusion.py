@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from monai.data import MetaTensor
 
-from custom.errors import SettingError
+from custom.utils.errors import SettingError
 
 __all__ = ["FUSIONS", "check_fusion", "fuse_labels"]
 

@@ -14,14 +14,15 @@ import nibabel as nib
 import numpy as np
 from monai.data import MetaTensor
 
-from custom.bars import progress_bar
 from custom.data.slices import UNKNOWN
-from custom.errors import SettingError
-from custom.files import replacing
 from custom.registration.fusion import FUSIONS, fuse_labels
 from custom.registration.library import Registrations
 from custom.registration.storage import content_hash
 from custom.registration.transform import warp_label
+from custom.utils.bars import progress_bar
+from custom.utils.errors import SettingError
+from custom.utils.files import replacing
+from custom.utils.log import logger
 
 __all__ = ["check_choice", "label_maps", "no_registrations", "registered_labels", "warped_labels"]
 
@@ -65,7 +66,7 @@ def check_choice(choice: str) -> None:
 
 def no_registrations() -> None:
     """None, for a training that is to go on without registration; a line says so."""
-    print("No registration: training goes on without registered labels and positives.", flush=True)
+    logger.warning("No registration: training goes on without registered labels and positives.")
 
 
 def label_maps(cases: Sequence[Case]) -> int:
@@ -89,9 +90,9 @@ def registered_labels(
         unlabelled: cases without "label"; their truth is not looked at.
         folder: for the label maps; each is named after what it is made of, and made once.
         choice: "best", "majority" or "weighted" make one label map of the usable atlases, see
-            :func:`~custom.registration.fuse_labels`; "votes" and "agreement" give each case all of them, as many to
-            each case, the most similar first and again where there are fewer: training takes their votes, or chooses
-            by what the networks say.
+            :func:`~custom.registration.fusion.fuse_labels`; "votes" and "agreement" give each case all of them, as
+            many to each case, the most similar first and again where there are fewer: training takes their votes, or
+            chooses by what the networks say.
 
     Returns:
         The unlabelled cases, with "label", a file or a list of files, and "registered", True; those onto which no
@@ -116,7 +117,7 @@ def registered_labels(
             "pictures, or train with --use_registration false."
         )
     if without:
-        print(f"registered_labels: none for {', '.join(without)}: no labelled case is usable.", flush=True)
+        logger.warning(f"registered_labels: none for {', '.join(without)}: no labelled case is usable.")
     if choice in SEVERAL:
         most = label_maps(cases)
         for case in cases:

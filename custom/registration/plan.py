@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from custom.errors import SettingError
-from custom.files import replacing
+from custom.utils.errors import SettingError
+from custom.utils.files import replacing
 
 __all__ = [
     "Pair",

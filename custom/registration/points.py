@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from custom.data.slices import SliceGeometry
-from custom.files import save_atomically
 from custom.registration.library import Registrations
 from custom.samplers.registered import RegisteredPoints
+from custom.utils.distributed import process_rank
+from custom.utils.files import save_atomically
 
 __all__ = ["registered_points"]
 
@@ -47,7 +47,7 @@ def registered_points(
     file = Path(folder) / f"points.{_digest(registrations, geometry, partners, cell)}.pt"
     table = torch.load(file, weights_only=True) if file.is_file() else None
     points = RegisteredPoints(geometry, partners, registrations.between, cell, slice_distance, device, table)
-    if table is None and not (dist.is_initialized() and dist.get_rank()):  # by now each process has seen it missing
+    if table is None and process_rank() == 0:  # by now each process has seen it missing
         save_atomically(points.table.cpu(), file)
     return points
 

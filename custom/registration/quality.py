@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""How good a registration is, from the map alone; what the images say is :func:`custom.registration.similarity`."""
+"""How good a registration is, from the map alone; what the images say is ``pairwise.similarity``."""
 
 from __future__ import annotations
 

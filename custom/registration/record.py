@@ -16,12 +16,15 @@ from typing import Any
 
 import torch
 
-from custom.errors import SettingError
-from custom.registration.pairwise import Settings, register, similarity, use_threads
+from custom.registration.demons import use_threads
+from custom.registration.pairwise import register, similarity
 from custom.registration.quality import folded_fraction, inverse_error
+from custom.registration.settings import Settings
 from custom.registration.storage import StorageError, content_hash, load_transform, read_notes, save_transform
 from custom.registration.transform import Affine, Transform, warp_label
 from custom.registration.volume import RegistrationError, read_volume
+from custom.utils.errors import SettingError
+from custom.utils.log import logger
 
 __all__ = ["Job", "Limits", "blank_row", "finished", "job_for", "register_job"]
 
@@ -127,7 +130,7 @@ def finished(job: Job) -> Row | None:
     except FileNotFoundError:
         return None
     except (StorageError, KeyError) as error:
-        print(f"{error}", flush=True)
+        logger.warning(str(error))
         return None
     return {**row, "fixed": job.fixed, "moving": job.moving, "transform": Path(job.path).name}
 

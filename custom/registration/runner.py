@@ -14,12 +14,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from custom.errors import SettingError
-from custom.files import write_csv
-from custom.registration.pairwise import Settings
 from custom.registration.plan import Pair
 from custom.registration.record import Job, Limits, Row, blank_row, finished, job_for, register_job
+from custom.registration.settings import Settings
 from custom.registration.volume import RegistrationError
+from custom.utils.errors import SettingError
+from custom.utils.files import write_csv
+from custom.utils.log import logger
 
 __all__ = ["PairRunner", "write_table"]
 
@@ -210,7 +211,7 @@ class PairRunner:
         # unless told not to, Dask has its processes hand all freed memory back, whose pages are zeroed when taken again
         scheduling["distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"] = None
         self._open.enter_context(dask.config.set(scheduling))
-        print("Starting processes: the first pair of each takes longer than those after it.", flush=True)
+        logger.info("Starting processes: the first pair of each takes longer than those after it.")
         self._cluster = self._open.enter_context(LocalCluster(n_workers=0, **options))
         return self._open.enter_context(Client(self._cluster))
 
@@ -220,12 +221,12 @@ def write_table(path: str | Path, rows: Sequence[Row]) -> None:
     write_csv(Path(path), rows)
     states = Counter(row["state"] for row in rows)
     counts = ", ".join(f"{states[state]} {state}" for state in ("usable", "unusable", "failed"))
-    print(f"{len(rows)} pairs: {counts}. Table: {path}", flush=True)
+    logger.info(f"{len(rows)} pairs: {counts}. Table: {path}")
     problems = [row for row in rows if row["state"] != "usable"]
     for row in problems[:SHOWN]:
-        print(f"  {row['fixed']} <- {row['moving']}: {row['state']}, {row['message']}", flush=True)
+        logger.warning(f"  {row['fixed']} <- {row['moving']}: {row['state']}, {row['message']}")
     if len(problems) > SHOWN:
-        print(f"  ... and {len(problems) - SHOWN} more in the table.", flush=True)
+        logger.warning(f"  ... and {len(problems) - SHOWN} more in the table.")
     if rows and states["failed"] == len(rows):
         raise RegistrationError(f"Every one of {len(rows)} pairs failed, the first one thus: {rows[0]['message']}")
 

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from custom.data.dicom import dicom_files, file_states
-from custom.errors import UserError
-from custom.files import replacing
 from custom.registration.transform import Affine, Displacement, Step, Transform
 from custom.registration.volume import Grid
+from custom.utils.errors import UserError
+from custom.utils.files import replacing
 
 __all__ = ["StorageError", "content_hash", "load_transform", "read_notes", "save_transform"]
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from custom.registration.pairwise import Settings, organ_image
+from custom.registration.pairwise import organ_image
 from custom.registration.record import Row
+from custom.registration.settings import Settings
 from custom.registration.transform import Transform, invert
 
 __all__ = ["best_template", "template_similarity"]

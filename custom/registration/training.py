@@ -10,8 +10,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from custom.errors import SettingError
 from custom.registration.library import Registrations
+from custom.utils.errors import SettingError
 
 __all__ = ["training_registrations"]
 

@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from custom.data.dicom import is_series
-from custom.errors import UserError
+from custom.utils.errors import UserError
 
 __all__ = ["Grid", "RegistrationError", "Volume", "read_volume", "same_grid"]
 

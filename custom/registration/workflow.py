@@ -14,8 +14,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from custom.errors import SettingError
-from custom.files import replacing
 from custom.registration.figures import draw_pairs
 from custom.registration.library import Registrations
 from custom.registration.plan import (
@@ -34,6 +32,9 @@ from custom.registration.runner import PairRunner, write_table
 from custom.registration.storage import load_transform
 from custom.registration.template import best_template, template_similarity
 from custom.registration.transform import Transform, warp_label
+from custom.utils.errors import SettingError
+from custom.utils.files import replacing
+from custom.utils.log import logger
 
 __all__ = ["PLANS", "RegistrationWorkflow"]
 
@@ -51,7 +52,7 @@ class RegistrationWorkflow:
     - "atlas": every labelled volume onto every unlabelled one;
     - "template": every volume to one labelled volume, so that N registrations give the map between any two
       (:class:`~custom.registration.Registrations` composes it). The template is the labelled volume that fits some
-      of the others best (:func:`~custom.registration.best_template`), of which the first few are tried;
+      of the others best (:func:`~custom.registration.template.best_template`), of which the first few are tried;
     - "similar": the volumes most similar to each one onto it, compared in the template's space;
     - "all": every volume onto every other, n (n - 1) registrations;
 
@@ -168,7 +169,7 @@ class RegistrationWorkflow:
             templates = self._templates()
             grouped = [case for case in self.cases if group_of(case, self.group_by) in templates]
             if left_out := len(self.cases) - len(grouped):
-                print(f"template: {left_out} volumes belong to groups without a labelled one: left out.", flush=True)
+                logger.warning(f"template: {left_out} volumes belong to groups without a labelled one: left out.")
             to_template = template_pairs(grouped, templates, self.group_by)
             add(to_template, "template")
             if {"similar", "all"} & set(self.plan) or any(pair.moving in unlabelled for pair in roles):
@@ -236,7 +237,7 @@ class RegistrationWorkflow:
         others = [others[number] for number in spread]
         template = best_template(self._register(atlas_pairs(candidates, others), name="Choosing a template"))
         about = "" if group is None else f" of {self.group_by} {group}"
-        print(f"Template{about}: {template}, of {len(candidates)} labelled volumes.", flush=True)
+        logger.info(f"Template{about}: {template}, of {len(candidates)} labelled volumes.")
         return template
 
     def _loaded(self, row: Row) -> Transform | None:

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import ignite.distributed as idist
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from custom.utils.log import logger
 
 __all__ = ["MemoryBank", "bilinear"]
 
@@ -32,7 +34,7 @@ class MemoryBank:
         self.features = torch.zeros(slots, *size, dimensions, dtype=torch.float16, device=device)
         self.filled = torch.zeros(slots, dtype=torch.bool, device=device)
         shape = " x ".join(map(str, self.features.shape))
-        print(f"Memory bank: {shape} in half precision, {self.megabytes:.0f} MB.", flush=True)
+        logger.info(f"Memory bank: {shape} in half precision, {self.megabytes:.0f} MB.")
 
     @property
     def megabytes(self) -> float:
@@ -67,11 +69,8 @@ class MemoryBank:
 
     def gather(self) -> None:
         """Complete the bank with what the other processes have written since :meth:`clear`, each slot by one."""
-        if dist.is_initialized():
-            dist.all_reduce(self.features)
-            filled = self.filled.int()
-            dist.all_reduce(filled)
-            self.filled = filled > 0
+        self.features = idist.all_reduce(self.features)
+        self.filled = idist.all_reduce(self.filled.int()) > 0
 
     def read(self, slots: Tensor, points: Tensor) -> Tensor:
         """Interpolate features bilinearly.

@@ -15,15 +15,17 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import ignite.distributed as idist
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from custom.bars import progress_bar
 from custom.data.slices import SliceGeometry
-from custom.errors import SettingError
 from custom.samplers.memory_bank import MemoryBank, bilinear
+from custom.utils.bars import progress_bar
+from custom.utils.distributed import process_count, process_rank
+from custom.utils.errors import SettingError
+from custom.utils.log import logger
 
 __all__ = [
     "Correspondence",
@@ -119,10 +121,9 @@ class RegisteredPoints:
         self.partners = torch.tensor([row + [-1] * (count - len(row)) for row in chosen], device=device)  # (V, K)
         self.first = first.to(device)  # (V,), slot of each volume's first slice
         self.sizes, self.spacing = sizes.to(device), spacing.float().to(device)
-        print(
+        logger.info(
             f"Registered points: {len(table)} slices of {table.shape[1]} x {table.shape[2]} knots, up to {count} "
-            f"partners, {self.megabytes:.0f} MB.",
-            flush=True,
+            f"partners, {self.megabytes:.0f} MB."
         )
 
     @property
@@ -291,8 +292,7 @@ def _table(
     count = max(map(len, chosen))
     table = torch.zeros(len(geometry.volumes), len(rows), len(columns), count, 3, dtype=torch.int16)
     pairs = [(fixed, place, moving) for fixed, numbers in enumerate(chosen) for place, moving in enumerate(numbers)]
-    several = dist.is_initialized()
-    mine = pairs[dist.get_rank() :: dist.get_world_size()] if several else pairs
+    mine = pairs[process_rank() :: process_count()]
     for fixed, place, moving in progress_bar(mine, "Registered points", "pair"):
         start, length = int(first[fixed]), int(sizes[fixed, 2])
         levels = _knots(0.0, length - 1.0, float(spacing[fixed, 2]), cell)
@@ -302,9 +302,8 @@ def _table(
         voxels = _moved(points, torch.linalg.inv(geometry.affines[moving]))
         mm = (voxels - (sizes[moving] - 1) / 2) * spacing[moving]  # along the partner's axes, from its middle
         table[start : start + length, :, :, place] = _in_units(_between_knots(mm, length))
-    if several:
-        table = table.to(device).int()  # NCCL and Gloo sum no 16 bits
-        dist.all_reduce(table)
+    if process_count() > 1:
+        table = idist.all_reduce(table.to(device).int())  # NCCL and Gloo sum no 16 bits
     return table.short()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from custom.errors import SettingError
+from custom.utils.errors import SettingError
 
 __all__ = ["SpreadBatchSampler"]
 

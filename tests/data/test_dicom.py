@@ -15,8 +15,8 @@ from custom.data.checks import DataError, check_case, check_image
 from custom.data.datalist import cases_to_segment
 from custom.data.dicom import dicom_files, file_states, is_series, output_name
 from custom.data.slices import _cache_key
-from custom.registration import read_volume
 from custom.registration.storage import content_hash
+from custom.registration.volume import read_volume
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from monai.transforms import Compose, LoadImaged, ScaleIntensityd, Spacingd
 
 from custom.data import CentreSlicesd, DataError, OrientSlicesd, SelectLabelsd, SliceDataset, StackSlicesd, slices
 from custom.data.slices import UNKNOWN, _cache_key
-from custom.errors import SettingError
+from custom.utils.errors import SettingError
 
 
 def transform(keys=("image", "label"), reference: bool = False, **scale) -> Compose:

@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from custom.data import SliceGeometry, SpatialAugment
 from custom.data.slices import UNKNOWN
-from custom.engines import CrossTeachingTrainer, Schedule, check_terms, process_count, process_rank
-from custom.errors import SettingError
+from custom.engines import CrossTeachingTrainer, Schedule, check_terms
 from custom.losses import KnownDiceCELoss, PixelContrastLoss
 from custom.networks import ProjectedNetwork, synchronise
 from custom.samplers import RegisteredPoints, TwoStreamBatchSampler, students_positives
+from custom.utils.distributed import process_count, process_rank
+from custom.utils.errors import SettingError
 
 SIZE, CLASSES, LABELLED, TOTAL = 32, 3, 4, 12
 OFF = {"supervised": 0.0, "cross_teaching": 0.0, "contrast": 0.0, "registration": 0.0}

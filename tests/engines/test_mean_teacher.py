@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from custom.data import IntensityAugment, SpatialAugment
 from custom.data.slices import UNKNOWN
-from custom.engines import MeanTeacherTrainer, Schedule, process_count, process_rank
-from custom.errors import SettingError
+from custom.engines import MeanTeacherTrainer, Schedule
 from custom.handlers import AveragingWarmUp
 from custom.networks import synchronise
 from custom.samplers import TwoStreamBatchSampler
+from custom.utils.distributed import process_count, process_rank
+from custom.utils.errors import SettingError
 
 SIZE, CLASSES, LABELED, TOTAL, MAPS = 32, 3, 4, 12, 3
 OFF = {"supervised": 0.0, "propagation": 0.0, "consistency": 0.0}

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from custom.engines import PolynomialDecay, Schedule
-from custom.errors import SettingError
+from custom.utils.errors import SettingError
 
 
 def test_the_ramp_is_that_of_the_equation():

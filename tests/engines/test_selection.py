@@ -10,8 +10,8 @@ from monai.data import DataLoader
 from torch import nn
 
 from custom.engines import PatientSelector
-from custom.errors import SettingError
 from custom.networks import SliceEmbedder
+from custom.utils.errors import SettingError
 
 # a patient's slices all show one pixel; two patients show that of anna, one the other
 SHOWN = {"anna": 0, "bert": 0, "carl": 0, "dora": 3}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.data import DataLoader
-from test_processes import SETTINGS, Slices
+from test_distributed import SETTINGS, Slices
 
 from custom.data.augment import SpatialAugment
 from custom.engines import ContrastiveTrainer, fast_bfloat16

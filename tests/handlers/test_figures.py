@@ -12,7 +12,7 @@ from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
 
 from custom.handlers import OverviewFigure
-from custom.pictures import class_style
+from custom.utils.figures import class_style
 
 SHAPE = (40, 30, 20)
 LABELLED = range(4, 15)  # 15 %, 50 % and 85 % of these eleven slices are numbers 6 (5.5, to even), 9 and 12

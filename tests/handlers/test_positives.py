@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 
 from custom.data import SliceGeometry
 from custom.data.slices import UNKNOWN
-from custom.errors import SettingError
 from custom.handlers import PositivesReport
 from custom.samplers import RegisteredPoints
+from custom.utils.errors import SettingError
 
 KINDS = ("registered", "pseudo_label")
 STRIDE, SIZE = 2, (4, 6)  # so that two rows of three pixels of each slice may be drawn

@@ -9,8 +9,8 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
-from custom.errors import SettingError
 from custom.handlers import UncertaintyRanking
+from custom.utils.errors import SettingError
 
 # patient, voxels segmented, uncertainty of each of the first two voxels
 VOLUMES = {"a_ED": ("a", 8, 0.5), "a_ES": ("a", 4, 0.0), "b_ED": ("b", 8, 1.0), "c_ED": ("c", 0, 0.0)}

@@ -6,14 +6,14 @@ import copy
 import gc
 import weakref
 
+import ignite.distributed as idist
 import pytest
 import torch
-import torch.distributed as dist
 from monai.networks.nets import BasicUNet, SwinUNETR
 from torch import nn
 
-from custom.errors import SettingError
 from custom.networks import ProjectedNetwork, SliceEmbedder, UNetEncoder, distribute, load_encoder, unwrapped
+from custom.utils.errors import SettingError
 
 UNET = {"spatial_dims": 2, "in_channels": 1, "features": (4, 6, 8, 10, 16, 5), "norm": "batch"}
 
@@ -149,11 +149,11 @@ def test_gradients_reach_projectors_and_network():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_distributed_data_parallel():
+def test_distributed_data_parallel(tmp_path):
     network = unet()
     x = torch.randn(2, 1, 32, 32)
     total(copy.deepcopy(network), x).backward()
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    idist.initialize("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
     try:
         wrapped = distribute(network, "cpu")
         total(wrapped, x).backward()
@@ -162,7 +162,7 @@ def test_distributed_data_parallel():
         del wrapped
         gc.collect()
     finally:
-        dist.destroy_process_group()
+        idist.finalize()
 
 
 def test_normalised_in_float32_under_autocast():

@@ -9,9 +9,9 @@ import torch
 from monai.inferers import SliceInferer
 from torch import nn
 
-from custom.errors import SettingError
 from custom.networks import TurnedSliceInferer, Uncertaintyd
 from custom.networks.turned import turned
+from custom.utils.errors import SettingError
 
 
 def blob(height: int = 48, width: int = 64, y: float = 10.0, x: float = 0.0) -> torch.Tensor:

@@ -12,11 +12,13 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from custom.errors import SettingError
-from custom.registration import Grid, PairRunner, RegistrationWorkflow, Transform, draw_pairs, save_transform
-from custom.registration.figures import _checkerboard, _view, _worst_first
+from custom.registration import PairRunner, RegistrationWorkflow
+from custom.registration.figures import _checkerboard, _view, _worst_first, draw_pairs
 from custom.registration.record import blank_row
-from custom.registration.transform import Affine
+from custom.registration.storage import save_transform
+from custom.registration.transform import Affine, Transform
+from custom.registration.volume import Grid
+from custom.utils.errors import SettingError
 
 SHAPE, SPACING = (40, 36, 12), (2.0, 2.0, 5.0)
 SHIFT = np.array([10.0, -6.0, 5.0])  # mm, from the fixed to the moving organ

@@ -6,8 +6,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from custom.errors import SettingError
-from custom.registration import fuse_labels
+from custom.registration.fusion import fuse_labels
+from custom.utils.errors import SettingError
 
 
 def label(*values: int) -> MetaTensor:

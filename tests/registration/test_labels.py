@@ -8,18 +8,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom.errors import SettingError
-from custom.registration import (
-    Registrations,
-    Transform,
-    label_maps,
-    no_registrations,
-    registered_labels,
-    save_transform,
-    write_table,
-)
+from custom.registration import Registrations, label_maps, no_registrations, registered_labels
 from custom.registration.record import blank_row
+from custom.registration.runner import write_table
+from custom.registration.storage import save_transform
+from custom.registration.transform import Transform
 from custom.registration.volume import Grid
+from custom.utils.errors import SettingError
 
 SHAPE = (4, 5, 3)
 LABELLED, UNLABELLED = [{"case": name} for name in "abc"], [{"case": name, "image": f"{name}.nii.gz"} for name in "uv"]

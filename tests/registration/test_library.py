@@ -8,17 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from custom.registration import (
-    Pair,
-    RegistrationError,
-    Registrations,
-    Transform,
-    save_transform,
-    write_table,
-)
+from custom.registration import Registrations
+from custom.registration.plan import Pair
 from custom.registration.record import blank_row
-from custom.registration.transform import Affine
-from custom.registration.volume import Grid
+from custom.registration.runner import write_table
+from custom.registration.storage import save_transform
+from custom.registration.transform import Affine, Transform
+from custom.registration.volume import Grid, RegistrationError
 
 GRID = Grid((4, 4, 4), np.eye(4))
 

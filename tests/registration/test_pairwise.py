@@ -14,17 +14,13 @@ from monai.data import MetaTensor
 from scenes import image_on, scanner
 from scipy.ndimage import gaussian_filter
 
-from custom.errors import SettingError
-from custom.registration import (
-    RegistrationError,
-    map_points,
-    read_volume,
-    register,
-    similarity,
-    use_threads,
-    warp_label,
-)
-from custom.registration.pairwise import Settings, _match, _normalised
+from custom.registration import Settings, map_points, register, warp_label
+from custom.registration.demons import use_threads
+from custom.registration.images import normalised
+from custom.registration.pairwise import similarity
+from custom.registration.search import match
+from custom.registration.volume import RegistrationError, read_volume
+from custom.utils.errors import SettingError
 
 SHIFT = np.array([4.0, -5.0, 2.0])  # mm, 6.7 long
 SHIFT *= 7.0 / np.linalg.norm(SHIFT)
@@ -127,7 +123,7 @@ def test_intensities_themselves_may_be_compared(pair):
     transform = register(fixed, table, region=region, contrast=None, affine_contrast=None)
     assert np.linalg.norm((map_points(points, transform).numpy() - points).mean(axis=0) - SHIFT) < 0.5
     assert dice(warp_label(region, transform) > 0, truth > 0) > 0.95
-    target, source = _normalised(read_volume(fixed), read_volume(table), Settings(affine_contrast=None))
+    target, source = normalised(read_volume(fixed), read_volume(table), Settings(affine_contrast=None))
     slopes = []
     for volume, raw in ((target, fixed), (source, table)):
         inside = (volume.values > 0.01) & (volume.values < 0.9)
@@ -173,7 +169,7 @@ def test_rows_and_columns_may_be_exchanged():
 def test_the_match_is_the_normalised_correlation():
     generator = torch.Generator().manual_seed(0)
     image, template = torch.rand(12, 11, 7, generator=generator), torch.rand(4, 5, 3, generator=generator)
-    score = _match(image, template)
+    score = match(image, template)
     for place in [(0, 0, 0), (3, 2, 1), (8, 6, 4)]:
         box = image[tuple(slice(a, a + b) for a, b in zip(place, template.shape, strict=True))]
         truth = float(torch.corrcoef(torch.stack([box, template]).flatten(1))[0, 1])

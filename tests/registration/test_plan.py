@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from custom.errors import SettingError
-from custom.registration import (
+from custom.registration.plan import (
     Pair,
     all_pairs,
     atlas_pairs,
@@ -15,6 +14,7 @@ from custom.registration import (
     template_pairs,
     write_plan,
 )
+from custom.utils.errors import SettingError
 
 ED = [{"case": f"{name}_ed", "phase": "ED"} for name in "abcd"]
 ES = [{"case": f"{name}_es", "phase": "ES"} for name in "abcd"]

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from custom.data import SliceGeometry
-from custom.registration import Registrations, Transform, registered_points, save_transform, write_table
+from custom.registration import Registrations, registered_points
 from custom.registration.record import blank_row
+from custom.registration.runner import write_table
+from custom.registration.storage import save_transform
+from custom.registration.transform import Transform
 from custom.registration.volume import Grid
 
 SHAPE = (8, 8, 3)

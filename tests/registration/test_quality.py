@@ -10,8 +10,9 @@ import torch
 from monai.data import MetaTensor
 from scenes import organ, scanner
 
-from custom.registration import RegistrationError, Transform, folded_fraction, inverse_error
-from custom.registration.transform import Affine, Displacement
+from custom.registration.quality import folded_fraction, inverse_error
+from custom.registration.transform import Affine, Displacement, Transform
+from custom.registration.volume import RegistrationError
 
 GRID = scanner((40, 40, 20), (2.5, 2.5, 5.0), 0.3)
 MIRRORED = scanner((40, 40, 20), (-2.5, 2.5, 5.0), 0.3)

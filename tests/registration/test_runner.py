@@ -23,24 +23,14 @@ import torch
 from processes import largest_file
 from scenes import QUICK, SMALL_SCANNER, write_case
 
-from custom.errors import SettingError
-from custom.registration import (
-    Pair,
-    PairRunner,
-    RegistrationError,
-    Transform,
-    all_pairs,
-    atlas_pairs,
-    load_transform,
-    map_points,
-    read_volume,
-    register,
-    save_transform,
-    write_table,
-)
+from custom.registration import PairRunner, map_points, register
 from custom.registration import record as record_module
-from custom.registration.storage import read_notes
-from custom.registration.transform import Affine
+from custom.registration.plan import Pair, all_pairs, atlas_pairs
+from custom.registration.runner import write_table
+from custom.registration.storage import load_transform, read_notes, save_transform
+from custom.registration.transform import Affine, Transform
+from custom.registration.volume import RegistrationError, read_volume
+from custom.utils.errors import SettingError
 
 MOVES = {"a": (0.0, 0.0, 0.0), "b": (7.0, -4.0, 3.0), "c": (-6.0, 8.0, -3.0)}
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,9 +11,9 @@ import torch
 from processes import largest_file
 from scenes import scanner
 
-from custom.registration import StorageError, Transform, invert, load_transform, save_transform
-from custom.registration.storage import FORMAT, content_hash, read_notes
-from custom.registration.transform import Affine, Displacement
+from custom.registration import invert
+from custom.registration.storage import FORMAT, StorageError, content_hash, load_transform, read_notes, save_transform
+from custom.registration.transform import Affine, Displacement, Transform
 
 FIXED, MOVING = scanner((20, 22, 9), (2.0, 2.0, 6.0), 0.2), scanner((24, 20, 8), (1.5, 2.5, 7.0), 0.1)
 

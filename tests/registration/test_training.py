@@ -6,8 +6,8 @@ import pytest
 from commands import BUNDLES
 
 from custom.data import load_sections
-from custom.errors import SettingError
 from custom.registration import training_registrations
+from custom.utils.errors import SettingError
 
 QUICK = {
     "settings": {"spacing": 6.0, "iterations": [5, 5], "scales": [1.0], "turns": [0.0], "candidates": 1},

@@ -9,8 +9,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from custom.registration import Grid, RegistrationError, Transform, compose, invert, map_points, warp_image, warp_label
-from custom.registration.transform import Affine, Displacement
+from custom.registration import invert, map_points, warp_label
+from custom.registration.transform import Affine, Displacement, Transform, compose, warp_image
+from custom.registration.volume import Grid, RegistrationError
 
 
 def rotated(angle: float, spacing=(1.5, 1.5, 8.0), origin=(10.0, -20.0, 5.0)) -> np.ndarray:

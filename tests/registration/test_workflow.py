@@ -13,21 +13,15 @@ import pytest
 import torch
 from scenes import QUICK, write_case
 
-from custom.errors import SettingError
-from custom.registration import (
-    Pair,
-    PairRunner,
-    RegistrationError,
-    Registrations,
-    RegistrationWorkflow,
-    Transform,
-    best_template,
-    load_transform,
-    read_plan,
-    read_volume,
-)
+from custom.registration import PairRunner, Registrations, RegistrationWorkflow
 from custom.registration import record as record_module
+from custom.registration.plan import Pair, read_plan
 from custom.registration.record import blank_row
+from custom.registration.storage import load_transform
+from custom.registration.template import best_template
+from custom.registration.transform import Transform
+from custom.registration.volume import RegistrationError, read_volume
+from custom.utils.errors import SettingError
 
 MOVES = {"a": (0, 0, 0), "b": (7, -4, 3), "c": (-6, 8, -3), "d": (3, 6, 0), "e": (-4, -5, 2)}
 LABELLED, UNLABELLED = "ab", "cde"

@@ -11,7 +11,6 @@ from torch import Tensor
 from custom.data import SliceGeometry, SpatialAugment, iteration_generator
 from custom.data.phantom import abdominal_map
 from custom.data.phantom_anatomy import Abdomen
-from custom.errors import SettingError
 from custom.samplers import (
     MemoryBank,
     RegisteredPoints,
@@ -21,6 +20,7 @@ from custom.samplers import (
     points_of,
     unaugmented,
 )
+from custom.utils.errors import SettingError
 
 SEED = 1
 

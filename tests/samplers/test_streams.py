@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from custom.errors import SettingError
 from custom.samplers import TwoStreamBatchSampler, check_streams
+from custom.utils.errors import SettingError
 
 LABELLED = torch.arange(40) % 10 == 3  # 4 of 40
 

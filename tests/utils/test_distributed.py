@@ -16,9 +16,11 @@ from monai.networks.nets import BasicUNet
 from processes import in_processes
 
 from custom.data.augment import SpatialAugment
-from custom.engines import (
-    ContrastiveTrainer,
-    SegmentationTrainer,
+from custom.engines import ContrastiveTrainer, SegmentationTrainer
+from custom.losses import CoralLoss
+from custom.networks import GlobalBatchNorm2d, SliceEmbedder, UNetEncoder, distribute, unwrapped
+from custom.samplers import MemoryBank, SpreadBatchSampler
+from custom.utils.distributed import (
     average_gradients,
     hold_others,
     process_count,
@@ -26,10 +28,7 @@ from custom.engines import (
     release_others,
     start_processes,
 )
-from custom.errors import SettingError
-from custom.losses import CoralLoss
-from custom.networks import GlobalBatchNorm2d, SliceEmbedder, UNetEncoder, distribute, unwrapped
-from custom.samplers import MemoryBank, SpreadBatchSampler
+from custom.utils.errors import SettingError
 
 SETTINGS = {"spatial_dims": 2, "in_channels": 1, "features": (4, 8, 8, 8, 16, 4), "norm": "batch"}
 

@@ -14,11 +14,23 @@ from pathlib import Path
 import monai.bundle
 from monai.utils import ensure_tuple
 
-from custom.errors import SettingError, in_monai_bundle
+from custom.utils.errors import SettingError
 
-__all__ = ["check_options"]
+__all__ = ["MONAI_BUNDLE", "check_options", "in_monai_bundle", "program"]
 
+MONAI_BUNDLE = "monai.bundle.__main__"
 OPTION = re.compile(r"--?([A-Za-z][^=]+)=?(.*)", re.DOTALL)  # as Fire has it; a single letter is short for MONAI's own
+
+
+def program() -> str:
+    """Name of the module that runs as the program; empty where it is none."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec is not None else ""
+
+
+def in_monai_bundle() -> bool:
+    """Whether the program is ``python -m monai.bundle``."""
+    return program() == MONAI_BUNDLE
 
 
 def check_options() -> None:

@@ -10,9 +10,9 @@ import sys
 import pytest
 from commands import CONFIGS, command, start
 
-from custom import options
-from custom.errors import SettingError
-from custom.options import check_options
+from custom.cli import options
+from custom.cli.options import check_options
+from custom.utils.errors import SettingError
 
 TRAIN = str(CONFIGS / "train.json")
 
@@ -71,12 +71,3 @@ def test_keys_of_every_config_file_count(given, tmp_path):
 def test_other_programs_are_left_alone(monkeypatch):
     monkeypatch.setattr(sys, "argv", command("training", ["train.json"], datasetdir="x"))
     check_options()
-
-
-def test_every_workflow_checks_first():
-    for file in CONFIGS.rglob("*.json"):
-        config = json.loads(file.read_text())
-        if str(config.get("run")).startswith("@"):
-            config["run"] = config[config["run"][1:]]
-        for run_id in {"run", "pretraining", "training", "evaluating", "inference", "selection"} & set(config):
-            assert config[run_id][0] == "$custom.options.check_options()", (file, run_id)

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import torch.distributed as dist
 from tqdm import tqdm
+
+from custom.utils.distributed import process_rank
 
 __all__ = ["progress_bar"]
 
@@ -24,6 +25,6 @@ def progress_bar(items: Sequence[Any], description: str, unit: str) -> tqdm:
         description: text before the bar.
         unit: of the items.
     """
-    others = dist.is_initialized() and dist.get_rank() > 0
+    others = process_rank() > 0
     interval = 0.1 if sys.stderr.isatty() else LOG_INTERVAL
     return tqdm(items, desc=description, unit=unit, disable=others, mininterval=interval, maxinterval=max(interval, 10))

@@ -11,6 +11,7 @@ from typing import Any
 import monai.bundle
 
 from custom.data.datalist import Case
+from custom.utils.log import logger
 
 __all__ = ["study_encoder"]
 
@@ -32,9 +33,9 @@ def study_encoder(
     """
     encoder = Path(ckpt_dir) / "encoder.pt"
     if encoder.is_file():
-        print(f"encoder_checkpoint: {encoder} is used as it is: no pre-training; remove it for one.", flush=True)
+        logger.info(f"encoder_checkpoint: {encoder} is used as it is: no pre-training; remove it for one.")
     elif sections["unlabeled"]:
-        print(f"Pre-training on {len(sections['pretraining'])} studies, once: {encoder}.", flush=True)
+        logger.info(f"Pre-training on {len(sections['pretraining'])} studies, once: {encoder}.")
         config = str(Path(bundle_root) / "configs" / "pretrain.json")
         batch_size = monai.bundle.ConfigParser.load_config_file(config)["batch_size"]
         settings |= {"bundle_root": bundle_root, "ckpt_dir": ckpt_dir}

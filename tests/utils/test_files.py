@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from custom.files import ABANDONED, replacing, save_atomically
+from custom.utils.files import ABANDONED, replacing, save_atomically
 
 
 def test_a_file_is_whole_or_as_before(tmp_path):

@@ -27,8 +27,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from custom.data.phantom import write_cardiac
-from custom.errors import SettingError
-from custom.label_server import add_bundle, check_torchvision, main, server_command, server_environment, write_app
+from custom.monai_label.server import add_bundle, check_torchvision, main, server_command, server_environment, write_app
+from custom.utils.errors import SettingError
 
 MODELS = ("cctr_acdc", "coral_acdc")
 # small enough for a minute, large enough that a heart is found

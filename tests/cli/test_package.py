@@ -12,7 +12,7 @@ import zipfile
 import pytest
 from commands import BUNDLES, SMALL, start
 
-from custom.archive import write_archive
+from custom.cli.package import write_archive
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_an_archive_holds_what_running_takes_and_nothing_else(bundle, tmp_path):
         "requirements-label.txt",
         "models/model.pt",
         "custom/losses/coral.py",
-        "custom/label_app.py",
+        "custom/monai_label/app.py",
         "splits/acdc/val.txt",
     }
     assert not {name for name in found if name.startswith(("eval", "data")) or "resume" in name or "pycache" in name}

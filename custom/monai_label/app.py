@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The app of a MONAI Label server: MONAI Label's own for bundles, and which study to annotate next.
 
-:func:`custom.label_server.write_app` copies this file as the app's ``main.py``; MONAI Label's own lies beside it as
-``monaibundle.py``. Nothing of ``custom`` is imported: each bundle brings its own, and ranks in a process of its own.
+:func:`custom.monai_label.server.write_app` copies this file as the app's ``main.py``; MONAI Label's own lies beside it
+as ``monaibundle.py``. Nothing of ``custom`` is imported: each bundle brings its own, and ranks in a process of its own.
 """
 
 from __future__ import annotations

@@ -15,14 +15,15 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from custom.archive import write_archive
-from custom.errors import SettingError
-from custom.files import save_atomically
+from custom.cli.package import write_archive
+from custom.utils.errors import SettingError
+from custom.utils.files import save_atomically
+from custom.utils.log import logger
 
 __all__ = ["add_bundle", "check_torchvision", "server_command", "server_environment", "write_app"]
 
 APP = "monaibundle"  # MONAI Label's own app for bundles
-BUNDLES = Path(__file__).absolute().parents[1] / "bundles"
+BUNDLES = Path(__file__).absolute().parents[2] / "bundles"
 
 
 def write_app(folder: Path, environment: Mapping[str, str]) -> Path:
@@ -42,7 +43,7 @@ def write_app(folder: Path, environment: Mapping[str, str]) -> Path:
     main, theirs = app / "main.py", app / f"{APP}.py"  # the name that ours imports it by
     if not theirs.is_file():
         main.rename(theirs)
-    shutil.copyfile(Path(__file__).with_name("label_app.py"), main)
+    shutil.copyfile(Path(__file__).with_name("app.py"), main)
     return app
 
 
@@ -68,7 +69,7 @@ def add_bundle(app: Path, bundle: str | Path) -> Path:
     metadata = json.loads((source / "configs" / "metadata.json").read_text(encoding="utf-8"))
     model = app / "model" / metadata["name"]
     if model.is_dir():
-        print(f"{model} is served as it is; remove it to begin anew.", flush=True)
+        logger.info(f"{model} is served as it is; remove it to begin anew.")
         _check_settings(model)
         _serve_untrained(model)
         return model
@@ -101,7 +102,7 @@ def _check_settings(bundle: Path) -> None:
 def _serve_untrained(model: Path) -> None:
     if not (weights := model / "models" / "model.pt").is_file():
         save_atomically({}, weights)
-        print(f"{model.name} is untrained: its segmentations mean nothing until it has been trained.", flush=True)
+        logger.warning(f"{model.name} is untrained: its segmentations mean nothing until it has been trained.")
 
 
 def server_command(app: Path, studies: str, models: Sequence[str], host: str, port: int) -> list[str]:

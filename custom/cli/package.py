@@ -13,11 +13,11 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from custom.files import replacing
+from custom.utils.files import replacing
 
 __all__ = ["write_archive"]
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # what there is, below a bundle's folder; "custom" and "splits" are links there
 PARTS = (
     "configs/**/*.json",
@@ -45,7 +45,7 @@ In MONAI Label, for 3D Slicer or OHIF, with an environment of its own:
     pip install torch==2.13.0 setuptools
     SAM2_BUILD_CUDA=0 pip install --no-build-isolation --no-deps sam2==1.1.0
     pip install -r requirements-label.txt
-    python -m custom.label_server <folder of .nii.gz files> --bundles .
+    python -m custom.monai_label.server <folder of .nii.gz files> --bundles .
 
 Segmentations go to eval/predictions. Weights, where there are some, are in models/, beside a file with the settings
 that they were trained with: inference refuses others. More is in docs/README.md.

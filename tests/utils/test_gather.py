@@ -10,7 +10,8 @@ from processes import in_processes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from custom.losses import CoralLoss, PCLLoss, SimCLRLoss, gather_embeddings
+from custom.losses import CoralLoss, PCLLoss, SimCLRLoss
+from custom.utils.distributed import gather_embeddings
 
 PROCESSES, PER_PROCESS = 2, 7
 LOSSES = {"coral": CoralLoss(), "simclr": SimCLRLoss(), "pcl": PCLLoss()}

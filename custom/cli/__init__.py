@@ -1,0 +1,7 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Programs: the start of a run, the demo, the packing of bundles."""
+
+from custom.cli.start import start_run
+
+__all__ = ["start_run"]

@@ -1,0 +1,47 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""The start of a run: its options are checked, and an error's message will be the last thing that it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from types import TracebackType
+
+from custom.cli.options import MONAI_BUNDLE, check_options, program
+from custom.utils.errors import user_error
+
+__all__ = ["print_message_last", "start_run"]
+
+MONAI_LABEL = "monailabel.interfaces.utils.app"  # in which a MONAI Label server trains; it shows the last lines
+
+
+def start_run() -> None:
+    """Prepare the program for a run; each config calls this first when MONAI initializes it.
+
+    Raises:
+        SettingError: an option of ``python -m monai.bundle`` is misspelt.
+    """
+    print_message_last()
+    check_options()
+
+
+@functools.cache  # a run may start another one
+def print_message_last() -> None:
+    """Let MONAI's programs for bundles repeat a user error's message below the traceback; in others do nothing.
+
+    MONAI raises errors of its own from ours, and its traceback leaves the message that counts far above the last line.
+    """
+    if program() not in (MONAI_BUNDLE, MONAI_LABEL):
+        return
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        before(kind, error, traceback)
+        if (found := user_error(error)) is not None:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()  # both may go to the same place
+            print(f"\n{found}", file=sys.stderr, flush=True)
+
+    sys.excepthook = hook

@@ -1,0 +1,118 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""The affine fit of an organ and its rim."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from custom.registration.grids import coarser, organ_grid
+from custom.registration.images import compared, correlation, within
+from custom.registration.settings import Settings
+from custom.registration.transform import Affine, Transform
+from custom.registration.volume import Grid, RegistrationError, Volume, interpolate
+
+__all__ = ["affine_similarity", "nearest_affine", "refine_affine"]
+
+FEWEST = 50  # voxels of the organ for an affine fit
+PENALTY = 0.05  # weight of the squared strain, in units of ``stretch``, against the correlation
+
+
+def refine_affine(target: Volume, source: Volume, mask: Volume, matrix: np.ndarray, options: Settings) -> np.ndarray:
+    """Affine fit of the organ and its rim by correlation, from ``matrix`` on; nothing is fitted to a few voxels.
+
+    A penalty on strain and rotation keeps it near ``matrix``: over an organ alone the correlation often grows without
+    bound towards a sliver, a mirror image or a few voxels that are alike.
+    """
+    if not options.affine_iterations:
+        return matrix
+    parameters, frame = torch.zeros(4, 3), None
+    for level in (3, 2):
+        grid = organ_grid(target.grid, mask, matrix, level * options.spacing, options)
+        points = Affine(torch.from_numpy(matrix))(grid.points())
+        organ = mask.at(points, outside=0.0) > 0.5
+        if organ.sum() < FEWEST:
+            continue
+        if frame is None:
+            frame = _frame(grid.points()[organ].numpy())
+        pair = compared(target, source, grid, points, options.affine_contrast, matrix)
+        parameters = _fit(*pair, grid, within(organ, grid.spacing, options.rim) > 0, *frame, parameters, options)
+    if frame is None:
+        return matrix
+    centre, radius = frame
+    move = np.eye(4)
+    move[:3, :3] += parameters[:3].double().numpy() / radius
+    move[:3, 3] = centre + parameters[3].double().numpy() - move[:3, :3] @ centre
+    return matrix @ move
+
+
+def nearest_affine(transform: Transform, mask: Volume, options: Settings) -> np.ndarray:
+    """(4, 4), the least-squares fit to a transform over the points that it sends into the organ."""
+    points = coarser(transform.fixed, 2 * options.spacing).points().reshape(-1, 3)
+    mapped = transform(points)
+    organ = mask.at(mapped, outside=0.0) > 0.5
+    if organ.sum() < FEWEST:
+        raise RegistrationError("start: the transform sends next to nothing of the fixed volume into the organ.")
+    points, mapped = points[organ], mapped[organ]
+    middle = points.mean(dim=0)
+    around = torch.cat([points - middle, torch.ones(len(points), 1)], dim=1)
+    fitted = torch.linalg.lstsq(around, mapped).solution  # (4, 3)
+    matrix = np.eye(4)
+    matrix[:3, :3] = fitted[:3].T
+    matrix[:3, 3] = fitted[3] - fitted[:3].T @ middle
+    return matrix
+
+
+def affine_similarity(target: Volume, source: Volume, mask: Volume, matrix: np.ndarray, options: Settings) -> float:
+    """Correlation over the organ, on the voxels of the coarsest deformable level."""
+    grid = organ_grid(target.grid, mask, matrix, len(options.iterations) * options.spacing, options)
+    points = Affine(torch.from_numpy(matrix))(grid.points())
+    pair = compared(target, source, grid, points, options.affine_contrast, matrix)
+    return float(correlation(*pair, mask.at(points, outside=0.0)))
+
+
+def _frame(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centre (3,) and root mean square radius, mm: in that unit a turn or a strain moves as much as a shift does."""
+    centre = points.mean(axis=0)
+    return centre, float(np.sqrt(((points - centre) ** 2).sum(axis=1).mean()))
+
+
+def _fit(
+    fixed: Tensor,
+    moving: Tensor,
+    grid: Grid,
+    where: Tensor,
+    centre: np.ndarray,
+    radius: float,
+    parameters: Tensor,
+    options: Settings,
+) -> Tensor:
+    """Minimise correlation and penalty by L-BFGS.
+
+    Args:
+        fixed, moving: on ``grid``.
+        where: (X, Y, Z), the voxels that are compared.
+        centre, radius: see :func:`_frame`.
+        parameters: (4, 3) mm, the start: strain and rotation times the radius, and the shift, in RAS.
+    """
+    middle = torch.from_numpy(centre)
+    away, values = (grid.points()[where] - middle).float(), fixed[where]
+    volume, weight = moving[None], torch.ones_like(values)
+    parameters = parameters.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [parameters], max_iter=options.affine_iterations, tolerance_change=1e-4, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        strain = parameters[:3] / radius
+        points = away + away @ strain.T + parameters[3] + middle.float()
+        alike = correlation(values, interpolate(volume, grid, points)[0], weight)
+        result = PENALTY * strain.square().sum() / options.stretch**2 - alike
+        result.backward()
+        return result
+
+    optimizer.step(loss)
+    return parameters.detach()

@@ -1,0 +1,69 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""What comes before a run: the message that counts will be the last thing that a failed command prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from commands import BUNDLES, CONFIGS, ROOT, command, start
+
+MESSAGE = "dataset_dir: the folder /nowhere does not exist (from {}); give --dataset_dir an existing one."
+
+
+def test_the_last_line_of_a_failed_run_is_our_message():
+    done = start("training", ["train.json"], dataset_dir="/nowhere")
+    assert done.returncode == 1
+    *before, empty, last = done.stdout.splitlines()
+    assert (empty, last) == ("", MESSAGE.format(ROOT))
+    assert f"custom.data.checks.DataError: {last}" in before  # nothing of the traceback is hidden
+    assert "RuntimeError: Failed to evaluate ConfigExpression: " in before
+
+
+def test_other_errors_and_other_programs_keep_their_tracebacks():
+    done = start("no_such_workflow", ["train.json"])
+    assert done.returncode == 1
+    assert done.stdout.rstrip().endswith("ValueError: run ID 'no_such_workflow' doesn't exist in the config file.")
+    script = "import custom.utils.errors; raise custom.utils.errors.SettingError('seed: x')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.endswith("\ncustom.utils.errors.SettingError: seed: x\n") and done.stderr.count("seed: x") == 1
+
+
+def test_importing_the_package_changes_nothing():
+    """Neither the hook for errors, nor the loggers, nor what is imported beside it."""
+    script = (
+        "import logging, sys; hook = sys.excepthook; import custom; assert sys.excepthook is hook; "
+        "assert 'custom' not in logging.root.manager.loggerDict and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_every_config_starts_the_run_when_it_is_initialized():
+    found = [json.loads(file.read_text()) for file in BUNDLES.glob("*/configs/**/*.json")]
+    assert all("initialize" in config for config in found if "imports" in config)
+    for config in found:
+        if "initialize" in config:
+            ours, start_run = config["initialize"][:2]
+            assert ours.startswith("$hasattr(custom, 'bundle_root') or exit(")
+            assert start_run == "$custom.cli.start_run()"
+
+
+@pytest.mark.parametrize("file", ["custom.py", "custom/__init__.py"])
+def test_a_foreign_package_of_the_same_name_is_named(file, tmp_path):
+    foreign = tmp_path / file
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.touch()
+    done = subprocess.run(
+        command("training", ["train.json"], configs=CONFIGS),
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    message = f"Run this elsewhere: <module 'custom' from '{foreign}'> hides that of the bundle."
+    assert done.stderr.rstrip().splitlines()[-1] == message and "Traceback" not in done.stderr
