@@ -14,17 +14,23 @@ from custom.data.datalist import (
     split_folder,
     with_labels,
 )
-from custom.data.dicom import output_name
 from custom.data.geometry import OrientSlices, OrientSlicesd, SpaceSlicesd, slice_axis, slice_positions
+from custom.data.intensities import ClipPercentilesd, NormalizeContentd
+from custom.data.loading import LoadVolumed
 from custom.data.phantom import abdominal_folder, cardiac_folder
+from custom.data.saving import SaveVolumed
 from custom.data.slices import CentreSlicesd, SelectLabelsd, SliceDataset, SliceGeometry, StackSlicesd
 from custom.data.studies import studies_to_annotate, study_sections
 
 __all__ = [
     "CentreSlicesd",
+    "ClipPercentilesd",
     "DataError",
+    "LoadVolumed",
+    "NormalizeContentd",
     "OrientSlices",
     "OrientSlicesd",
+    "SaveVolumed",
     "SelectLabelsd",
     "SliceDataset",
     "SliceGeometry",
@@ -44,7 +50,6 @@ __all__ = [
     "images_in",
     "iteration_generator",
     "load_sections",
-    "output_name",
     "slice_axis",
     "slice_positions",
     "split_folder",

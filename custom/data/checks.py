@@ -4,25 +4,29 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from monai.data import ITKReader
 from tqdm import tqdm
 
-from custom.data.dicom import file_states, is_dicom
+from custom.data.dicom import file_states
 from custom.data.geometry import slice_axis
+from custom.data.nifti_geometry import corner_distance
+from custom.data.volume_file import (
+    VolumeFile,
+    VolumeFileError,
+    aligned_affine,
+    assumed_spacing,
+    know_case,
+    open_volume,
+)
 from custom.errors import UserError
 
 __all__ = [
@@ -42,9 +46,8 @@ __all__ = [
 ]
 
 HELD_APART = ("training", "validation", "test")
+MAY_BE_EMPTY = ("validation", "test")  # what a scored case truly lacks is scored, too
 MOST_LINES = 20
-CORNER_TOLERANCE = 1e-3  # mm
-SLICE_TOLERANCE = 0.1  # mm
 
 
 class DataError(UserError, ValueError):
@@ -129,7 +132,9 @@ def check_datalist(
     problems += check_unique(sections)
     seen: set[str] = set()
     cases = [(section, entry) for section, entries in sections.items() for entry in entries]
-    found = _checked(lambda c: check_case(c[1], num_classes, c[0] in labelled, c[0] in cine), cases, progress)
+    found = _checked(
+        lambda c: check_case(c[1], num_classes, c[0] in labelled, c[0] in cine, c[0] in MAY_BE_EMPTY), cases, progress
+    )
     for (section, entry), lines in zip(cases, found, strict=True):
         problems += [f"{section}, {_name(entry)}: {line}" for line in lines if line not in seen]
         seen.update(lines)  # a file that several sections share is reported once
@@ -244,7 +249,9 @@ def _name(entry: dict[str, Any]) -> str:
 # One case --------------------------------------------------------------------------------------------------------
 
 
-def check_case(entry: dict[str, Any], num_classes: int, labelled: bool = True, cine: bool = False) -> list[str]:
+def check_case(
+    entry: dict[str, Any], num_classes: int, labelled: bool = True, cine: bool = False, empty: bool = False
+) -> list[str]:
     """Check the image of a case and, where it is to be labelled, its label and whether the two belong together.
 
     Args:
@@ -252,17 +259,19 @@ def check_case(entry: dict[str, Any], num_classes: int, labelled: bool = True, c
         num_classes: number of classes with the background.
         labelled: whether the case needs a label.
         cine: whether the image may be 4-D.
+        empty: whether the label may have no foreground.
 
     Returns:
         One sentence a problem; empty when all is well.
     """
     if not entry.get("image"):
         return [f'the entry {entry} has no "image"; give the path of a NIfTI file, or of the folder of a DICOM series.']
+    know_case(entry)
     problems = check_image(entry["image"], cine)
     if labelled and not entry.get("label"):
         problems.append(f'{entry["image"]} has no "label", which this section needs; add it or remove the case.')
     elif labelled:
-        problems += check_label(entry["label"], num_classes)
+        problems += check_label(entry["label"], num_classes, empty)
         problems += check_pair(entry["image"], entry["label"])
     return problems
 
@@ -280,8 +289,6 @@ def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
     facts = _facts(path)
     if facts.unreadable:
         return [facts.unreadable]
-    if str(path).removesuffix(".gz").endswith((".hdr", ".img")):
-        return [f"{path} is one file of a pair, header and image; convert them to one .nii.gz."]
     problems = _check_shape(path, facts, cine)
     frames = "" if len(facts.shape) < 4 else " (frame {})"
     for number, (low, high, bad) in enumerate(facts.frames):
@@ -311,6 +318,8 @@ def usable_images(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def without_faults(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The cases whose image can be used, maybe none; a line says what is wrong with each other one."""
+    for case in cases:
+        know_case(case)
     problems = _checked(lambda case: check_image(case["image"]), cases)
     for found in problems:
         for problem in found:
@@ -318,12 +327,13 @@ def without_faults(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [case for case, found in zip(cases, problems, strict=True) if not found]
 
 
-def check_label(path: str | os.PathLike, num_classes: int) -> list[str]:
+def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) -> list[str]:
     """Check that a label map can be read, and holds some of the values 0 to num_classes - 1 and no other.
 
     Args:
         path: NIfTI file, (X, Y, Z).
         num_classes: number of classes with the background.
+        empty: whether it may have no foreground.
 
     Returns:
         One sentence a problem.
@@ -342,7 +352,7 @@ def check_label(path: str | os.PathLike, num_classes: int) -> list[str]:
             f"{path} has the label values {_listed(outside)}, outside 0..{num_classes - 1}; "
             "relabel the file or name all classes."
         )
-    if not values.any():
+    if not values.any() and not empty:
         problems.append(
             f"{path} has no foreground, every voxel is 0; draw the label or move the case to the unlabelled."
         )
@@ -365,9 +375,8 @@ def check_pair(image: str | os.PathLike, label: str | os.PathLike) -> list[str]:
         return []
     if a.shape[:3] != b.shape[:3]:
         return [f"{image} has the shape {a.shape} and {label} {b.shape}; export both on the same grid."]
-    corners = np.array([(*c, 1) for c in product(*((0, n - 1) for n in a.shape[:3]))])
-    apart = np.linalg.norm(corners @ (a.affine - b.affine).T, axis=1).max()
-    if not apart <= CORNER_TOLERANCE:
+    if aligned_affine(b.file, a.file) is None:
+        apart = corner_distance(a.affine, b.affine, a.shape)
         return [f"{image} and {label} have different affines, corners are {apart:.3g} mm apart; export both anew."]
     return []
 
@@ -404,6 +413,7 @@ class _Facts:
     affine: np.ndarray | None = None
     frames: tuple[tuple[float, float, int], ...] = ()  # of an image: least, largest, number of non-finite voxels
     values: tuple[float, ...] = ()  # of a label
+    file: VolumeFile | None = None  # without its voxels
 
 
 def _facts(path: str | os.PathLike, label: bool = False) -> _Facts:
@@ -411,88 +421,37 @@ def _facts(path: str | os.PathLike, label: bool = False) -> _Facts:
         return _Facts(f"one file name is expected, found {path!r}; merge the files into one.")
     try:
         states = tuple(file_states(path))
-    except OSError:
-        return _Facts(f"the file {path} is missing; correct the path or restore the file.")
-    if not os.path.isdir(path):
-        return _read(os.fspath(path), label, states[0][1], states)
-    if label:
+    except (OSError, ValueError):  # reading says why
+        states = ()
+    return _read(os.fspath(path), label, states, assumed_spacing(path))
+
+
+@cache
+def _read(path: str, label: bool, states: tuple, spacing: tuple[float, ...] | None) -> _Facts:
+    """Read a file or a series once; state and spacing are there to notice that they have changed."""
+    if label and os.path.isdir(path):
         return _Facts(f"{path} is a folder; give a NIfTI file.")
-    if not states:
-        return _Facts(f"{path} is a folder without DICOM images; give a NIfTI file, or the folder of a DICOM series.")
-    return _read_series(os.fspath(path), states)
-
-
-@cache
-def _read_series(path: str, states: tuple) -> _Facts:
-    """Read a series once, as MONAI does; the states of its files are there to notice that one has changed."""
-    reader = ITKReader()
     try:
-        image = reader.read(path)
-        values, meta = reader.get_data(image)
-    except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        return _Facts(f"{path} cannot be read as a DICOM series ({reason}); export it again.")
-    slices = values.shape[2] if values.ndim > 2 else 1
-    if slices < len(states):
-        return _Facts(
-            f"{path} holds {len(states)} DICOM images, {slices} of which are one series; "
-            "give each series (and each localizer) a folder of its own."
-        )
-    notes = image.GetMetaDataDictionary()
-    uneven = notes["ITK_non_uniform_sampling_deviation"] if notes.HasKey("ITK_non_uniform_sampling_deviation") else 0.0
-    if uneven > SLICE_TOLERANCE:
-        return _Facts(
-            f"{path} has slices at uneven distances, by up to {uneven:.1f} mm: some are missing, or it is no stack; "
-            "export it again."
-        )
-    return _Facts(shape=values.shape, affine=np.asarray(meta["affine"]), frames=(_range(values, 1.0, 0.0),))
-
-
-@cache
-def _read(path: str, label: bool, size: int, states: tuple) -> _Facts:
-    """Read a file once; its state is there to notice that it has changed."""
-    try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Pair):  # Nifti2 derives from it
-            return _Facts(f"{path} is not a NIfTI file but {type(image).__name__}; convert it to .nii.gz.")
-        raw = image.dataobj.get_unscaled()  # no float64 copy of an integer file with a slope
-        if path.endswith(".gz"):
-            _check_sum(path)
-    except (nib.filebasedimages.ImageFileError, gzip.BadGzipFile) as error:
-        if is_dicom(path):
-            return _Facts(f"{path} is one DICOM image; give the folder that holds its series alone.")
-        return _Facts(
-            f"{path} is not a NIfTI file, or ends within its header ({size} bytes; {error}); "
-            "convert it to .nii.gz, or copy it again."
-        )
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        return _Facts(f"{path} is truncated or damaged ({size} bytes; {reason}); copy or download it again.")
-    if raw.dtype.kind not in "iuf" or not raw.size:
-        return _Facts(f"{path} holds {raw.size} voxels of type {raw.dtype}, not grey values; export it again.")
-    slope, inter = image.dataobj.slope, image.dataobj.inter
-    common = {"shape": image.shape, "affine": image.affine}
+        file = open_volume(path)
+        stored = file.stored()
+    except VolumeFileError as error:
+        return _Facts(str(error))
+    except MemoryError:
+        return _Facts(f"{path} does not fit in memory; crop or resample it.")
+    common = {"shape": file.shape, "affine": file.affine, "file": file.header()}
     if label:
-        return _Facts(values=tuple(np.unique(raw) * slope + inter), **common)
-    frames = [raw[..., t] for t in range(raw.shape[3])] if raw.ndim == 4 else [raw]
-    return _Facts(frames=tuple(_range(frame, slope, inter) for frame in frames), **common)
-
-
-def _check_sum(path: str) -> None:
-    """Read a .gz file to its end, where its checksum is: nibabel stops after the last voxel.
-
-    Raises:
-        ValueError, EOFError, zlib.error: it is damaged.
-    """
-    try:
-        with gzip.open(path) as file:
-            while file.read(1 << 22):
-                pass
-    except gzip.BadGzipFile as error:
-        raise ValueError(str(error)) from error
+        values = file.rounded(np.unique(stored).astype(np.float64) * file.slope + file.inter)
+        return _Facts(values=tuple(np.unique(values)), **common)
+    frames = [stored[..., t] for t in range(stored.shape[3])] if stored.ndim == 4 else [stored]
+    return _Facts(frames=tuple(_range(frame, file.slope, file.inter) for frame in frames), **common)
 
 
 def _range(frame: np.ndarray, slope: float, inter: float) -> tuple[float, float, int]:
+    """Least and largest value as float32, and the number of voxels that are not finite in it."""
     low, high = float(frame.min()), float(frame.max())  # NaN and infinities show in these
-    bad = 0 if np.isfinite([low, high]).all() else int(frame.size - np.isfinite(frame).sum())
-    return low * slope + inter, high * slope + inter, bad
+    with np.errstate(over="ignore"):
+        ends = np.float32([low * slope + inter, high * slope + inter])
+        if np.isfinite(ends).all():
+            return float(ends[0]), float(ends[1]), 0
+        values = (frame * slope + inter).astype(np.float32)
+    return float(ends[0]), float(ends[1]), int(values.size - np.isfinite(values).sum())
