@@ -3,18 +3,26 @@
 """Cases in, slices out."""
 
 from custom.data.augment import SpatialAugment, iteration_generator
-from custom.data.checks import DataError, case_id, check_classes, check_datalist, check_label_values, usable_images
+from custom.data.checks import (
+    DataError,
+    case_id,
+    check_class_names,
+    check_classes,
+    check_datalist,
+    check_label_values,
+    usable_images,
+)
 from custom.data.datalist import (
     cases_to_annotate,
     cases_to_segment,
     class_names,
     held_out,
-    images_in,
     load_sections,
     split_folder,
     with_labels,
 )
 from custom.data.geometry import OrientSlices, OrientSlicesd, SpaceSlicesd, slice_axis, slice_positions
+from custom.data.image_folder import images_in
 from custom.data.intensities import ClipPercentilesd, NormalizeContentd
 from custom.data.loading import LoadVolumed
 from custom.data.phantom import abdominal_folder, cardiac_folder
@@ -42,6 +50,7 @@ __all__ = [
     "case_id",
     "cases_to_annotate",
     "cases_to_segment",
+    "check_class_names",
     "check_classes",
     "check_datalist",
     "check_label_values",

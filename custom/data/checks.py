@@ -5,33 +5,28 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from custom.data.dicom import file_states
-from custom.data.geometry import slice_axis
+from custom.data.cases import DataError, case_id, check_class_names
+from custom.data.facts import Facts, file_facts
+from custom.data.geometry import OrientSlices, slice_axis
+from custom.data.headers import tell_of_headers
 from custom.data.nifti_geometry import corner_distance
-from custom.data.volume_file import (
-    VolumeFile,
-    VolumeFileError,
-    aligned_affine,
-    assumed_spacing,
-    know_case,
-    open_volume,
-)
-from custom.errors import UserError
+from custom.data.unique import check_unique, name_of
+from custom.data.volume_file import aligned_affine, know_case
+from custom.errors import SettingError
 
 __all__ = [
     "DataError",
+    "case_id",
     "check_case",
+    "check_class_names",
     "check_classes",
     "check_datalist",
     "check_folder",
@@ -45,21 +40,11 @@ __all__ = [
     "without_faults",
 ]
 
-HELD_APART = ("training", "validation", "test")
 MAY_BE_EMPTY = ("validation", "test")  # what a scored case truly lacks is scored, too
 MOST_LINES = 20
 
 
-class DataError(UserError, ValueError):
-    """The data cannot be used; the message names each file, what was found and what to do."""
-
-
 # Whole data set --------------------------------------------------------------------------------------------------
-
-
-def case_id(entry: dict[str, Any]) -> str:
-    """Name of a case: its "case", or the name of the image's file without .nii or .nii.gz, or of its folder."""
-    return str(entry.get("case") or Path(str(entry["image"])).name.removesuffix(".gz").removesuffix(".nii"))
 
 
 def check_folder(path: str | os.PathLike, key: str = "dataset_dir") -> None:
@@ -106,6 +91,7 @@ def check_datalist(
     labelled: Iterable[str] = ("training", "validation", "test"),
     cine: Iterable[str] = ("pretraining", "unlabeled"),
     progress: bool = True,
+    direction: Sequence[float] | None = None,
 ) -> None:
     """Read every file of a data list once and report all problems together.
 
@@ -119,6 +105,7 @@ def check_datalist(
         labelled: sections whose cases need a label; in the others labels are not looked at.
         cine: sections whose images may be 4-D (X, Y, Z, time).
         progress: show a progress bar on stderr when it takes longer than two seconds.
+        direction: (3,) in RAS along which slices are counted; stacks across it are a problem. None for any.
 
     Raises:
         DataError: with a line for each problem, 20 at most, then their number.
@@ -133,16 +120,22 @@ def check_datalist(
     seen: set[str] = set()
     cases = [(section, entry) for section, entries in sections.items() for entry in entries]
     found = _checked(
-        lambda c: check_case(c[1], num_classes, c[0] in labelled, c[0] in cine, c[0] in MAY_BE_EMPTY), cases, progress
+        lambda c: [
+            *check_case(c[1], num_classes, c[0] in labelled, c[0] in cine, c[0] in MAY_BE_EMPTY),
+            *check_direction(c[1].get("image"), direction),
+        ],
+        cases,
+        progress,
     )
     for (section, entry), lines in zip(cases, found, strict=True):
-        problems += [f"{section}, {_name(entry)}: {line}" for line in lines if line not in seen]
+        problems += [f"{section}, {name_of(entry)}: {line}" for line in lines if line not in seen]
         seen.update(lines)  # a file that several sections share is reported once
     if problems:
         shown = [f"  - {line}" for line in problems[:MOST_LINES]]
         if len(problems) > MOST_LINES:
             shown.append(f"  ... and {len(problems) - MOST_LINES} more.")
         raise DataError("\n".join([f"The data has {len(problems)} problem(s):", *shown]))
+    tell_of_headers([entry["image"] for _, entry in cases])
 
 
 def _checked(check: Callable[[Any], list[str]], cases: Sequence[Any], progress: bool = True) -> list[list[str]]:
@@ -167,7 +160,7 @@ def check_classes(
     """
     check_label_values(class_names, label_values)
     values = label_values or range(1, len(class_names) + 1)
-    found = {value for case in cases for value in _facts(case["label"], label=True).values}
+    found = {value for case in cases for value in file_facts(case["label"], label=True).values}
     if missing := [name for name, value in zip(class_names, values, strict=True) if value not in found]:
         names = ", ".join(case_id(case) for case in cases)
         raise DataError(
@@ -188,62 +181,6 @@ def check_label_values(class_names: Sequence[str], label_values: Sequence[int] |
     """
     if label_values is not None and len(label_values) != len(class_names):
         raise DataError(f"label_values: {len(label_values)} values for {len(class_names)} classes; give one for each.")
-
-
-def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Find cases and images that are listed twice, and patients on both sides of a split.
-
-    "training", "validation" and "test" share no patient (no case, where patients are not named). Any other section
-    may share patients with "training", not with the other two.
-
-    Args:
-        sections: section name to cases.
-
-    Returns:
-        One sentence a problem.
-    """
-    problems = []
-    doubled: set[str] = set()
-    ids: dict[str, set[str]] = {}
-    for section, entries in sections.items():
-        entries = [entry for entry in entries if isinstance(entry.get("image"), (str, os.PathLike))]
-        ids[section] = {str(entry.get("patient") or _name(entry)) for entry in entries}
-        # of sections that hold the same cases, such as "training" and "pretraining", one says it
-        repeated = [case for case in _repeated(_name(entry) for entry in entries) if case not in doubled]
-        doubled.update(repeated)
-        for case in repeated:
-            problems.append(
-                f"{section}: the case id {case} occurs more than once; in the data list give each of them a "
-                '"case" of its own, or rename the files.'
-            )
-        for image in _repeated(os.path.realpath(entry["image"]) for entry in entries):
-            problems.append(f"{section}: the image {image} is listed more than once; remove the repetition.")
-        labels = [entry["label"] for entry in entries if isinstance(entry.get("label"), (str, os.PathLike))]
-        for label in _repeated(os.path.realpath(label) for label in labels):
-            problems.append(f"{section}: the label {label} is listed for more than one image; give each its own.")
-    for first, second in _apart(sections):
-        shared = sorted(ids[first] & ids[second])
-        if shared:
-            names = ", ".join(shared[:5]) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
-            problems.append(f"{first} and {second} share {names}; keep each case (patient) in one of them.")
-    return problems
-
-
-def _apart(sections: Iterable[str]) -> Iterator[tuple[str, str]]:
-    names = list(sections)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            pair = {first, second}
-            if pair <= set(HELD_APART) or (pair & {"validation", "test"} and "training" not in pair):
-                yield first, second
-
-
-def _repeated(names: Iterable[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]
-
-
-def _name(entry: dict[str, Any]) -> str:
-    return case_id(entry) if entry.get("image") else str(entry.get("case", "a case without a name"))
 
 
 # One case --------------------------------------------------------------------------------------------------------
@@ -286,7 +223,7 @@ def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
     Returns:
         One sentence a problem.
     """
-    facts = _facts(path)
+    facts = file_facts(path)
     if facts.unreadable:
         return [facts.unreadable]
     problems = _check_shape(path, facts, cine)
@@ -300,31 +237,54 @@ def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
     return problems
 
 
-def usable_images(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def check_direction(image: Any, direction: Sequence[float] | None) -> list[str]:
+    """Check that the slices of an image follow each other along a direction.
+
+    Args:
+        image: file or series.
+        direction: (3,) in RAS; None for any.
+
+    Returns:
+        One sentence where they lie along it; nothing where the file cannot be read as a volume.
+    """
+    facts = file_facts(image) if direction is not None and isinstance(image, (str, os.PathLike)) else Facts("none")
+    if facts.unreadable or len(facts.shape) < 3:
+        return []
+    try:
+        OrientSlices(direction).codes(facts.affine, facts.shape[:3])
+    except SettingError as error:
+        return [f"{image}: {error}"]
+    return []
+
+
+def usable_images(cases: Sequence[dict[str, Any]], direction: Sequence[float] | None = None) -> list[dict[str, Any]]:
     """The cases whose image can be used; a line says what is wrong with each other one.
 
     Args:
         cases: with "case" and "image".
+        direction: (3,) in RAS along which slices are counted, None for any.
 
     Raises:
         DataError: there is none.
     """
-    usable = without_faults(cases)
+    usable = without_faults(cases, direction)
     if not usable:
-        first = check_image(cases[0]["image"])[0]
+        first = [*check_image(cases[0]["image"]), *check_direction(cases[0]["image"], direction)][0]
         raise DataError(f"images: none of {len(cases)} can be used, the first one because: {first}")
     return usable
 
 
-def without_faults(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_faults(cases: Sequence[dict[str, Any]], direction: Sequence[float] | None = None) -> list[dict[str, Any]]:
     """The cases whose image can be used, maybe none; a line says what is wrong with each other one."""
     for case in cases:
         know_case(case)
-    problems = _checked(lambda case: check_image(case["image"]), cases)
+    problems = _checked(lambda case: [*check_image(case["image"]), *check_direction(case["image"], direction)], cases)
     for found in problems:
         for problem in found:
             print(f"Left out: {problem}", flush=True)
-    return [case for case, found in zip(cases, problems, strict=True) if not found]
+    usable = [case for case, found in zip(cases, problems, strict=True) if not found]
+    tell_of_headers([case["image"] for case in usable])
+    return usable
 
 
 def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) -> list[str]:
@@ -338,7 +298,7 @@ def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) 
     Returns:
         One sentence a problem.
     """
-    facts = _facts(path, label=True)
+    facts = file_facts(path, label=True)
     if facts.unreadable:
         return [facts.unreadable]
     problems = _check_shape(path, facts)
@@ -370,7 +330,7 @@ def check_pair(image: str | os.PathLike, label: str | os.PathLike) -> list[str]:
         One sentence when shapes differ, or affines put a corner more than 0.001 mm apart; nothing when either file
         cannot be read as a volume.
     """
-    a, b = _facts(image), _facts(label, label=True)
+    a, b = file_facts(image), file_facts(label, label=True)
     if a.unreadable or b.unreadable or min(len(a.shape), len(b.shape)) < 3:
         return []
     if a.shape[:3] != b.shape[:3]:
@@ -381,7 +341,7 @@ def check_pair(image: str | os.PathLike, label: str | os.PathLike) -> list[str]:
     return []
 
 
-def _check_shape(path: str | os.PathLike, facts: _Facts, cine: bool = False) -> list[str]:
+def _check_shape(path: str | os.PathLike, facts: Facts, cine: bool = False) -> list[str]:
     shape = facts.shape
     if len(shape) == 4 and not cine:
         return [
@@ -399,59 +359,3 @@ def _check_shape(path: str | os.PathLike, facts: _Facts, cine: bool = False) -> 
 
 def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
-
-
-# One file --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What the checks need to know of a file, so that its voxels can be forgotten."""
-
-    unreadable: str = ""
-    shape: tuple[int, ...] = ()
-    affine: np.ndarray | None = None
-    frames: tuple[tuple[float, float, int], ...] = ()  # of an image: least, largest, number of non-finite voxels
-    values: tuple[float, ...] = ()  # of a label
-    file: VolumeFile | None = None  # without its voxels
-
-
-def _facts(path: str | os.PathLike, label: bool = False) -> _Facts:
-    if not isinstance(path, (str, os.PathLike)):
-        return _Facts(f"one file name is expected, found {path!r}; merge the files into one.")
-    try:
-        states = tuple(file_states(path))
-    except (OSError, ValueError):  # reading says why
-        states = ()
-    return _read(os.fspath(path), label, states, assumed_spacing(path))
-
-
-@cache
-def _read(path: str, label: bool, states: tuple, spacing: tuple[float, ...] | None) -> _Facts:
-    """Read a file or a series once; state and spacing are there to notice that they have changed."""
-    if label and os.path.isdir(path):
-        return _Facts(f"{path} is a folder; give a NIfTI file.")
-    try:
-        file = open_volume(path)
-        stored = file.stored()
-    except VolumeFileError as error:
-        return _Facts(str(error))
-    except MemoryError:
-        return _Facts(f"{path} does not fit in memory; crop or resample it.")
-    common = {"shape": file.shape, "affine": file.affine, "file": file.header()}
-    if label:
-        values = file.rounded(np.unique(stored).astype(np.float64) * file.slope + file.inter)
-        return _Facts(values=tuple(np.unique(values)), **common)
-    frames = [stored[..., t] for t in range(stored.shape[3])] if stored.ndim == 4 else [stored]
-    return _Facts(frames=tuple(_range(frame, file.slope, file.inter) for frame in frames), **common)
-
-
-def _range(frame: np.ndarray, slope: float, inter: float) -> tuple[float, float, int]:
-    """Least and largest value as float32, and the number of voxels that are not finite in it."""
-    low, high = float(frame.min()), float(frame.max())  # NaN and infinities show in these
-    with np.errstate(over="ignore"):
-        ends = np.float32([low * slope + inter, high * slope + inter])
-        if np.isfinite(ends).all():
-            return float(ends[0]), float(ends[1]), 0
-        values = (frame * slope + inter).astype(np.float32)
-    return float(ends[0]), float(ends[1]), int(values.size - np.isfinite(values).sum())

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import io
@@ -14,6 +13,7 @@ import random
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from custom.files import read_csv
 from custom.registration.plan import Pair
 from custom.registration.storage import load_transform
 from custom.registration.transform import Transform, compose, invert
@@ -48,7 +48,7 @@ class Registrations:
             if not file.is_file():
                 raise FileNotFoundError(f"{file} is missing; run 'registration' to its end, or name its folder.")
         content = table.read_bytes()
-        rows = csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""))
+        rows = read_csv(io.StringIO(content.decode("utf-8"), newline=""))
         self.rows = {Pair(row["fixed"], row["moving"]): row for row in rows}
         self.digest = hashlib.sha256(content).hexdigest()[:16]
         limit = json.loads(limits.read_text(encoding="utf-8"))["inverse_mm"]
