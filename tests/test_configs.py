@@ -92,7 +92,7 @@ BRING_KEYS = (
 )
 # read by programs around the bundle, by name: see monai.bundle.properties
 PROPERTIES = {"dataset_dir", "output_dir", "initialize"}
-OF_OTHER_DATA = {"split_dir", "labeled_cases"}  # which the studies of MONAI Label take the place of
+OF_OTHER_DATA = {"split_dir", "labeled_cases", "header_spacing"}  # which the studies of MONAI Label take the place of
 
 RUNS = [
     *((b, files) for b, workflows in WORKFLOWS.items() for files in workflows.values()),
@@ -215,7 +215,7 @@ def test_inference_repeats_the_network_and_the_preprocessing_of_training(bundle)
         assert inference.get(key) == train.get(key), key
     assert inference.get("intensities") == train.get("intensities")
     assert inference["inferer"] == train["validate"]["inferer"]
-    decided = [t for t in inference["postprocessing"]["transforms"] if t["_target_"] != "SaveImaged"]
+    decided = [t for t in inference["postprocessing"]["transforms"] if t["_target_"] != "custom.data.SaveVolumed"]
     same = [{k: "@preprocessing" if k == "transform" else v for k, v in t.items()} for t in of_training(train)]
     assert decided == same
     steps = [t for t in train["validate"]["preprocessing"]["transforms"] if "@" in t or t.get("keys") != "label"]

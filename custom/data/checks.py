@@ -4,31 +4,30 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from monai.data import ITKReader
 from tqdm import tqdm
 
-from custom.data.dicom import file_states, is_dicom
-from custom.data.geometry import slice_axis
-from custom.utils.errors import UserError
+from custom.data.cases import DataError, case_id, check_class_names
+from custom.data.facts import Facts, file_facts
+from custom.data.geometry import OrientSlices, slice_axis
+from custom.data.headers import tell_of_headers
+from custom.data.nifti_geometry import corner_distance
+from custom.data.unique import check_unique, name_of
+from custom.data.volume_file import aligned_affine, know_case
+from custom.utils.errors import SettingError
 from custom.utils.log import logger
 
 __all__ = [
     "DataError",
+    "case_id",
     "check_case",
+    "check_class_names",
     "check_classes",
     "check_datalist",
     "check_folder",
@@ -42,22 +41,11 @@ __all__ = [
     "without_faults",
 ]
 
-HELD_APART = ("training", "validation", "test")
+MAY_BE_EMPTY = ("validation", "test")  # what a scored case truly lacks is scored, too
 MOST_LINES = 20
-CORNER_TOLERANCE = 1e-3  # mm
-SLICE_TOLERANCE = 0.1  # mm
-
-
-class DataError(UserError, ValueError):
-    """The data cannot be used; the message names each file, what was found and what to do."""
 
 
 # Whole data set --------------------------------------------------------------------------------------------------
-
-
-def case_id(entry: dict[str, Any]) -> str:
-    """Name of a case: its "case", or the name of the image's file without .nii or .nii.gz, or of its folder."""
-    return str(entry.get("case") or Path(str(entry["image"])).name.removesuffix(".gz").removesuffix(".nii"))
 
 
 def check_folder(path: str | os.PathLike, key: str = "dataset_dir") -> None:
@@ -104,6 +92,7 @@ def check_datalist(
     labelled: Iterable[str] = ("training", "validation", "test"),
     cine: Iterable[str] = ("pretraining", "unlabeled"),
     progress: bool = True,
+    direction: Sequence[float] | None = None,
 ) -> None:
     """Read every file of a data list once and report all problems together.
 
@@ -117,6 +106,7 @@ def check_datalist(
         labelled: sections whose cases need a label; in the others labels are not looked at.
         cine: sections whose images may be 4-D (X, Y, Z, time).
         progress: show a progress bar on stderr when it takes longer than two seconds.
+        direction: (3,) in RAS along which slices are counted; stacks across it are a problem. None for any.
 
     Raises:
         DataError: with a line for each problem, 20 at most, then their number.
@@ -130,15 +120,23 @@ def check_datalist(
     problems += check_unique(sections)
     seen: set[str] = set()
     cases = [(section, entry) for section, entries in sections.items() for entry in entries]
-    found = _checked(lambda c: check_case(c[1], num_classes, c[0] in labelled, c[0] in cine), cases, progress)
+    found = _checked(
+        lambda c: [
+            *check_case(c[1], num_classes, c[0] in labelled, c[0] in cine, c[0] in MAY_BE_EMPTY),
+            *check_direction(c[1].get("image"), direction),
+        ],
+        cases,
+        progress,
+    )
     for (section, entry), lines in zip(cases, found, strict=True):
-        problems += [f"{section}, {_name(entry)}: {line}" for line in lines if line not in seen]
+        problems += [f"{section}, {name_of(entry)}: {line}" for line in lines if line not in seen]
         seen.update(lines)  # a file that several sections share is reported once
     if problems:
         shown = [f"  - {line}" for line in problems[:MOST_LINES]]
         if len(problems) > MOST_LINES:
             shown.append(f"  ... and {len(problems) - MOST_LINES} more.")
         raise DataError("\n".join([f"The data has {len(problems)} problem(s):", *shown]))
+    tell_of_headers([entry["image"] for _, entry in cases])
 
 
 def _checked(check: Callable[[Any], list[str]], cases: Sequence[Any], progress: bool = True) -> list[list[str]]:
@@ -163,7 +161,7 @@ def check_classes(
     """
     check_label_values(class_names, label_values)
     values = label_values or range(1, len(class_names) + 1)
-    found = {value for case in cases for value in _facts(case["label"], label=True).values}
+    found = {value for case in cases for value in file_facts(case["label"], label=True).values}
     if missing := [name for name, value in zip(class_names, values, strict=True) if value not in found]:
         names = ", ".join(case_id(case) for case in cases)
         raise DataError(
@@ -186,66 +184,12 @@ def check_label_values(class_names: Sequence[str], label_values: Sequence[int] |
         raise DataError(f"label_values: {len(label_values)} values for {len(class_names)} classes; give one for each.")
 
 
-def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Find cases and images that are listed twice, and patients on both sides of a split.
-
-    "training", "validation" and "test" share no patient (no case, where patients are not named). Any other section
-    may share patients with "training", not with the other two.
-
-    Args:
-        sections: section name to cases.
-
-    Returns:
-        One sentence a problem.
-    """
-    problems = []
-    doubled: set[str] = set()
-    ids: dict[str, set[str]] = {}
-    for section, entries in sections.items():
-        entries = [entry for entry in entries if isinstance(entry.get("image"), (str, os.PathLike))]
-        ids[section] = {str(entry.get("patient") or _name(entry)) for entry in entries}
-        # of sections that hold the same cases, such as "training" and "pretraining", one says it
-        repeated = [case for case in _repeated(_name(entry) for entry in entries) if case not in doubled]
-        doubled.update(repeated)
-        for case in repeated:
-            problems.append(
-                f"{section}: the case id {case} occurs more than once; in the data list give each of them a "
-                '"case" of its own, or rename the files.'
-            )
-        for image in _repeated(os.path.realpath(entry["image"]) for entry in entries):
-            problems.append(f"{section}: the image {image} is listed more than once; remove the repetition.")
-        labels = [entry["label"] for entry in entries if isinstance(entry.get("label"), (str, os.PathLike))]
-        for label in _repeated(os.path.realpath(label) for label in labels):
-            problems.append(f"{section}: the label {label} is listed for more than one image; give each its own.")
-    for first, second in _apart(sections):
-        shared = sorted(ids[first] & ids[second])
-        if shared:
-            names = ", ".join(shared[:5]) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
-            problems.append(f"{first} and {second} share {names}; keep each case (patient) in one of them.")
-    return problems
-
-
-def _apart(sections: Iterable[str]) -> Iterator[tuple[str, str]]:
-    names = list(sections)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            pair = {first, second}
-            if pair <= set(HELD_APART) or (pair & {"validation", "test"} and "training" not in pair):
-                yield first, second
-
-
-def _repeated(names: Iterable[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]
-
-
-def _name(entry: dict[str, Any]) -> str:
-    return case_id(entry) if entry.get("image") else str(entry.get("case", "a case without a name"))
-
-
 # One case --------------------------------------------------------------------------------------------------------
 
 
-def check_case(entry: dict[str, Any], num_classes: int, labelled: bool = True, cine: bool = False) -> list[str]:
+def check_case(
+    entry: dict[str, Any], num_classes: int, labelled: bool = True, cine: bool = False, empty: bool = False
+) -> list[str]:
     """Check the image of a case and, where it is to be labelled, its label and whether the two belong together.
 
     Args:
@@ -253,17 +197,19 @@ def check_case(entry: dict[str, Any], num_classes: int, labelled: bool = True, c
         num_classes: number of classes with the background.
         labelled: whether the case needs a label.
         cine: whether the image may be 4-D.
+        empty: whether the label may have no foreground.
 
     Returns:
         One sentence a problem; empty when all is well.
     """
     if not entry.get("image"):
         return [f'the entry {entry} has no "image"; give the path of a NIfTI file, or of the folder of a DICOM series.']
+    know_case(entry)
     problems = check_image(entry["image"], cine)
     if labelled and not entry.get("label"):
         problems.append(f'{entry["image"]} has no "label", which this section needs; add it or remove the case.')
     elif labelled:
-        problems += check_label(entry["label"], num_classes)
+        problems += check_label(entry["label"], num_classes, empty)
         problems += check_pair(entry["image"], entry["label"])
     return problems
 
@@ -278,11 +224,9 @@ def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
     Returns:
         One sentence a problem.
     """
-    facts = _facts(path)
+    facts = file_facts(path)
     if facts.unreadable:
         return [facts.unreadable]
-    if str(path).removesuffix(".gz").endswith((".hdr", ".img")):
-        return [f"{path} is one file of a pair, header and image; convert them to one .nii.gz."]
     problems = _check_shape(path, facts, cine)
     frames = "" if len(facts.shape) < 4 else " (frame {})"
     for number, (low, high, bad) in enumerate(facts.frames):
@@ -294,42 +238,68 @@ def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
     return problems
 
 
-def usable_images(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def check_direction(image: Any, direction: Sequence[float] | None) -> list[str]:
+    """Check that the slices of an image follow each other along a direction.
+
+    Args:
+        image: file or series.
+        direction: (3,) in RAS; None for any.
+
+    Returns:
+        One sentence where they lie along it; nothing where the file cannot be read as a volume.
+    """
+    facts = file_facts(image) if direction is not None and isinstance(image, (str, os.PathLike)) else Facts("none")
+    if facts.unreadable or len(facts.shape) < 3:
+        return []
+    try:
+        OrientSlices(direction).codes(facts.affine, facts.shape[:3])
+    except SettingError as error:
+        return [f"{image}: {error}"]
+    return []
+
+
+def usable_images(cases: Sequence[dict[str, Any]], direction: Sequence[float] | None = None) -> list[dict[str, Any]]:
     """The cases whose image can be used; a line says what is wrong with each other one.
 
     Args:
         cases: with "case" and "image".
+        direction: (3,) in RAS along which slices are counted, None for any.
 
     Raises:
         DataError: there is none.
     """
-    usable = without_faults(cases)
+    usable = without_faults(cases, direction)
     if not usable:
-        first = check_image(cases[0]["image"])[0]
+        first = [*check_image(cases[0]["image"]), *check_direction(cases[0]["image"], direction)][0]
         raise DataError(f"images: none of {len(cases)} can be used, the first one because: {first}")
     return usable
 
 
-def without_faults(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_faults(cases: Sequence[dict[str, Any]], direction: Sequence[float] | None = None) -> list[dict[str, Any]]:
     """The cases whose image can be used, maybe none; a line says what is wrong with each other one."""
-    problems = _checked(lambda case: check_image(case["image"]), cases)
+    for case in cases:
+        know_case(case)
+    problems = _checked(lambda case: [*check_image(case["image"]), *check_direction(case["image"], direction)], cases)
     for found in problems:
         for problem in found:
             logger.warning(f"Left out: {problem}")
-    return [case for case, found in zip(cases, problems, strict=True) if not found]
+    usable = [case for case, found in zip(cases, problems, strict=True) if not found]
+    tell_of_headers([case["image"] for case in usable])
+    return usable
 
 
-def check_label(path: str | os.PathLike, num_classes: int) -> list[str]:
+def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) -> list[str]:
     """Check that a label map can be read, and holds some of the values 0 to num_classes - 1 and no other.
 
     Args:
         path: NIfTI file, (X, Y, Z).
         num_classes: number of classes with the background.
+        empty: whether it may have no foreground.
 
     Returns:
         One sentence a problem.
     """
-    facts = _facts(path, label=True)
+    facts = file_facts(path, label=True)
     if facts.unreadable:
         return [facts.unreadable]
     problems = _check_shape(path, facts)
@@ -343,7 +313,7 @@ def check_label(path: str | os.PathLike, num_classes: int) -> list[str]:
             f"{path} has the label values {_listed(outside)}, outside 0..{num_classes - 1}; "
             "relabel the file or name all classes."
         )
-    if not values.any():
+    if not values.any() and not empty:
         problems.append(
             f"{path} has no foreground, every voxel is 0; draw the label or move the case to the unlabelled."
         )
@@ -361,19 +331,18 @@ def check_pair(image: str | os.PathLike, label: str | os.PathLike) -> list[str]:
         One sentence when shapes differ, or affines put a corner more than 0.001 mm apart; nothing when either file
         cannot be read as a volume.
     """
-    a, b = _facts(image), _facts(label, label=True)
+    a, b = file_facts(image), file_facts(label, label=True)
     if a.unreadable or b.unreadable or min(len(a.shape), len(b.shape)) < 3:
         return []
     if a.shape[:3] != b.shape[:3]:
         return [f"{image} has the shape {a.shape} and {label} {b.shape}; export both on the same grid."]
-    corners = np.array([(*c, 1) for c in product(*((0, n - 1) for n in a.shape[:3]))])
-    apart = np.linalg.norm(corners @ (a.affine - b.affine).T, axis=1).max()
-    if not apart <= CORNER_TOLERANCE:
+    if aligned_affine(b.file, a.file) is None:
+        apart = corner_distance(a.affine, b.affine, a.shape)
         return [f"{image} and {label} have different affines, corners are {apart:.3g} mm apart; export both anew."]
     return []
 
 
-def _check_shape(path: str | os.PathLike, facts: _Facts, cine: bool = False) -> list[str]:
+def _check_shape(path: str | os.PathLike, facts: Facts, cine: bool = False) -> list[str]:
     shape = facts.shape
     if len(shape) == 4 and not cine:
         return [
@@ -391,109 +360,3 @@ def _check_shape(path: str | os.PathLike, facts: _Facts, cine: bool = False) -> 
 
 def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
-
-
-# One file --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What the checks need to know of a file, so that its voxels can be forgotten."""
-
-    unreadable: str = ""
-    shape: tuple[int, ...] = ()
-    affine: np.ndarray | None = None
-    frames: tuple[tuple[float, float, int], ...] = ()  # of an image: least, largest, number of non-finite voxels
-    values: tuple[float, ...] = ()  # of a label
-
-
-def _facts(path: str | os.PathLike, label: bool = False) -> _Facts:
-    if not isinstance(path, (str, os.PathLike)):
-        return _Facts(f"one file name is expected, found {path!r}; merge the files into one.")
-    try:
-        states = tuple(file_states(path))
-    except OSError:
-        return _Facts(f"the file {path} is missing; correct the path or restore the file.")
-    if not os.path.isdir(path):
-        return _read(os.fspath(path), label, states[0][1], states)
-    if label:
-        return _Facts(f"{path} is a folder; give a NIfTI file.")
-    if not states:
-        return _Facts(f"{path} is a folder without DICOM images; give a NIfTI file, or the folder of a DICOM series.")
-    return _read_series(os.fspath(path), states)
-
-
-@cache
-def _read_series(path: str, states: tuple) -> _Facts:
-    """Read a series once, as MONAI does; the states of its files are there to notice that one has changed."""
-    reader = ITKReader()
-    try:
-        image = reader.read(path)
-        values, meta = reader.get_data(image)
-    except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        return _Facts(f"{path} cannot be read as a DICOM series ({reason}); export it again.")
-    slices = values.shape[2] if values.ndim > 2 else 1
-    if slices < len(states):
-        return _Facts(
-            f"{path} holds {len(states)} DICOM images, {slices} of which are one series; "
-            "give each series (and each localizer) a folder of its own."
-        )
-    notes = image.GetMetaDataDictionary()
-    uneven = notes["ITK_non_uniform_sampling_deviation"] if notes.HasKey("ITK_non_uniform_sampling_deviation") else 0.0
-    if uneven > SLICE_TOLERANCE:
-        return _Facts(
-            f"{path} has slices at uneven distances, by up to {uneven:.1f} mm: some are missing, or it is no stack; "
-            "export it again."
-        )
-    return _Facts(shape=values.shape, affine=np.asarray(meta["affine"]), frames=(_range(values, 1.0, 0.0),))
-
-
-@cache
-def _read(path: str, label: bool, size: int, states: tuple) -> _Facts:
-    """Read a file once; its state is there to notice that it has changed."""
-    try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Pair):  # Nifti2 derives from it
-            return _Facts(f"{path} is not a NIfTI file but {type(image).__name__}; convert it to .nii.gz.")
-        raw = image.dataobj.get_unscaled()  # no float64 copy of an integer file with a slope
-        if path.endswith(".gz"):
-            _check_sum(path)
-    except (nib.filebasedimages.ImageFileError, gzip.BadGzipFile) as error:
-        if is_dicom(path):
-            return _Facts(f"{path} is one DICOM image; give the folder that holds its series alone.")
-        return _Facts(
-            f"{path} is not a NIfTI file, or ends within its header ({size} bytes; {error}); "
-            "convert it to .nii.gz, or copy it again."
-        )
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        return _Facts(f"{path} is truncated or damaged ({size} bytes; {reason}); copy or download it again.")
-    if raw.dtype.kind not in "iuf" or not raw.size:
-        return _Facts(f"{path} holds {raw.size} voxels of type {raw.dtype}, not grey values; export it again.")
-    slope, inter = image.dataobj.slope, image.dataobj.inter
-    common = {"shape": image.shape, "affine": image.affine}
-    if label:
-        return _Facts(values=tuple(np.unique(raw) * slope + inter), **common)
-    frames = [raw[..., t] for t in range(raw.shape[3])] if raw.ndim == 4 else [raw]
-    return _Facts(frames=tuple(_range(frame, slope, inter) for frame in frames), **common)
-
-
-def _check_sum(path: str) -> None:
-    """Read a .gz file to its end, where its checksum is: nibabel stops after the last voxel.
-
-    Raises:
-        ValueError, EOFError, zlib.error: it is damaged.
-    """
-    try:
-        with gzip.open(path) as file:
-            while file.read(1 << 22):
-                pass
-    except gzip.BadGzipFile as error:
-        raise ValueError(str(error)) from error
-
-
-def _range(frame: np.ndarray, slope: float, inter: float) -> tuple[float, float, int]:
-    low, high = float(frame.min()), float(frame.max())  # NaN and infinities show in these
-    bad = 0 if np.isfinite([low, high]).all() else int(frame.size - np.isfinite(frame).sum())
-    return low * slope + inter, high * slope + inter, bad

@@ -14,16 +14,22 @@ is "ED" or "ES" in cardiac data. Sections are lists of cases:
 
 from __future__ import annotations
 
-import difflib
-import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from custom.data.checks import DataError, case_id, check_folder, check_labelled_count, check_unique, usable_images
-from custom.data.dicom import is_series
+from custom.data.checks import (
+    DataError,
+    case_id,
+    check_folder,
+    check_labelled_count,
+    check_unique,
+    usable_images,
+)
+from custom.data.image_folder import images_in, nifti_files
+from custom.data.json_list import checked_spacing, class_names, read_sections
+from custom.data.volume_file import know_case
 from custom.utils.log import logger
 
 __all__ = [
@@ -71,7 +77,11 @@ def split_folder(dataset_dir: str, default: str, *others: str) -> str:
 
 
 def load_sections(
-    dataset_dir: str, split_dir: str, labeled_cases: int | Sequence[str] | None, datalist: str | None = None
+    dataset_dir: str,
+    split_dir: str,
+    labeled_cases: int | Sequence[str] | None,
+    datalist: str | None = None,
+    header_spacing: Sequence[float] | None = None,
 ) -> dict[str, list[Case]]:
     """List the cases of every section.
 
@@ -83,6 +93,8 @@ def load_sections(
         labeled_cases: how many patients of the training list have labels, or their names; None for all.
         datalist: a JSON data list instead of a folder: "training" (image and label), "unlabeled" (images),
             "validation", "test"; relative paths are relative to the file.
+        header_spacing: (x, y, z) in mm, voxel sizes of all files that take the place of those in their headers; a case
+            of a data list may have its own "header_spacing".
 
     Returns:
         Section name to cases, in the order of the lists. Validation or test is empty, and a line says so, where the
@@ -119,7 +131,16 @@ def load_sections(
     }
     if problems := check_unique(sections):
         raise DataError("\n  - ".join(["The lists of cases have problems:", *problems]))
-    return sections
+    return {name: _with_spacing(cases, header_spacing) for name, cases in sections.items()}
+
+
+def _with_spacing(cases: list[Case], header_spacing: Sequence[float] | None) -> list[Case]:
+    """The cases, those without voxel sizes of their own with these; their files are known as theirs from now on."""
+    spacing = checked_spacing(header_spacing, "header_spacing")
+    cases = [{"header_spacing": spacing, **case} for case in cases] if spacing else cases
+    for case in cases:
+        know_case(case)
+    return cases
 
 
 class _Layout(NamedTuple):
@@ -167,7 +188,6 @@ def _check_complete(root: Path, file: Path, missing: list[str], count: int) -> N
         )
 
 
-_SECTIONS = ("training", "unlabeled", "validation", "test")
 _HELD_OUT = {"validation": "val.txt", "test": "test.txt"}
 
 
@@ -235,66 +255,9 @@ def _unlabelled(cases: list[Case]) -> list[Case]:
 
 def _from_json(file: Path) -> tuple:
     """Training cases; validation and test; images of pre-training."""
-    content = _read_json(file)
-    sections: dict[str, list[Case]] = {}
-    for section in _SECTIONS:
-        entries = [{"image": e} if isinstance(e, str) else e for e in content.get(section, [])]
-        for number, entry in enumerate(entries):
-            if not isinstance(entry, dict) or not all(isinstance(entry.get(k, ""), str) for k in ("image", "label")):
-                raise DataError(f"{file}: {section}[{number}] is {entry}; image and label are one file name each.")
-            if "image" not in entry:
-                raise DataError(f'{file}: {section}[{number}] has no \'image\'; write {{"image": ..., "label": ...}}.')
-        entries = [
-            {**entry, **{k: os.path.abspath(file.parent / entry[k]) for k in ("image", "label") if k in entry}}
-            for entry in entries
-        ]
-        sections[section] = [
-            {**entry, "case": case_id(entry), "patient": str(entry.get("patient") or case_id(entry))}
-            for entry in entries
-        ]
+    sections = read_sections(file)
     images = _unlabelled(sections["training"] + sections["unlabeled"])
     return sections["training"], {name: sections[name] for name in _HELD_OUT}, images
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise DataError(f"datalist: {file} is missing; give the path of a JSON file with 'training' and so on.")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"datalist: {file} is not valid JSON ({error}); mend it.") from error
-    for key, value in content.items() if isinstance(content, dict) else ():
-        if isinstance(value, list) and key not in _SECTIONS:
-            alike = difflib.get_close_matches(key, _SECTIONS, n=1, cutoff=0.5)
-            remedy = f"its name is '{alike[0]}'" if alike else f"there are {', '.join(_SECTIONS)}"
-            raise DataError(f"datalist: {file} has a section '{key}'; {remedy}.")
-    if not isinstance(content, dict) or not (
-        content.get("training") or content.get("unlabeled") or content.get("test")
-    ):
-        raise DataError(f"datalist: {file} has none of 'training', 'unlabeled', 'test'; add a list of cases.")
-    return content
-
-
-def class_names(datalist: str | None, default: Sequence[str]) -> list[str]:
-    """Names of the foreground classes, label 1 first.
-
-    Args:
-        datalist: a JSON data list whose "labels" maps every value from "0" (background) up to a name, as in the
-            Medical Segmentation Decathlon, or None.
-        default: the names without a data list.
-
-    Raises:
-        DataError: when the data list has no "labels", or they are not 0, 1, 2, ...
-    """
-    if not datalist:
-        return list(default)
-    labels = _read_json(Path(datalist)).get("labels")
-    if not isinstance(labels, dict) or sorted(labels) != sorted(str(i) for i in range(len(labels))) or len(labels) < 2:
-        raise DataError(
-            f'datalist: "labels" of {datalist} is {labels}; write {{"0": "background", "1": "first class", ...}}, '
-            "one entry for every value from 0."
-        )
-    return [labels[str(i)] for i in range(1, len(labels))]
 
 
 def with_labels(cases: Sequence[Case], labelled: Sequence[Case]) -> list[Case]:
@@ -329,18 +292,30 @@ def held_out(sections: dict[str, list[Case]]) -> str:
     )
 
 
-def cases_to_segment(dataset_dir: str, split_dir: str, datalist: str | None, images: str | None) -> list[Case]:
+def cases_to_segment(
+    dataset_dir: str,
+    split_dir: str,
+    datalist: str | None,
+    images: str | None,
+    direction: Sequence[float] | None = None,
+    header_spacing: Sequence[float] | None = None,
+) -> list[Case]:
     """Images for inference: the usable ones of ``images`` where it is given, else the held-out cases of the data.
 
     Labels are left away.
 
+    Args:
+        dataset_dir, split_dir, datalist, header_spacing: see :func:`load_sections`.
+        images: see :func:`~custom.data.image_folder.images_in`.
+        direction: (3,) in RAS along which slices are counted; stacks across it cannot be used.
+
     Raises:
         DataError: when there are none, or two would be written to one file.
     """
-    if images:
-        cases = usable_images(images_in(images))
+    if images is not None:
+        cases = usable_images(_with_spacing(images_in(images), header_spacing), direction)
     else:
-        sections = load_sections(dataset_dir, split_dir, None, datalist)
+        sections = load_sections(dataset_dir, split_dir, None, datalist, header_spacing)
         cases = _unlabelled(sections[held_out(sections)])
     return _with_names_of_their_own(cases)
 
@@ -351,15 +326,21 @@ def cases_to_annotate(
     labeled_cases: int | Sequence[str] | None,
     datalist: str | None,
     images: str | None,
+    direction: Sequence[float] | None = None,
+    header_spacing: Sequence[float] | None = None,
 ) -> list[Case]:
     """Images without labels: the usable ones of ``images`` where it is given, else the unlabelled training cases.
+
+    Args:
+        dataset_dir, split_dir, labeled_cases, datalist, header_spacing: see :func:`load_sections`.
+        images, direction: see :func:`cases_to_segment`.
 
     Raises:
         DataError: there are none, two would be written to one file, or what :func:`load_sections` finds.
     """
-    if images:
-        return _with_names_of_their_own(usable_images(images_in(images)))
-    cases = load_sections(dataset_dir, split_dir, labeled_cases, datalist)["unlabeled"]
+    if images is not None:
+        return _with_names_of_their_own(usable_images(_with_spacing(images_in(images), header_spacing), direction))
+    cases = load_sections(dataset_dir, split_dir, labeled_cases, datalist, header_spacing)["unlabeled"]
     if not cases:
         raise DataError(
             f"labeled_cases: nothing is left to annotate, all training cases of {datalist or dataset_dir} have labels; "
@@ -369,54 +350,11 @@ def cases_to_annotate(
 
 
 def _with_names_of_their_own(cases: list[Case]) -> list[Case]:
-    """The cases, none of whose segmentations would overwrite another's."""
-    counts = Counter(case_id({"image": case["image"]}) for case in cases)
-    if twice := sorted({Path(c["image"]).name for c in cases if counts[case_id({"image": c["image"]})] > 1}):
+    """The cases, none of whose segmentations would overwrite another's: their ids differ, in small letters, too."""
+    counts = Counter(case_id(case).casefold() for case in cases)
+    if twice := sorted({Path(c["image"]).name for c in cases if counts[case_id(c).casefold()] > 1}):
         raise DataError(
             f"images: names occur more than once ({len(twice)}: {', '.join(twice[:3])}), and their segmentations would "
-            "overwrite each other; segment one folder at a time, each with its own --output_dir."
+            'overwrite each other; segment one folder at a time, or give them a "case" each in a data list.'
         )
     return cases
-
-
-def images_in(pattern: str) -> list[Case]:
-    """Cases without labels from a folder (its .nii and .nii.gz files, and its folders with a DICOM series), a glob
-    pattern, one file, or one folder with a DICOM series.
-
-    In a folder, segmentations beside their images (X_seg or X_gt beside X) are left out, and a line says so.
-
-    Raises:
-        DataError: when nothing matches.
-    """
-    path = Path(pattern)
-    if is_series(path) and not nifti_files(path):
-        files = [path]
-    elif path.is_dir():
-        files = _without_segmentations(sorted([*nifti_files(path), *filter(is_series, path.iterdir())]))
-    else:
-        files = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
-    if not files:
-        raise DataError(
-            f"images: nothing matches {pattern}; give a folder with .nii.gz files or DICOM series, a pattern or a file."
-        )
-    return [{"image": str(f), "case": case_id({"image": f}), "patient": case_id({"image": f})} for f in files]
-
-
-def nifti_files(folder: Path) -> list[Path]:
-    """The .nii and .nii.gz files of a folder, in order."""
-    return sorted(f for f in folder.iterdir() if f.name.endswith((".nii", ".nii.gz")))
-
-
-def _without_segmentations(files: list[Path]) -> list[Path]:
-    names = {case_id({"image": f}) for f in files}
-    images = [f for f in files if not _is_segmentation(case_id({"image": f}), names)]
-    if left_out := [f.name for f in files if f not in images]:
-        logger.warning(
-            f"images: {len(left_out)} files left out, which look like segmentations of images beside them "
-            f"({', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''})."
-        )
-    return images
-
-
-def _is_segmentation(name: str, names: set[str]) -> bool:
-    return any(name.endswith(ending) and name.removesuffix(ending) in names for ending in ("_seg", "_gt"))

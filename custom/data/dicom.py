@@ -1,18 +1,13 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""DICOM: a folder with one series stands for a NIfTI file. MONAI reads it, through ITK."""
+"""DICOM: a folder with one series stands for a NIfTI file."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from monai.data.folder_layout import default_name_formatter
-from monai.transforms import Transform
-
-__all__ = ["dicom_files", "file_states", "is_dicom", "is_series", "output_name"]
+__all__ = ["dicom_files", "file_states", "is_dicom", "is_series"]
 
 INDEX = "DICOMDIR"  # of a disc; it has the mark, but holds no image
 
@@ -41,19 +36,4 @@ def file_states(path: str | os.PathLike) -> list[tuple[str, int, int]]:
         OSError: there is no such file or folder.
     """
     files = dicom_files(path) if os.path.isdir(path) else [Path(path)]
-    return [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-
-
-def output_name(metadata: Mapping[str, Any], saver: Transform) -> dict[str, Any]:
-    """Name what is saved after its image, as MONAI's ``SaveImage`` does, but take no part of a folder's name for an
-    ending: those of series are often numbers with dots.
-
-    Args:
-        metadata: of the image.
-        saver: the ``SaveImage``.
-
-    Returns:
-        "subject" and "idx", see ``monai.data.folder_layout.default_name_formatter``.
-    """
-    name = default_name_formatter(metadata, saver)
-    return name | {"subject": f"{name['subject']}.nii"} if os.path.isdir(name["subject"]) else name
+    return [(os.path.realpath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]

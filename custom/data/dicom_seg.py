@@ -15,9 +15,10 @@ from monai.transforms import MapTransform
 from monai.utils import optional_import
 
 import custom
-from custom.data.checks import DataError
+from custom.data.checks import DataError, case_id
 from custom.data.dicom import dicom_files, is_series
 from custom.utils.errors import SettingError
+from custom.utils.files import replacing
 
 highdicom, installed = optional_import("highdicom")
 pydicom, _ = optional_import("pydicom")  # which comes with it
@@ -33,7 +34,7 @@ class SaveDicomSegd(MapTransform):
 
     Args:
         keys: label maps, (1, X, Y, Z), in the geometry of their series.
-        output_dir: for the files, ``<name of the series' folder>_seg.dcm``.
+        output_dir: for the files, ``<case>_seg.dcm``.
         class_names: of the labels 1, 2, ...
         model: what made them, for the files' headers.
 
@@ -54,13 +55,14 @@ class SaveDicomSegd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
         for key in self.key_iterator(data):
-            self.save(data[key])
+            self.save(data[key], case_id({"case": data.get("case"), "image": data[key].meta["filename_or_obj"]}))
         return dict(data)
 
-    def save(self, labels: MetaTensor) -> None:
+    def save(self, labels: MetaTensor, case: str) -> None:
         """
         Args:
             labels: (1, X, Y, Z) integers.
+            case: its id, which names the file.
         """
         series = labels.meta["filename_or_obj"]
         images = [pydicom.dcmread(file, stop_before_pixels=True) for file in dicom_files(series)]
@@ -91,8 +93,8 @@ class SaveDicomSegd(MapTransform):
             raise DataError(
                 f"{series}: no DICOM-SEG can refer to this series ({error}); leave the overlay out."
             ) from error
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file.save_as(self.folder / f"{Path(series).name}_seg.dcm")
+        with replacing(self.folder / f"{case}_seg.dcm") as temporary:
+            file.save_as(temporary)
 
     def _segment(self, number: int, name: str) -> highdicom.seg.SegmentDescription:
         codes = pydicom.sr.codedict.codes

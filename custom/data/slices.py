@@ -32,7 +32,7 @@ from custom.utils.files import save_atomically
 __all__ = ["UNKNOWN", "CentreSlicesd", "SelectLabelsd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
 
 UNKNOWN = 255  # label of a pixel of which nothing is known
-FORMAT = 2  # raise it when StackSlicesd returns other stacks for the same settings: cached ones are made anew
+FORMAT = 3  # raise it when StackSlicesd returns other stacks for the same settings: cached ones are made anew
 
 
 class CentreSlicesd(ResizeWithPadOrCropd):

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from custom.data.checks import DataError, case_id, check_folder, without_faults
-from custom.data.datalist import Case, nifti_files
+from custom.data.datalist import Case
+from custom.data.image_folder import nifti_files
 from custom.utils.log import logger
 
 __all__ = ["studies_to_annotate", "study_sections"]

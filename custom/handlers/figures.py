@@ -24,7 +24,7 @@ from custom.data.geometry import HEAD, OrientSlices
 from custom.handlers.report import identity
 from custom.metrics import dice
 from custom.utils.distributed import process_rank
-from custom.utils.figures import ABOVE, COLOURS, as_seen, class_style, outline, show, view_square, window_around
+from custom.utils.figures import ABOVE, COLOURS, as_seen, class_style, outline, plain, show, view_square, window_around
 from custom.utils.files import replacing
 from custom.utils.log import logger
 
@@ -141,7 +141,7 @@ class OverviewFigure:
                     if r == 0:
                         axes.annotate(f"{name}: {panel}", (0.5, 1), (0, 18), **ABOVE, ha="center", fontsize=9)
                     if c == p == 0:
-                        axes.annotate(case.title, (0, 1), (0, 3), **ABOVE, ha="left", fontsize=9, weight="bold")
+                        axes.annotate(plain(case.title), (0, 1), (0, 3), **ABOVE, ha="left", fontsize=9, weight="bold")
         figure.legend(handles=self._legend(), loc="lower center", ncols=entries, frameon=False, fontsize=9)
         with replacing(self.path) as temporary:
             figure.savefig(temporary, dpi=130)
@@ -163,6 +163,6 @@ class OverviewFigure:
     def _legend(self) -> list[Patch]:
         styles = [class_style(k) for k in range(1, len(self.class_names) + 1)]
         return [
-            Patch(facecolor=to_rgba(colour, 0.3), edgecolor=colour, linestyle=line, linewidth=1.5, label=name)
+            Patch(facecolor=to_rgba(colour, 0.3), edgecolor=colour, linestyle=line, linewidth=1.5, label=plain(name))
             for (colour, line), name in zip(styles, self.class_names, strict=True)
         ]

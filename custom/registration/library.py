@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import io
@@ -18,6 +17,7 @@ from custom.registration.plan import Pair
 from custom.registration.storage import load_transform
 from custom.registration.transform import Transform, compose, invert
 from custom.registration.volume import RegistrationError
+from custom.utils.files import read_csv
 
 __all__ = ["Registrations"]
 
@@ -48,7 +48,7 @@ class Registrations:
             if not file.is_file():
                 raise FileNotFoundError(f"{file} is missing; run 'registration' to its end, or name its folder.")
         content = table.read_bytes()
-        rows = csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""))
+        rows = read_csv(io.StringIO(content.decode("utf-8"), newline=""))
         self.rows = {Pair(row["fixed"], row["moving"]): row for row in rows}
         self.digest = hashlib.sha256(content).hexdigest()[:16]
         limit = json.loads(limits.read_text(encoding="utf-8"))["inverse_mm"]

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from custom.data.volume_file import know_case
 from custom.registration.demons import use_threads
 from custom.registration.pairwise import register, similarity
 from custom.registration.quality import folded_fraction, inverse_error
@@ -77,6 +78,7 @@ class Job:
             before. With a start the first ones are tried from there, then all of them with a search.
         limits: see :class:`Limits`.
         path: of the result.
+        spacings: voxel sizes in mm of fixed and moving volume, where the headers' are not to be taken.
     """
 
     fixed: str
@@ -88,6 +90,7 @@ class Job:
     attempts: tuple[Mapping[str, Any], ...]
     limits: Limits
     path: str
+    spacings: tuple[Sequence[float] | None, Sequence[float] | None] = (None, None)
 
 
 def job_for(
@@ -118,9 +121,12 @@ def job_for(
         "limits": asdict(limits),
         "start": start and Path(start).name,
     }
+    spacings = (fixed.get("header_spacing"), moving.get("header_spacing"))
+    if any(spacings):
+        state["spacings"] = spacings
     key = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
     path = str(Path(os.path.abspath(folder)) / f"{key[:32]}.transform")
-    return Job(fixed["case"], moving["case"], *files, start, tuple(dict(s) for s in attempts), limits, path)
+    return Job(fixed["case"], moving["case"], *files, start, tuple(dict(s) for s in attempts), limits, path, spacings)
 
 
 def finished(job: Job) -> Row | None:
@@ -148,6 +154,8 @@ def register_job(job: Job) -> Row:
     """
     if row := finished(job):
         return row
+    know_case({"image": job.fixed_image, "header_spacing": job.spacings[0]})
+    know_case({"image": job.moving_image, "label": job.region, "header_spacing": job.spacings[1]})
     with one_thread():
         return _registered(job)
 

@@ -5,20 +5,17 @@
 from __future__ import annotations
 
 import os
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import LoadImage
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from custom.data.dicom import is_series
+from custom.data.volume_file import VolumeFileError, open_volume
 from custom.utils.errors import UserError
 
 __all__ = ["Grid", "RegistrationError", "Volume", "read_volume", "same_grid"]
@@ -170,11 +167,6 @@ def read_volume(image: Any, label: bool = False) -> Volume:
         TypeError: a bare array, which has no geometry.
         RegistrationError: a broken file, not 3-D, sheared, NaN or infinite voxels, or a label map without classes.
     """
-    if isinstance(image, (str, os.PathLike)) and is_series(image):
-        try:
-            image = LoadImage()(image)
-        except (RuntimeError, OSError) as error:
-            raise RegistrationError(f"{image} cannot be read as a DICOM series ({error}); export it again.") from error
     if isinstance(image, MetaTensor):
         name = str(image.meta.get("filename_or_obj", "MetaTensor"))
         values, affine = image.as_tensor().detach().cpu(), np.asarray(image.affine.cpu(), dtype=np.float64)
@@ -183,17 +175,15 @@ def read_volume(image: Any, label: bool = False) -> Volume:
             affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     elif isinstance(image, (str, os.PathLike)):
         name = str(image)
-        if not Path(image).is_file():
+        if not Path(image).exists():
             raise FileNotFoundError(f"{name} is missing.")
         try:
-            file = nib.load(image)
-            affine = np.asarray(file.affine, dtype=np.float64)
-            array = np.array(file.dataobj, dtype=np.float32)
-        except (EOFError, OSError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's fault, which may pass, not the file's
-            raise RegistrationError(f"{name} cannot be read as a volume ({error}); copy or export it again.") from error
-        values = torch.from_numpy(array.reshape(array.shape[:3] + tuple(n for n in array.shape[3:] if n > 1)))
+            file = open_volume(image)
+            affine, values = file.affine, torch.from_numpy(file.classes() if label else file.values())
+        except VolumeFileError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
+                raise error.__cause__ from error  # the disk's fault, which may pass, not the file's
+            raise RegistrationError(str(error)) from error
     else:
         raise TypeError(f"found {type(image).__name__}; give a path or a MetaTensor, which hold the geometry.")
     if values.ndim != 3:

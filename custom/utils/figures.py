@@ -10,12 +10,17 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-__all__ = ["ABOVE", "COLOURS", "as_seen", "class_style", "outline", "show", "view_square", "window_around"]
+__all__ = ["ABOVE", "COLOURS", "as_seen", "class_style", "outline", "plain", "show", "view_square", "window_around"]
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, the colours that stand out from grey first
 COLOURS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
 LINES = ("solid", "dashed", "dotted")  # a class beyond the palette takes its colours again with the next line
 ABOVE = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom", "annotation_clip": False}
+
+
+def plain(text: str) -> str:
+    """A text that Matplotlib writes as it is, and takes no "$" in it for the beginning of a formula."""
+    return text.replace("$", r"\$")
 
 
 def class_style(value: int) -> tuple[str, str]:

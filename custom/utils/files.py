@@ -8,15 +8,16 @@ import csv
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["replacing", "save_atomically", "write_csv"]
+__all__ = ["read_csv", "replacing", "save_atomically", "write_csv"]
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 ABANDONED = 3600  # seconds without a write
 
 
@@ -63,6 +64,8 @@ def save_atomically(content: Any, path: str | Path) -> None:
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows with the columns of the first one; floats get six digits, and "nan" where they are undefined.
 
+    A text that a spreadsheet would take for a formula, since it begins with =, +, - or @, gets a ' before it.
+
     Args:
         path: of the file, which is whole or not there.
         rows: at least one, all with the same keys.
@@ -71,4 +74,20 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+            writer.writerow({k: _cell(v) for k, v in row.items()})
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def read_csv(lines: Iterable[str]) -> Iterator[dict[str, str]]:
+    """The rows that :func:`write_csv` wrote.
+
+    Args:
+        lines: of the file, opened with ``newline=""``.
+    """
+    for row in csv.DictReader(lines):
+        yield {k: v[1:] if v and v[0] == "'" and v[1:].startswith(FORMULA) else v for k, v in row.items()}

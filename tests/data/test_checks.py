@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom.data import checks
+from custom.data import checks, volume_file
 from custom.data.checks import DataError, check_datalist, check_folder, check_image, check_labelled_count, check_pair
 
 AFFINE = np.diag([-1.5, -1.5, 8.0, 1.0])
@@ -229,6 +229,11 @@ def test_label_without_foreground(make):
     assert "a_gt.nii.gz has no foreground, every voxel is 0; draw" in only_problem(make(label=drawing()))
 
 
+def test_a_scored_case_may_truly_be_empty(make):
+    check_datalist({"training": [make()], "validation": [make("v", label=drawing())]}, 4)
+    check_datalist({"test": [make("t", label=drawing())]}, 4)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_voxels_that_are_not_finite(make, value):
     image = scan(dtype=np.float32)
@@ -366,13 +371,13 @@ def test_files_are_read_once_until_they_change(make, monkeypatch):
     entry = make()
     check_datalist({"training": [entry]}, 4)
     loads = []
-    monkeypatch.setattr(checks.nib, "load", lambda path, load=nib.load: loads.append(path) or load(path))
+    monkeypatch.setattr(volume_file.nib, "load", lambda path, load=nib.load: loads.append(path) or load(path))
     check_datalist({"training": [entry]}, 4)
     assert loads == []
     save(entry["label"], drawing(1, 9))
     os.utime(entry["label"], ns=(0, 0))
     assert "label values 9" in problems({"training": [entry]})
-    assert loads == [entry["label"]]
+    assert loads[0] == entry["label"] and loads.count(entry["label"]) == 1
 
 
 def test_progress_bar_only_when_asked_for(make, capfd, monkeypatch):

@@ -7,14 +7,17 @@ import re
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
-from series import write_scan
+from series import write_scan, write_series
 
 from custom.data import (
     DataError,
     case_id,
     cases_to_annotate,
     cases_to_segment,
+    check_datalist,
     class_names,
     held_out,
     load_sections,
@@ -201,10 +204,14 @@ def test_cases_to_annotate_are_those_without_a_label(datalist):
         cases_to_annotate("", "", None, str(datalist), None)
 
 
-def test_images_whose_segmentations_would_overwrite_each_other(datalist):
+def test_images_whose_segmentations_would_overwrite_each_other(datalist, tmp_path):
     datalist.write_text(json.dumps({"test": [{"image": f"{p}/scan.nii.gz", "case": p} for p in "ab"]}))
-    with pytest.raises(DataError, match=r"names occur more than once \(1: scan.nii.gz\)"):
-        cases_to_segment("", "", str(datalist), None)
+    assert [c["case"] for c in cases_to_segment("", "", str(datalist), None)] == ["a", "b"]
+    (tmp_path / "both").mkdir()
+    for name in ("scan.nii.gz", "scan.nii"):
+        write_scan(tmp_path / "both" / name)
+    with pytest.raises(DataError, match=r"names occur more than once \(2: scan.nii, scan.nii.gz\)"):
+        cases_to_segment("", "", None, str(tmp_path / "both"))
 
 
 def test_data_list_faults(datalist):
@@ -321,3 +328,119 @@ def test_sections_of_btcv(tmp_path):
     (tmp_path / "img" / "img0009.nii.gz").unlink()
     with pytest.raises(DataError, match=r"lacks 1 of the 3 patients of .*train\.txt \(0009\)"):
         load(tmp_path, 2)
+
+
+def test_a_path_that_exists_is_no_pattern(tmp_path, monkeypatch):
+    write_scan(tmp_path / "scan1.nii.gz")
+    write_scan(tmp_path / "scan[1].nii.gz")
+    (tmp_path / "run[2]").mkdir()
+    write_scan(tmp_path / "run[2]" / "b.nii.gz")
+    (tmp_path / "1001").mkdir()
+    write_scan(tmp_path / "1001" / "c.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    for pattern, found in (
+        (tmp_path / "scan[1].nii.gz", ["scan[1]"]),
+        ("scan[1].nii.gz", ["scan[1]"]),
+        (tmp_path / "scan[12].nii.gz", ["scan1"]),
+        (tmp_path / "run[2]", ["b"]),
+        (tmp_path / "run[2]" / "*.gz", ["b"]),
+        (1001, ["c"]),
+    ):
+        assert [
+            c["case"] for c in cases_to_segment("", "", None, pattern if pattern == 1001 else str(pattern))
+        ] == found
+
+
+def test_everything_in_a_folder_is_taken_or_named(tmp_path, capsys):
+    write_scan(tmp_path / "a.nii.gz")
+    write_series(tmp_path / "a.nii.gz", tmp_path / "p1")
+    write_series(tmp_path / "a.nii.gz", tmp_path / "p2" / "study" / "series")
+    (tmp_path / "p3").mkdir()
+    write_scan(tmp_path / "p3" / "deep.nii.gz")
+    for name in ("b.nrrd", "c.mha", "p3/d.MHD", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    cases = cases_to_segment("", "", None, str(tmp_path))
+    assert [c["case"] for c in cases] == ["a", "p1", "p2_study_series"]
+    printed = capsys.readouterr().out
+    for name in ("b.nrrd", "c.mha", "d.MHD", "notes.txt", "deep.nii.gz"):
+        assert name in printed
+
+
+def test_a_stack_across_the_direction_is_named_and_left_out(tmp_path, capsys):
+    write_scan(tmp_path / "a.nii.gz")
+    voxels = np.arange(8 * 4 * 8, dtype=np.int16).reshape(8, 4, 8)
+    nib.save(nib.Nifti1Image(voxels, np.diag([2, 10, 2, 1])), tmp_path / "coronal.nii.gz")
+    cases = cases_to_segment("", "", None, str(tmp_path), direction=[0, 0, 1])
+    assert [c["case"] for c in cases] == ["a"]
+    assert re.search(r"Left out: .*coronal.nii.gz: slice_direction .* is perpendicular", capsys.readouterr().out)
+    with pytest.raises(DataError, match=r"coronal\.nii\.gz: slice_direction"):
+        check_datalist({"images": [{"image": str(tmp_path / "coronal.nii.gz")}]}, labelled=[], direction=[0, 0, 1])
+
+
+def written(datalist, content, **changes) -> None:
+    datalist.write_bytes(content if isinstance(content, bytes) else json.dumps({**content, **changes}).encode())
+
+
+GOOD = {"labels": {"0": "background", "1": "x"}, "training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (GOOD | {"training": 3}, "training is 3; write a list of cases"),
+        (GOOD | {"training": {"a": 1}}, "training is {'a': 1}"),
+        (GOOD | {"validation": None}, "validation is null; write a list"),
+        (GOOD | {"training": [3]}, r"training[0] is 3; write a file name"),
+        (GOOD | {"training": [{"image": 3}]}, "one file name each"),
+        (GOOD | {"training": [{"image": ""}]}, "one file name each"),
+        (GOOD | {"training": [{"image": None}]}, "has no 'image'"),
+        (GOOD | {"training": [{"image": "a", "patient": []}]}, "patient is []"),
+        (GOOD | {"training": [{"image": "a", "case": True}]}, "case is True"),
+        (GOOD | {"training": [{"image": "a", "header_spacing": [1, 0, 2]}]}, "header_spacing: [1, 0, 2] are no three"),
+        (json.dumps(GOOD).encode("utf-16"), "not in UTF-8"),
+        (json.dumps(GOOD | {"x": "Größe"}, ensure_ascii=False).encode("latin-1"), "not in UTF-8"),
+        (b"[" * 200000, "nested too deeply"),
+        (b'{"x": ' + b"9" * 10000 + b"}", "not valid JSON"),
+        (b'{"training": ["a"], "training": ["b"]}', "the key 'training' is there twice"),
+        (b"[1]", "holds a list, not an object"),
+        (b"null", "holds null"),
+        (b"", "not valid JSON"),
+    ],
+)
+def test_lists_that_cannot_be_read_are_named(content, words, datalist):
+    written(datalist, content)
+    with pytest.raises(DataError, match=re.escape(words)) as error:
+        load_sections("", "", None, str(datalist))
+    assert str(datalist) in str(error.value)
+
+
+@pytest.mark.parametrize("case", ["../escaped", "/tmp/x", "..", "a\\b", "a\nb", "x" * 300])
+def test_a_case_whose_id_cannot_name_files_is_refused(case, datalist):
+    written(datalist, GOOD | {"training": [{"image": "a.nii.gz", "label": "b.nii.gz", "case": case}]})
+    with pytest.raises(DataError, match="cannot name files"):
+        load_sections("", "", None, str(datalist))
+
+
+def test_zero_is_a_patient_and_null_is_none(datalist):
+    entries = {s: [{"image": f"{s}.nii.gz", "patient": 0}] for s in ("training", "validation")}
+    written(datalist, GOOD | entries)
+    with pytest.raises(DataError, match="training and validation share 0"):
+        load_sections("", "", None, str(datalist))
+    written(datalist, GOOD | {"training": [{"image": "a.nii.gz", "patient": None, "case": 0, "age": None}]})
+    (case,) = load_sections("", "", None, str(datalist))["training"]
+    assert case["case"] == case["patient"] == "0" and "age" not in case
+
+
+@pytest.mark.parametrize("names", [["x", "x"], ["x", " "], ["x", None], ["x", 3], ["x", "x "]])
+def test_class_names_that_tell_no_classes_apart(names, datalist):
+    written(datalist, GOOD | {"labels": {str(n): name for n, name in enumerate(["background", *names])}})
+    with pytest.raises(DataError, match=r'datalist: "labels" of .*mine.json'):
+        class_names(str(datalist), [])
+
+
+def test_header_spacing_of_the_run_and_of_a_case(datalist):
+    written(datalist, GOOD | {"training": [{"image": "a.nii.gz", "header_spacing": [1, 2, 3]}, {"image": "b.nii.gz"}]})
+    cases = load_sections("", "", None, str(datalist), header_spacing=[2, 2, 8])["training"]
+    assert [c["header_spacing"] for c in cases] == [[1, 2, 3], [2, 2, 8]]
+    with pytest.raises(DataError, match="header_spacing: 'x' are no three voxel sizes"):
+        load_sections("", "", None, str(datalist), header_spacing="x")

@@ -7,13 +7,11 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.data import MetaTensor
-from monai.transforms import LoadImaged, SaveImage
 from series import AFFINE, write_scan, write_series
 
 from custom.data.checks import DataError, check_case, check_image
 from custom.data.datalist import cases_to_segment
-from custom.data.dicom import dicom_files, file_states, is_series, output_name
+from custom.data.dicom import dicom_files, file_states, is_series
 from custom.data.slices import _cache_key
 from custom.registration.storage import content_hash
 from custom.registration.volume import read_volume
@@ -86,15 +84,6 @@ def test_images_from_a_folder_of_series_a_pattern_or_one_series(scan, tmp_path):
         cases_to_segment("", "", None, str(folder))
 
 
-@pytest.mark.parametrize("kind", [0, 1], ids=["file", "series"])
-def test_output_is_named_after_file_or_folder(kind, scan, tmp_path):
-    image = LoadImaged("image", ensure_channel_first=True)({"image": scan[kind]})["image"]
-    assert isinstance(image, MetaTensor)
-    settings = {"output_postfix": "seg", "separate_folder": False, "print_log": False}
-    SaveImage(tmp_path / "out", output_name_formatter=output_name, **settings)(image)
-    assert [f.name for f in (tmp_path / "out").iterdir()] == [["scan_seg.nii.gz", "1.2.840.7_seg.nii.gz"][kind]]
-
-
 def test_a_change_of_one_image_of_a_series_is_noticed(scan):
     series = scan[1]
 
@@ -106,3 +95,70 @@ def test_a_change_of_one_image_of_a_series_is_noticed(scan):
     image = dicom_files(series)[2]
     image.write_bytes(image.read_bytes()[:-1] + b"\x01")
     assert all(a != b for a, b in zip(before, identities(), strict=True))
+
+
+# What a series can be that ITK's reader takes without a word
+
+
+def edited(folder, edit) -> None:
+    """Change the headers of a series: ``edit(dataset, number)``."""
+    pydicom = pytest.importorskip("pydicom", reason="comes with '.[dicom-seg]'")
+    for number, file in enumerate(dicom_files(folder)):
+        dataset = pydicom.dcmread(file)
+        edit(dataset, number)
+        dataset.save_as(file)
+
+
+def set_tag(name, value, only=None):
+    def edit(dataset, number):
+        if only is None or number == only:
+            setattr(dataset, name, value)
+
+    return edit
+
+
+def delete_tag(*names):
+    def edit(dataset, number):
+        for name in names:
+            delattr(dataset, name)
+
+    return edit
+
+
+def tilt(dataset, number):
+    row = np.array(dataset.ImageOrientationPatient[:3], dtype=float)
+    shifted = np.array(dataset.ImagePositionPatient, dtype=float) + 0.8 * number * row
+    dataset.ImagePositionPatient = [f"{x:.6g}" for x in shifted]
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (tilt, "a tilted gantry"),
+        (delete_tag("ImagePositionPatient", "ImageOrientationPatient"), "without a usable position of the patient"),
+        (set_tag("ImagePositionPatient", [1, 2, 3]), "several slices at one place"),
+        (set_tag("ImageOrientationPatient", [1, 0, 0, 0, 1, 0], only=1), "different orientation"),
+        (delete_tag("PixelSpacing"), "without a usable pixel spacing"),
+        (set_tag("PixelSpacing", [3, 3], only=2), "different pixel spacing"),
+        (set_tag("RescaleSlope", 0, only=2), "the rescale slope 0"),
+        (set_tag("PhotometricInterpretation", "MONOCHROME1"), "MONOCHROME1, not grey values that grow"),
+        (set_tag("NumberOfFrames", 7, only=0), "an image of 7 frames"),
+        (set_tag("Modality", "PT", only=1), "different modality (MR, PT)"),
+    ],
+)
+def test_what_is_no_straight_stack_is_refused_by_name(edit, words, scan):
+    edited(scan[1], edit)
+    assert str(scan[1]) in problem(scan[1]) and words in problem(scan[1])
+
+
+def test_each_slice_has_its_own_slope(scan):
+    """Of the first, whole numbers; ITK takes the type of all from it."""
+
+    def edit(dataset, number):
+        dataset.RescaleSlope, dataset.RescaleIntercept = (1.0 if number == 0 else 0.25 * number), -1.5
+
+    stored = read_volume(scan[1]).values
+    edited(scan[1], edit)
+    slopes = np.array([1, 0.25, 0.5, 0.75])
+    assert check_image(scan[1]) == []
+    np.testing.assert_allclose(read_volume(scan[1]).values, stored * slopes - 1.5)

@@ -151,3 +151,9 @@ def test_nothing_predicted_and_more_classes_than_colours(tmp_path, drawn):
     assert [float(s["image"].mean()) for s in handler.cases[0].slices] == [0, 19]
     assert len({class_style(k) for k in range(1, 14)}) == 13
     assert texts(drawn[0])[0] == "lower: image"
+
+
+def test_a_dollar_sign_in_a_name_is_no_formula(tmp_path):
+    case = {"image": meta(ramp()), "label": meta(heart()), "case": "scan_$1_$2"}
+    evaluate([case], meta(heart()), OverviewFigure(tmp_path, ["cost $x_$", "$"]))
+    assert (tmp_path / "overview.png").is_file()

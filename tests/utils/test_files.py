@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from custom.utils.files import ABANDONED, replacing, save_atomically
+from custom.utils.files import ABANDONED, read_csv, replacing, save_atomically, write_csv
 
 
 def test_a_file_is_whole_or_as_before(tmp_path):
@@ -45,3 +45,13 @@ def test_nothing_is_removed_when_a_save_fails(tmp_path):
     with pytest.raises(OSError), replacing(tmp_path / "model.pt"):
         raise OSError("disk full")
     assert [f.name for f in tmp_path.iterdir()] == [".host.1.partial-model.pt"]
+
+
+def test_no_cell_is_a_formula_to_a_spreadsheet(tmp_path):
+    rows = [{"case": "=1+2", "score": -0.5, "count": -3}, {"case": "@x", "score": 1.0, "count": 1}]
+    rows += [{"case": name, "score": 0.0, "count": 0} for name in ("+1", "-a", "'plain'", "plain")]
+    write_csv(tmp_path / "a.csv", rows)
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    assert lines[1:4] == ["'=1+2,-0.5,-3", "'@x,1,1", "'+1,0,0"] and "'-a,0,0" in lines and "plain,0,0" in lines
+    with open(tmp_path / "a.csv", newline="") as file:
+        assert [row["case"] for row in read_csv(file)] == [row["case"] for row in rows]

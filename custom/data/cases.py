@@ -1,0 +1,53 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Cases and classes: their names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from custom.utils.errors import UserError
+
+__all__ = ["DataError", "case_id", "check_class_names"]
+
+LONGEST_ID = 200
+
+
+class DataError(UserError, ValueError):
+    """The data cannot be used; the message names each file, what was found and what to do."""
+
+
+def case_id(entry: dict[str, Any]) -> str:
+    """Name of a case: its "case", or the name of the image's file without .nii or .nii.gz, or of its folder.
+
+    Raises:
+        DataError: files could not be named after it.
+    """
+    name = entry.get("case")
+    if name is None or not str(name).strip():
+        name = Path(str(entry["image"])).name.removesuffix(".gz").removesuffix(".nii")
+    name = str(name)
+    if name in (".", "..") or len(name) > LONGEST_ID or any(c in "/\\" or not c.isprintable() for c in name):
+        raise DataError(
+            f'"case": {name[:80]!r} cannot name files; give the case a name of at most {LONGEST_ID} letters without '
+            "/ and \\."
+        )
+    return name
+
+
+def check_class_names(names: Any, key: str = "class_names") -> None:
+    """Check that classes can be told apart by their names.
+
+    Args:
+        names: of the foreground classes.
+        key: where they are from, for messages.
+
+    Raises:
+        DataError: they are no list of different names.
+    """
+    if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) and n.strip() for n in names) or not names:
+        raise DataError(f"{key}: {names} are no names; give each class a name, a text that is not empty.")
+    if twice := [name for name, count in Counter(n.strip() for n in names).items() if count > 1]:
+        raise DataError(f"{key}: {', '.join(twice)} names more than one class; give each a name of its own.")

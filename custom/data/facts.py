@@ -1,0 +1,69 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the checks need to know of a file, read once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from custom.data.dicom import file_states
+from custom.data.volume_file import VolumeFile, VolumeFileError, assumed_spacing, open_volume
+
+__all__ = ["Facts", "file_facts"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the checks need to know of a file, so that its voxels can be forgotten."""
+
+    unreadable: str = ""
+    shape: tuple[int, ...] = ()
+    affine: np.ndarray | None = None
+    frames: tuple[tuple[float, float, int], ...] = ()  # of an image: least, largest, number of non-finite voxels
+    values: tuple[float, ...] = ()  # of a label
+    file: VolumeFile | None = None  # without its voxels
+
+
+def file_facts(path: str | os.PathLike, label: bool = False) -> Facts:
+    if not isinstance(path, (str, os.PathLike)):
+        return Facts(f"one file name is expected, found {path!r}; merge the files into one.")
+    try:
+        states = tuple(file_states(path))
+    except (OSError, ValueError):  # reading says why
+        states = ()
+    return _read(os.fspath(path), label, states, assumed_spacing(path))
+
+
+@cache
+def _read(path: str, label: bool, states: tuple, spacing: tuple[float, ...] | None) -> Facts:
+    """Read a file or a series once; state and spacing are there to notice that they have changed."""
+    if label and os.path.isdir(path):
+        return Facts(f"{path} is a folder; give a NIfTI file.")
+    try:
+        file = open_volume(path)
+        stored = file.stored()
+    except VolumeFileError as error:
+        return Facts(str(error))
+    except MemoryError:
+        return Facts(f"{path} does not fit in memory; crop or resample it.")
+    common = {"shape": file.shape, "affine": file.affine, "file": file.header()}
+    if label:
+        values = file.rounded(np.unique(stored).astype(np.float64) * file.slope + file.inter)
+        return Facts(values=tuple(np.unique(values)), **common)
+    frames = [stored[..., t] for t in range(stored.shape[3])] if stored.ndim == 4 else [stored]
+    return Facts(frames=tuple(_range(frame, file.slope, file.inter) for frame in frames), **common)
+
+
+def _range(frame: np.ndarray, slope: float, inter: float) -> tuple[float, float, int]:
+    """Least and largest value as float32, and the number of voxels that are not finite in it."""
+    low, high = float(frame.min()), float(frame.max())  # NaN and infinities show in these
+    with np.errstate(over="ignore"):
+        ends = np.float32([low * slope + inter, high * slope + inter])
+        if np.isfinite(ends).all():
+            return float(ends[0]), float(ends[1]), 0
+        values = (frame * slope + inter).astype(np.float32)
+    return float(ends[0]), float(ends[1]), int(values.size - np.isfinite(values).sum())

@@ -1,0 +1,124 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images to work on, from a folder, a pattern or one name; whatever else lies in the folder is named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from custom.data.cases import DataError, case_id
+from custom.data.dicom import dicom_files
+from custom.utils.log import logger
+
+__all__ = ["images_in", "nifti_files"]
+
+SHOWN = 3
+OTHER_IMAGES = (
+    ".nrrd",
+    ".nhdr",
+    ".mha",
+    ".mhd",
+    ".mgz",
+    ".mgh",
+    ".hdr",
+    ".img",
+    ".dcm",
+    ".mnc",
+    ".nii.bz2",
+    ".nii.zst",
+)
+
+
+def images_in(pattern: str | int) -> list[dict[str, Any]]:
+    """Cases without labels from a folder (its .nii and .nii.gz files, and the DICOM series in it, however deep), a
+    glob pattern, one file, or one folder with a DICOM series.
+
+    What is there is taken by its name, even if that could be a pattern. In a folder, segmentations beside their images
+    (X_seg or X_gt beside X) are left out, and so is what is no image; lines say so. A series deeper than in a folder
+    of its own is named after the folders on the way to it.
+
+    Raises:
+        DataError: when nothing matches.
+    """
+    path = Path(str(pattern))
+    if os.path.isdir(path):
+        cases = _of_folder(path)
+    elif os.path.lexists(path):
+        cases = [_case(path)]
+    else:
+        cases = [_case(file) for file in _matching(path)]
+    if not cases:
+        raise DataError(
+            f"images: nothing matches {pattern}; give a folder with .nii.gz files or DICOM series, a pattern or a file."
+        )
+    return cases
+
+
+def nifti_files(folder: Path) -> list[Path]:
+    """The .nii and .nii.gz files of a folder, in order."""
+    return sorted(f for f in folder.iterdir() if f.name.endswith((".nii", ".nii.gz")))
+
+
+def _case(file: Path, name: str | None = None) -> dict[str, Any]:
+    name = name or case_id({"image": file})
+    return {"image": str(file), "case": name, "patient": name}
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """What a pattern matches below its first folders that are there, whose names are no patterns."""
+    folder, parts = Path(pattern.anchor or "."), list(pattern.relative_to(pattern.anchor).parts)
+    while len(parts) > 1 and (folder / parts[0]).is_dir():
+        folder /= parts.pop(0)
+    return sorted(folder.glob(str(Path(*parts)))) if parts else []
+
+
+def _of_folder(root: Path) -> list[dict[str, Any]]:
+    files = nifti_files(root)
+    series, deeper = [], []
+    for folder, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if dicom_files(folder):
+            series.append(Path(folder))
+        elif Path(folder) != root:
+            deeper += [Path(folder, name) for name in sorted(names) if name.endswith((".nii", ".nii.gz"))]
+            _tell_of_other_images([Path(folder, name) for name in sorted(names)])
+    if root not in series:
+        others = [f for f in sorted(root.iterdir()) if not f.is_dir() and f not in files and f.name[0] != "."]
+        _tell_of_other_images(others)
+        _tell([f for f in others if not _is_other_image(f)], "files left out, which are no images")
+    _tell(deeper, f"NIfTI files in folders below are left out; name their folder, or {root}/**/*.nii.gz takes all")
+    images = _without_segmentations(sorted([*files, *(f for f in series if f.parent == root)]))
+    cases = [_case(file) for file in images]
+    for folder in series:
+        if folder.parent != root:
+            cases.append(_case(folder, "_".join(folder.relative_to(root).parts) or None))
+    return cases
+
+
+def _is_other_image(file: Path) -> bool:
+    return file.name.lower().endswith(OTHER_IMAGES)
+
+
+def _tell_of_other_images(files: Sequence[Path]) -> None:
+    for file in filter(_is_other_image, files):
+        logger.warning(f"Left out: {file} is no NIfTI file and no DICOM series; convert it to .nii.gz.")
+
+
+def _tell(files: Sequence[Path], what: str) -> None:
+    if files:
+        names = ", ".join(f.name for f in files[:SHOWN]) + (", ..." if len(files) > SHOWN else "")
+        logger.warning(f"images: {len(files)} {what} ({names}).")
+
+
+def _without_segmentations(files: list[Path]) -> list[Path]:
+    names = {case_id({"image": f}) for f in files}
+    images = [f for f in files if not _is_segmentation(case_id({"image": f}), names)]
+    _tell([f for f in files if f not in images], "files left out, which look like segmentations of images beside them")
+    return images
+
+
+def _is_segmentation(name: str, names: set[str]) -> bool:
+    return any(name.endswith(ending) and name.removesuffix(ending) in names for ending in ("_seg", "_gt"))

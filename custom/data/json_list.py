@@ -1,0 +1,114 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""A data list: JSON with the cases of each section, as a user writes it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from custom.data.cases import DataError, case_id, check_class_names
+from custom.utils.json_files import read_json
+
+__all__ = ["SECTIONS", "checked_spacing", "class_names", "read_sections"]
+
+SECTIONS = ("training", "unlabeled", "validation", "test")
+
+
+def class_names(datalist: str | None, default: Sequence[str]) -> list[str]:
+    """Names of the foreground classes, label 1 first.
+
+    Args:
+        datalist: a JSON data list whose "labels" maps every value from "0" (background) up to a name, as in the
+            Medical Segmentation Decathlon, or None.
+        default: the names without a data list.
+
+    Raises:
+        DataError: when the data list has no "labels", or they are not 0, 1, 2, ...
+    """
+    if not datalist:
+        return list(default)
+    labels = _read_list(Path(datalist)).get("labels")
+    if not isinstance(labels, dict) or sorted(labels) != sorted(str(i) for i in range(len(labels))) or len(labels) < 2:
+        raise DataError(
+            f'datalist: "labels" of {datalist} is {labels}; write {{"0": "background", "1": "first class", ...}}, '
+            "one entry for every value from 0."
+        )
+    names = [labels[str(i)] for i in range(1, len(labels))]
+    check_class_names(names, f'datalist: "labels" of {datalist}')
+    return names
+
+
+def _entry(file: Path, where: str, entry: Any) -> dict[str, Any]:
+    """A case of a data list, with absolute paths, "case" and "patient"; what is null or nested is left away."""
+    entry = {"image": entry} if isinstance(entry, str) else entry
+    where = f"datalist: {file}: {where}"
+    if not isinstance(entry, dict):
+        raise DataError(f'{where} is {_short(entry)}; write a file name, or {{"image": ..., "label": ...}}.')
+    entry = {key: value for key, value in entry.items() if value is not None}
+    for key in ("image", "label"):
+        if not isinstance(entry.get(key, "x"), str) or not entry.get(key, "x").strip():
+            raise DataError(f"{where} is {_short(entry)}; image and label are one file name each.")
+    if "image" not in entry:
+        raise DataError(f'{where} has no \'image\'; write {{"image": ..., "label": ...}}.')
+    for key in ("case", "patient", "phase"):
+        if isinstance(entry.get(key, ""), bool) or not isinstance(entry.get(key, ""), (str, int, float)):
+            raise DataError(f"{where}: {key} is {_short(entry[key])}; write a name.")
+    case = {key: value for key, value in entry.items() if isinstance(value, (str, int, float))}
+    case |= {key: os.path.abspath(file.parent / case[key]) for key in ("image", "label") if key in case}
+    case |= {key: str(case[key]) for key in ("case", "patient") if str(case.get(key, "")).strip()}
+    case["case"] = case_id(case)
+    case["patient"] = case.get("patient") or case["case"]
+    if "header_spacing" in entry:
+        case["header_spacing"] = checked_spacing(entry["header_spacing"], f"{where}: header_spacing")
+    return case
+
+
+def checked_spacing(spacing: Any, key: str) -> list[float] | None:
+    """Voxel sizes that take the place of those in headers, as they are; None for none.
+
+    Raises:
+        DataError: they are not three numbers of mm above 0.
+    """
+    if spacing is None:
+        return None
+    numbers = spacing if isinstance(spacing, (list, tuple)) else []
+    if len(numbers) != 3 or not all(isinstance(n, (int, float)) and 0 < n < float("inf") for n in numbers):
+        raise DataError(f"{key}: {_short(spacing)} are no three voxel sizes in mm; write e.g. [1.5, 1.5, 8].")
+    return [float(n) for n in numbers]
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else repr(value)
+    return text if len(text) < 120 else text[:117] + "..."
+
+
+def _read_list(file: Path) -> dict[str, Any]:
+    content = read_json(file, "datalist", error=DataError)
+    for key, value in content.items():
+        if isinstance(value, list) and key not in SECTIONS:
+            alike = difflib.get_close_matches(key, SECTIONS, n=1, cutoff=0.5)
+            remedy = f"its name is '{alike[0]}'" if alike else f"there are {', '.join(SECTIONS)}"
+            raise DataError(f"datalist: {file} has a section '{key}'; {remedy}.")
+    if not any(content.get(section) for section in ("training", "unlabeled", "test")):
+        raise DataError(f"datalist: {file} has none of 'training', 'unlabeled', 'test'; add a list of cases.")
+    return content
+
+
+def read_sections(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """The cases of every section of a data list.
+
+    Raises:
+        DataError: naming the file, the section and the entry that is wrong.
+    """
+    content = _read_list(file)
+    sections = {}
+    for section in SECTIONS:
+        entries = content.get(section, [])
+        if not isinstance(entries, list):
+            raise DataError(f"datalist: {file}: {section} is {_short(entries)}; write a list of cases, [...].")
+        sections[section] = [_entry(file, f"{section}[{number}]", entry) for number, entry in enumerate(entries)]
+    return sections

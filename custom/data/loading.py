@@ -1,0 +1,71 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes into a preprocessing: MONAI's ``LoadImaged`` with the project's one reader."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import LoadImaged
+from monai.utils import ensure_tuple
+
+from custom.data.nifti_geometry import VolumeFileError
+from custom.data.volume_file import VolumeFile, know_case, open_volume
+
+__all__ = ["LoadVolumed"]
+
+
+class LoadVolumed(LoadImaged):
+    """Read images and label maps, channel first, as :func:`~custom.data.volume_file.open_volume` sees them.
+
+    A label has the affine of its image where it lies on it. An entry "header_spacing" of a case replaces the voxel
+    sizes in the headers of its files.
+
+    Args:
+        keys: of file names, or of lists of them, which become the channels of one volume.
+        labels: those of the keys that hold classes; their values are integers.
+        allow_missing_keys: whether cases may lack them.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, labels: KeysCollection = ("label",), allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, image_only=True, ensure_channel_first=True, allow_missing_keys=allow_missing_keys)
+        self.labels = tuple(ensure_tuple(labels))
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: None = None) -> dict[Hashable, Any]:
+        """
+        Returns:
+            The data with (C, X, Y, Z) float32 MetaTensors, C frames or files.
+
+        Raises:
+            VolumeFileError: a file cannot be used.
+        """
+        loaded = dict(data)
+        know_case(data)
+        for key in self.key_iterator(loaded):
+            files = [open_volume(name) for name in ensure_tuple(data[key])]
+            read = VolumeFile.classes if key in self.labels else VolumeFile.values
+            loaded[key] = _tensor(files, [read(file) for file in files])
+        return loaded
+
+
+def _tensor(files: Sequence[VolumeFile], volumes: Sequence[np.ndarray]) -> MetaTensor:
+    affine = files[0].affine
+    channels = [v[None] if v.ndim == 3 else np.moveaxis(v, -1, 0) for v in volumes]
+    if len({c.shape[1:] for c in channels}) > 1 or channels[0].ndim != 4:
+        raise VolumeFileError(f"{files[0].path} has the shape {files[0].shape}, where a volume is expected.")
+    values = torch.from_numpy(np.ascontiguousarray(np.concatenate(channels), dtype=np.float32))
+    meta = {
+        "filename_or_obj": files[0].path,
+        "original_affine": affine.copy(),
+        "spatial_shape": np.asarray(channels[0].shape[1:]),
+        "original_channel_dim": float("nan") if volumes[0].ndim == 3 else -1,
+        "space": "RAS",
+    }
+    return MetaTensor(values, affine=torch.from_numpy(affine.copy()), meta=meta)

@@ -1,0 +1,77 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Cases, images and patients that are listed twice, or on both sides of a split."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from custom.data.cases import case_id
+
+__all__ = ["check_unique", "name_of"]
+
+HELD_APART = ("training", "validation", "test")
+
+
+def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Find cases and images that are listed twice, and patients on both sides of a split.
+
+    "training", "validation" and "test" share no patient (no case, where patients are not named). Any other section
+    may share patients with "training", not with the other two.
+
+    Args:
+        sections: section name to cases.
+
+    Returns:
+        One sentence a problem.
+    """
+    problems = []
+    doubled: set[str] = set()
+    ids: dict[str, set[str]] = {}
+    for section, entries in sections.items():
+        entries = [entry for entry in entries if isinstance(entry.get("image"), (str, os.PathLike))]
+        ids[section] = {_patient(entry) for entry in entries}
+        # of sections that hold the same cases, such as "training" and "pretraining", one says it
+        repeated = [case for case in _repeated(name_of(entry) for entry in entries) if case not in doubled]
+        doubled.update(repeated)
+        for case in repeated:
+            problems.append(
+                f"{section}: the case id {case} occurs more than once; in the data list give each of them a "
+                '"case" of its own, or rename the files.'
+            )
+        for image in _repeated(os.path.realpath(entry["image"]) for entry in entries):
+            problems.append(f"{section}: the image {image} is listed more than once; remove the repetition.")
+        labels = [entry["label"] for entry in entries if isinstance(entry.get("label"), (str, os.PathLike))]
+        for label in _repeated(os.path.realpath(label) for label in labels):
+            problems.append(f"{section}: the label {label} is listed for more than one image; give each its own.")
+    for first, second in _apart(sections):
+        shared = sorted(ids[first] & ids[second])
+        if shared:
+            names = ", ".join(shared[:5]) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
+            problems.append(f"{first} and {second} share {names}; keep each case (patient) in one of them.")
+    return problems
+
+
+def _apart(sections: Iterable[str]) -> Iterator[tuple[str, str]]:
+    names = list(sections)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            pair = {first, second}
+            if pair <= set(HELD_APART) or (pair & {"validation", "test"} and "training" not in pair):
+                yield first, second
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _patient(entry: dict[str, Any]) -> str:
+    patient = entry.get("patient")
+    return name_of(entry) if patient is None or patient == "" else str(patient)
+
+
+def name_of(entry: dict[str, Any]) -> str:
+    return case_id(entry) if entry.get("image") else str(entry.get("case", "a case without a name"))

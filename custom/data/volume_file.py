@@ -1,0 +1,269 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""One reader of volumes: checks, registration, preprocessing, figures and scoring see the same voxels and geometry."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import math
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from custom.data.dicom import is_dicom
+from custom.data.dicom_series import read_series
+from custom.data.nifti_geometry import VolumeFileError, corner_distance, nifti_geometry
+
+__all__ = [
+    "VolumeFile",
+    "VolumeFileError",
+    "assume_spacing",
+    "assumed_spacing",
+    "aligned_affine",
+    "belongs_to",
+    "know_case",
+    "open_volume",
+]
+
+LABEL_TOLERANCE = 1e-3  # by which a class may miss its integer
+MOST_ROUNDED = 0.1  # the same where the file stores scaled integers, which round more
+PLACE_TOLERANCE = 1e-3  # mm, between corners
+MOST_VOXELS = 1 << 31
+DENSEST = 1100  # bytes that a byte of a .gz file may stand for; deflate reaches 1032
+
+# what this process was told of files, by their real paths
+_spacings: dict[str, tuple[float, float, float]] = {}
+_images: dict[str, str] = {}  # of labels
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeFile:
+    """A file with a volume, opened: its geometry is known, its voxels are read when they are asked for.
+
+    Args:
+        path: of a NIfTI file, or of the folder of a DICOM series.
+        shape: (X, Y, Z), or (X, Y, Z, T) of a series in time; fewer for what is no volume.
+        affine: (4, 4) float64, voxel to RAS in mm.
+        forms: the affines that other programs may take from the file, in mm.
+        notes: what is remarkable about it, a sentence each.
+        stored: reads the voxels as they are stored.
+        slope, inter: by which stored voxels become values.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    forms: tuple[np.ndarray, ...]
+    notes: tuple[str, ...]
+    stored: Callable[[], np.ndarray]
+    slope: float = 1.0
+    inter: float = 0.0
+
+    def values(self) -> np.ndarray:
+        """The intensities, float32.
+
+        Raises:
+            VolumeFileError: the voxels cannot be read, or some are not finite or beyond float32.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = self._scaled().astype(np.float32)
+        if broken := values.size - int(np.isfinite(values).sum()):
+            raise VolumeFileError(f"{self.path} has {broken} voxels that are NaN or infinite; replace them.")
+        return values
+
+    def classes(self) -> np.ndarray:
+        """The label values, int32; those within rounding of an integer are that integer.
+
+        Raises:
+            VolumeFileError: the voxels cannot be read, or some are no integers.
+        """
+        values = self._scaled()
+        whole = self.rounded(values)
+        if not np.array_equal(whole, np.rint(whole)) or np.abs(whole).max() > np.iinfo(np.int32).max:
+            raise VolumeFileError(f"{self.path} holds values that are no classes; round or relabel it.")
+        return whole.astype(np.int32)
+
+    def rounded(self, values: np.ndarray) -> np.ndarray:
+        """Label values of the file, those within rounding of an integer being that integer."""
+        step = abs(self.slope) / 2 if self.slope != 1.0 else 0.0
+        whole = np.rint(values)
+        close = np.abs(whole - values) <= min(max(LABEL_TOLERANCE, 1.01 * step), MOST_ROUNDED)  # a NaN is not
+        return np.where(close, whole, values)
+
+    def header(self) -> VolumeFile:
+        """The same without its voxels, to be kept."""
+        return replace(self, stored=lambda: open_volume(self.path).stored())
+
+    def _scaled(self) -> np.ndarray:
+        stored = self.stored()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return stored if (self.slope, self.inter) == (1.0, 0.0) else stored * self.slope + self.inter
+
+
+def assume_spacing(path: str | os.PathLike, spacing: Sequence[float] | None) -> None:
+    """Let a file have other voxel sizes than its header says, in this process.
+
+    Args:
+        path: of the file.
+        spacing: (x, y, z) in mm; None takes the header's again.
+    """
+    if spacing is None:
+        _spacings.pop(_real(path), None)
+    else:
+        _spacings[_real(path)] = tuple(float(size) for size in spacing)
+
+
+def assumed_spacing(path: str | os.PathLike) -> tuple[float, float, float] | None:
+    """The voxel sizes that a file, or the image that it labels, was given; None for those of its header."""
+    real = _real(path)
+    return _spacings.get(real) or _spacings.get(_images.get(real, ""))
+
+
+def belongs_to(label: str | os.PathLike, image: str | os.PathLike) -> None:
+    """Let a label have the geometry of its image, in this process, where it lies on it; see :func:`aligned_affine`."""
+    _images[_real(label)] = _real(image)
+
+
+def know_case(case: Mapping[Any, Any]) -> None:
+    """Let the files of a case be read as one: its label with the geometry of its image, both as the case says.
+
+    Args:
+        case: "image", and maybe "label" and "header_spacing"; what is no file name is left alone.
+    """
+    image, label = case.get("image"), case.get("label")
+    if not isinstance(image, (str, os.PathLike)):
+        return
+    if case.get("header_spacing") is not None:
+        assume_spacing(image, case["header_spacing"])
+    if isinstance(label, (str, os.PathLike)):
+        belongs_to(label, image)
+
+
+def _real(path: str | os.PathLike) -> str:
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # no file name; opening it says so
+        return os.fspath(path)
+
+
+def open_volume(path: str | os.PathLike) -> VolumeFile:
+    """Open a volume: a NIfTI file, or the folder of a DICOM series.
+
+    Axes of length 1 after the third one are left out. See
+    :func:`~custom.data.nifti_geometry.nifti_geometry` for what counts where a header contradicts itself.
+
+    Raises:
+        VolumeFileError: it is missing, damaged or of another kind, or its geometry is not certain.
+    """
+    path = os.fspath(path)
+    size = _check_file(path)
+    if os.path.isdir(path):
+        series = read_series(path, assumed_spacing(path))
+        return VolumeFile(path, series.shape, series.affine, (series.affine,), (), series.values)
+    file = _open_nifti(path, size)
+    image = _images.get(_real(path))
+    if image is None or image == _real(path):
+        return file
+    try:
+        affine = aligned_affine(file, open_volume(image))
+    except VolumeFileError:  # which opening the image says
+        affine = None
+    return file if affine is None else replace(file, affine=affine)
+
+
+def aligned_affine(label: VolumeFile, image: VolumeFile) -> np.ndarray | None:
+    """The affine of a label that lies on its image: the image's; None where it does not lie there.
+
+    A label agrees with its image where any of the affines in its file is any of those in the image's: a program that
+    takes the other one of an image's two forms draws labels with that alone.
+    """
+    if label.shape[:3] != image.shape[:3] or len(image.shape) < 3:
+        return None
+    pairs = [(a, b) for a in (label.affine, *label.forms) for b in (image.affine, *image.forms)]
+    if any(corner_distance(a, b, image.shape) <= PLACE_TOLERANCE for a, b in pairs):
+        return image.affine
+    return None
+
+
+def _check_file(path: str) -> int:
+    """Size in bytes of what can be opened without waiting for it."""
+    try:
+        state = os.stat(path)
+    except FileNotFoundError as error:
+        if os.path.islink(path):
+            raise VolumeFileError(
+                f"{path} is a link to {os.readlink(path)}, which is missing; restore that file, or remove the link."
+            ) from error
+        raise VolumeFileError(f"the file {path} is missing; correct the path or restore the file.") from error
+    except ValueError as error:  # a NUL, or half of a surrogate pair
+        raise VolumeFileError(f"{path!r} is no file name ({error}); correct the path.") from error
+    except OSError as error:
+        what = "a link that leads back to itself" if error.errno == errno.ELOOP else f"no readable file ({error})"
+        raise VolumeFileError(f"{path} is {what}; put the file in its place.") from error
+    if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+        raise VolumeFileError(f"{path} is a pipe or a device, not a file; write what comes from it to a file.")
+    return state.st_size
+
+
+def _open_nifti(path: str, size: int) -> VolumeFile:
+    damaged = f"{path} is truncated or damaged ({size} bytes; {{}}); copy or download it again."
+    try:
+        image = nib.load(path)
+    except (nib.filebasedimages.ImageFileError, gzip.BadGzipFile) as error:
+        if is_dicom(path):
+            raise VolumeFileError(f"{path} is one DICOM image; give the folder that holds its series alone.") from error
+        raise VolumeFileError(
+            f"{path} is not a NIfTI file, or ends within its header ({size} bytes; {error}); "
+            "convert it to .nii.gz, or copy it again."
+        ) from error
+    except Exception as error:  # whatever a broken header leads to
+        raise VolumeFileError(damaged.format(_reason(error))) from error
+    if not isinstance(image, nib.Nifti1Pair):  # Nifti2 derives from it
+        raise VolumeFileError(f"{path} is not a NIfTI file but {type(image).__name__}; convert it to .nii.gz.")
+    if path.removesuffix(".gz").endswith((".hdr", ".img")):
+        raise VolumeFileError(f"{path} is one file of a pair, header and image; convert them to one .nii.gz.")
+    shape = tuple(int(n) for n in image.shape)
+    voxels, dtype = math.prod(shape), image.get_data_dtype()
+    if any(n < 1 for n in shape) or dtype.kind not in "iuf":
+        raise VolumeFileError(f"{path} holds {voxels} voxels of type {dtype}, not grey values; export it again.")
+    if voxels * dtype.itemsize > size * (DENSEST if path.endswith(".gz") else 1) + 4096:
+        claimed = f"its header claims {' x '.join(map(str, shape))} voxels, more than the file can hold"
+        raise VolumeFileError(damaged.format(claimed))
+    if voxels > MOST_VOXELS:
+        raise VolumeFileError(
+            f"{path} has {' x '.join(map(str, shape))} voxels, more than fit in memory; crop or resample it."
+        )
+    with nib.openers.ImageOpener(path) as file:  # nibabel's own has voxel sizes of 0 replaced by 1
+        header = type(image.header).from_fileobj(file, check=False)
+    geometry = nifti_geometry(header, path, assumed_spacing(path))
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+
+    def stored() -> np.ndarray:
+        try:
+            voxels = np.asarray(image.dataobj.get_unscaled())  # no float64 copy of an integer file with a slope
+            if path.endswith(".gz"):
+                _check_sum(path)
+        except Exception as error:
+            raise VolumeFileError(damaged.format(_reason(error))) from error
+        return voxels.reshape(shape)
+
+    slope, inter = image.dataobj.slope, image.dataobj.inter
+    return VolumeFile(path, shape, geometry.affine, geometry.forms, geometry.notes, stored, slope, inter)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _check_sum(path: str) -> None:
+    """Read a .gz file to its end, where its checksum is: nibabel stops after the last voxel."""
+    with gzip.open(path) as file:
+        while file.read(1 << 22):
+            pass
