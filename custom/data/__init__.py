@@ -3,7 +3,8 @@
 """Cases in, slices out."""
 
 from custom.data.augment import SpatialAugment, iteration_generator
-from custom.data.checks import DataError, case_id, check_classes, check_datalist, check_label_values, usable_images
+from custom.data.cases import case_id
+from custom.data.checks import check_classes, check_datalist, usable_images
 from custom.data.datalist import (
     cases_to_annotate,
     cases_to_segment,
@@ -16,13 +17,13 @@ from custom.data.datalist import (
 )
 from custom.data.dicom import output_name
 from custom.data.geometry import OrientSlices, OrientSlicesd, SpaceSlicesd, slice_axis, slice_positions
+from custom.data.list_checks import check_label_values
 from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.slices import CentreSlicesd, SelectLabelsd, SliceDataset, SliceGeometry, StackSlicesd
 from custom.data.studies import studies_to_annotate, study_sections
 
 __all__ = [
     "CentreSlicesd",
-    "DataError",
     "OrientSlices",
     "OrientSlicesd",
     "SelectLabelsd",

@@ -15,9 +15,8 @@ from monai.transforms import MapTransform
 from monai.utils import optional_import
 
 import custom
-from custom.data.checks import DataError
 from custom.data.dicom import dicom_files, is_series
-from custom.utils.errors import SettingError
+from custom.utils.errors import DataError, SettingError
 
 highdicom, installed = optional_import("highdicom")
 pydicom, _ = optional_import("pydicom")  # which comes with it

@@ -21,12 +21,11 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, ResizeWithPadOrCropd, Transform
 from torch import Tensor
 
-from custom.data.checks import DataError, case_id
-from custom.data.datalist import Case
+from custom.data.cases import Case, case_id
 from custom.data.dicom import file_states
 from custom.data.geometry import slice_positions
 from custom.utils.bars import progress_bar
-from custom.utils.errors import SettingError
+from custom.utils.errors import DataError, SettingError
 from custom.utils.files import save_atomically
 
 __all__ = ["UNKNOWN", "CentreSlicesd", "SelectLabelsd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
@@ -182,7 +181,7 @@ class SliceDataset(torch.utils.data.Dataset):
     once, keyed by file, size, time and preprocessing), else they are read again for every slice, and a line says so.
 
     Args:
-        data: cases, see :mod:`custom.data.datalist`; "image" and maybe "label".
+        data: cases, see :class:`custom.data.cases.Case`; "image" and maybe "label".
         transform: volume preprocessing that ends in :class:`StackSlicesd`; all slices must come out the same size.
         memory_gib: bound of the memory for volumes, in GiB.
         cache_dir: folder of a persistent cache, or None.

@@ -14,8 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from custom.data.checks import DataError, case_id, check_folder, without_faults
-from custom.data.datalist import Case, nifti_files
+from custom.data.cases import Case, case_id, without_labels
+from custom.data.checks import without_faults
+from custom.data.datalist import nifti_files
+from custom.data.list_checks import check_folder
+from custom.utils.errors import DataError
 from custom.utils.log import logger
 
 __all__ = ["studies_to_annotate", "study_sections"]
@@ -42,7 +45,7 @@ def study_sections(annotated: Sequence[Case], unlabelled: bool = True) -> dict[s
     others = _beside(Path(annotated[0]["label"]).parent) if unlabelled else []
     if not others:
         logger.warning("No study without a label is used: training with the annotated ones alone.")
-    images = [{k: v for k, v in case.items() if k != "label"} for case in training] + others
+    images = without_labels(training) + others
     return {"training": training, "unlabeled": others, "pretraining": images, "validation": [], "test": []}
 
 

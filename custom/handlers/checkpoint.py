@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch import nn
 
-from custom.data.checks import case_id
+from custom.data.cases import case_id
 from custom.networks.weights import WeightsError, load_weights, read_weights, unwrapped
 from custom.registration.storage import content_hash
 from custom.utils.distributed import process_rank

@@ -15,10 +15,10 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
-from custom.data.checks import DataError, case_id
+from custom.data.cases import case_id
 from custom.metrics import class_scores, ejection_fraction
 from custom.utils.distributed import process_rank
-from custom.utils.errors import SettingError
+from custom.utils.errors import DataError, SettingError
 from custom.utils.files import write_csv
 from custom.utils.log import logger
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SettingError", "UserError", "user_error"]
+__all__ = ["DataError", "SettingError", "UserError", "user_error"]
 
 
 class UserError(Exception):
@@ -13,6 +13,10 @@ class UserError(Exception):
 
 class SettingError(UserError, ValueError):
     """A setting cannot be used; the message names its key."""
+
+
+class DataError(UserError, ValueError):
+    """The data cannot be used; the message names each file, what was found and what to do."""
 
 
 def user_error(error: BaseException | None) -> UserError | None:

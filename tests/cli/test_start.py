@@ -20,7 +20,7 @@ def test_the_last_line_of_a_failed_run_is_our_message():
     assert done.returncode == 1
     *before, empty, last = done.stdout.splitlines()
     assert (empty, last) == ("", MESSAGE.format(ROOT))
-    assert f"custom.data.checks.DataError: {last}" in before  # nothing of the traceback is hidden
+    assert f"custom.utils.errors.DataError: {last}" in before  # nothing of the traceback is hidden
     assert "RuntimeError: Failed to evaluate ConfigExpression: " in before
 
 

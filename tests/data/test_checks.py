@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from custom.data import checks
-from custom.data.checks import DataError, check_datalist, check_folder, check_image, check_labelled_count, check_pair
+from custom.data.checks import check_datalist, check_image, check_pair
+from custom.data.list_checks import check_folder, check_labelled_count
+from custom.utils.errors import DataError
 
 AFFINE = np.diag([-1.5, -1.5, 8.0, 1.0])
 SHAPE = (6, 7, 4)

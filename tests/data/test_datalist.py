@@ -11,7 +11,6 @@ import pytest
 from series import write_scan
 
 from custom.data import (
-    DataError,
     case_id,
     cases_to_annotate,
     cases_to_segment,
@@ -20,6 +19,7 @@ from custom.data import (
     load_sections,
     split_folder,
 )
+from custom.utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENTS = {"train": ["patient003", "patient001", "patient002"], "val": ["patient004"], "test": ["patient005"]}

@@ -11,12 +11,13 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImaged, SaveImage
 from series import AFFINE, write_scan, write_series
 
-from custom.data.checks import DataError, check_case, check_image
+from custom.data.checks import check_case, check_image
 from custom.data.datalist import cases_to_segment
 from custom.data.dicom import dicom_files, file_states, is_series, output_name
 from custom.data.slices import _cache_key
 from custom.registration.storage import content_hash
 from custom.registration.volume import read_volume
+from custom.utils.errors import DataError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from monai.transforms import LoadImage
 from series import write_scan, write_series
 
-from custom.data.checks import DataError
+from custom.utils.errors import DataError
 
 highdicom = pytest.importorskip("highdicom", reason="needs the packages of '.[dicom-seg]'")
 from custom.data.dicom_seg import SaveDicomSegd, check_series  # noqa: E402

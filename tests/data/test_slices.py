@@ -14,9 +14,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, ScaleIntensityd, Spacingd
 
-from custom.data import CentreSlicesd, DataError, OrientSlicesd, SelectLabelsd, SliceDataset, StackSlicesd, slices
+from custom.data import CentreSlicesd, OrientSlicesd, SelectLabelsd, SliceDataset, StackSlicesd, slices
 from custom.data.slices import UNKNOWN, _cache_key
-from custom.utils.errors import SettingError
+from custom.utils.errors import DataError, SettingError
 
 
 def transform(keys=("image", "label"), reference: bool = False, **scale) -> Compose:

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom.data import DataError, studies_to_annotate, study_sections
+from custom.data import studies_to_annotate, study_sections
+from custom.utils.errors import DataError
 
 
 @pytest.fixture

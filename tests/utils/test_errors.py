@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 import custom
-from custom.data import DataError
 from custom.handlers import CollapseError
 from custom.networks import WeightsError
-from custom.utils.errors import SettingError, UserError, user_error
+from custom.utils.errors import DataError, SettingError, UserError, user_error
 
 
 def test_the_user_error_of_a_chain():
