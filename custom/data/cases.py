@@ -10,9 +10,12 @@ from typing import Any
 
 from custom.utils.errors import UserError
 
-__all__ = ["DataError", "case_id", "check_class_names"]
+__all__ = ["Case", "DataError", "case_id", "check_class_names"]
 
 LONGEST_ID = 200
+
+
+Case = dict[str, Any]  # "image" and "case"; "label" where there is one; "patient", and what else a list gives
 
 
 class DataError(UserError, ValueError):

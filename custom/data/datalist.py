@@ -15,10 +15,10 @@ is "ED" or "ES" in cardiac data. Sections are lists of cases:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
+from custom.data.cases import Case
 from custom.data.checks import (
     DataError,
     case_id,
@@ -29,6 +29,7 @@ from custom.data.checks import (
 )
 from custom.data.image_folder import images_in, nifti_files
 from custom.data.json_list import checked_spacing, class_names, read_sections
+from custom.data.layouts import layout_of, without_labels
 from custom.data.volume_file import know_case
 from custom.utils.log import logger
 
@@ -42,8 +43,6 @@ __all__ = [
     "nifti_files",
     "split_folder",
 ]
-
-Case = dict[str, Any]
 
 
 def split_folder(dataset_dir: str, default: str, *others: str) -> str:
@@ -63,7 +62,7 @@ def split_folder(dataset_dir: str, default: str, *others: str) -> str:
     root = Path(dataset_dir)
     if (root / "splits").is_dir():
         return str(root / "splits")
-    there = _layout(root).there
+    there = layout_of(root).there
     for number, folder in enumerate((default, *others)):
         ids = [p for file in _HELD_OUT.values() for p in _read_ids(Path(folder) / file, optional=True)]
         if any(there(root, p) for p in ids):
@@ -125,7 +124,7 @@ def load_sections(
     others = [case for case in training if case["patient"] not in labelled]
     sections = {
         "training": [case for case in training if case["patient"] in labelled],
-        "unlabeled": _unlabelled(others) + [case for case in images if datalist and case["image"] not in known],
+        "unlabeled": without_labels(others) + [case for case in images if datalist and case["image"] not in known],
         "pretraining": images,
         **held_out_cases,
     }
@@ -143,19 +142,10 @@ def _with_spacing(cases: list[Case], header_spacing: Sequence[float] | None) -> 
     return cases
 
 
-class _Layout(NamedTuple):
-    """Where an official download keeps the cases of a patient."""
-
-    there: Callable[[Path, str], bool]
-    what: str
-    cases: Callable[[Path, str], list[Case]]
-    images: Callable[[Path, str], list[Case]]
-
-
 def _from_folder(root: Path, splits: Path, labeled_cases: int | Sequence[str] | None) -> tuple:
     """Training cases, the labelled patients first; validation and test; images of pre-training."""
     check_folder(root, key="dataset_dir")
-    layout = _layout(root)
+    layout = layout_of(root)
     train = _read_ids(splits / "train.txt")
     missing = [p for p in train if not layout.there(root, p)]
     if len(missing) == len(train):
@@ -199,64 +189,10 @@ def _read_ids(file: Path, optional: bool = False) -> list[str]:
     return file.read_text(encoding="utf-8").split()
 
 
-def _acdc_frames(root: Path, patient: str) -> list[Case]:
-    """End-diastole and end-systole of one patient."""
-    folder = root / patient
-    info = folder / "Info.cfg"
-    if not info.is_file():
-        raise DataError(f"{info} is missing; ACDC names the ED and ES frames there; download the patient again.")
-    lines = (line.partition(":") for line in info.read_text(encoding="utf-8").splitlines())
-    phases = {key.strip(): value.strip() for key, _, value in lines}
-    cases = []
-    for phase in ("ED", "ES"):
-        if not phases.get(phase, "").isdigit():
-            raise DataError(f"{info} has no line '{phase}: <frame number>'; download the patient again.")
-        name = f"{folder.name}_frame{int(phases[phase]):02d}"
-        image, label = folder / f"{name}.nii.gz", folder / f"{name}_gt.nii.gz"
-        cases.append({"image": str(image), "label": str(label), "case": name, "patient": folder.name, "phase": phase})
-    return cases
-
-
-def _acdc_images(root: Path, patient: str) -> list[Case]:
-    """Every frame of one patient: the 4-D cine file, which holds ED and ES too, or else those two."""
-    folder = root / patient
-    cine = folder / f"{folder.name}_4d.nii.gz"
-    if cine.is_file():
-        return [{"image": str(cine), "case": f"{folder.name}_4d", "patient": folder.name}]
-    return _unlabelled(_acdc_frames(root, patient))
-
-
-def _btcv_case(root: Path, number: str) -> list[Case]:
-    image, label = (root / kind / f"{kind}{number}.nii.gz" for kind in ("img", "label"))
-    return [{"image": str(image), "label": str(label), "case": number, "patient": number}]
-
-
-_ACDC = _Layout(
-    there=lambda root, patient: (root / patient).is_dir(),
-    what="the patientNNN folders (ACDC), or img and label (Synapse/BTCV)",
-    cases=_acdc_frames,
-    images=_acdc_images,
-)
-_BTCV = _Layout(
-    there=lambda root, number: (root / "img" / f"img{number}.nii.gz").is_file(),
-    what="img/imgNNNN.nii.gz and label/labelNNNN.nii.gz",
-    cases=_btcv_case,
-    images=lambda root, number: _unlabelled(_btcv_case(root, number)),
-)
-
-
-def _layout(root: Path) -> _Layout:
-    return _BTCV if (root / "img").is_dir() else _ACDC
-
-
-def _unlabelled(cases: list[Case]) -> list[Case]:
-    return [{k: v for k, v in case.items() if k != "label"} for case in cases]
-
-
 def _from_json(file: Path) -> tuple:
     """Training cases; validation and test; images of pre-training."""
     sections = read_sections(file)
-    images = _unlabelled(sections["training"] + sections["unlabeled"])
+    images = without_labels(sections["training"] + sections["unlabeled"])
     return sections["training"], {name: sections[name] for name in _HELD_OUT}, images
 
 
@@ -316,7 +252,7 @@ def cases_to_segment(
         cases = usable_images(_with_spacing(images_in(images), header_spacing), direction)
     else:
         sections = load_sections(dataset_dir, split_dir, None, datalist, header_spacing)
-        cases = _unlabelled(sections[held_out(sections)])
+        cases = without_labels(sections[held_out(sections)])
     return _with_names_of_their_own(cases)
 
 

@@ -21,8 +21,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, ResizeWithPadOrCropd, Transform
 from torch import Tensor
 
+from custom.data.cases import Case
 from custom.data.checks import DataError, case_id
-from custom.data.datalist import Case
 from custom.data.dicom import file_states
 from custom.data.geometry import slice_positions
 from custom.utils.bars import progress_bar

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from custom.data.cases import Case
 from custom.data.checks import DataError, case_id, check_folder, without_faults
-from custom.data.datalist import Case
 from custom.data.image_folder import nifti_files
 from custom.utils.log import logger
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import monai.bundle
 
-from custom.data.datalist import Case
+from custom.data.cases import Case
 from custom.utils.log import logger
 
 __all__ = ["study_encoder"]
