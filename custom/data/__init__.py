@@ -3,6 +3,7 @@
 """Cases in, slices out."""
 
 from custom.data.augment import SpatialAugment, iteration_generator
+from custom.data.cases import case_ids
 from custom.data.checks import (
     DataError,
     case_id,
@@ -10,14 +11,21 @@ from custom.data.checks import (
     check_classes,
     check_datalist,
     check_label_values,
+    check_scored,
+    check_training,
+    label_count,
     usable_images,
 )
 from custom.data.datalist import (
     cases_to_annotate,
     cases_to_segment,
     class_names,
+    default_count,
+    default_folder,
     held_out,
     load_sections,
+    named_class,
+    phase_of,
     split_folder,
     with_labels,
 )
@@ -29,7 +37,7 @@ from custom.data.loading import LoadVolumed
 from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.saving import SaveVolumed
 from custom.data.slices import CentreSlicesd, SelectLabelsd, SliceDataset, SliceGeometry, StackSlicesd
-from custom.data.studies import studies_to_annotate, study_sections
+from custom.data.studies import announce, studies_to_annotate, study_sections, training_sections
 
 __all__ = [
     "CentreSlicesd",
@@ -48,25 +56,35 @@ __all__ = [
     "SpatialAugment",
     "StackSlicesd",
     "abdominal_folder",
+    "announce",
     "cardiac_folder",
     "case_id",
+    "case_ids",
     "cases_to_annotate",
     "cases_to_segment",
     "check_class_names",
     "check_classes",
     "check_datalist",
     "check_label_values",
+    "check_scored",
+    "check_training",
     "class_names",
+    "default_count",
+    "default_folder",
     "held_out",
     "images_in",
     "iteration_generator",
+    "label_count",
     "load_sections",
+    "named_class",
+    "phase_of",
     "random_boxes",
     "slice_axis",
     "slice_positions",
     "split_folder",
     "studies_to_annotate",
     "study_sections",
+    "training_sections",
     "usable_images",
     "with_labels",
 ]

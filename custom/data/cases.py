@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from custom.utils.errors import UserError
 
-__all__ = ["Case", "DataError", "case_id", "check_class_names"]
+__all__ = ["Case", "case_ids", "DataError", "case_id", "check_class_names"]
 
 LONGEST_ID = 200
 
@@ -38,6 +39,11 @@ def case_id(entry: dict[str, Any]) -> str:
             "/ and \\."
         )
     return name
+
+
+def case_ids(cases: Iterable[Case]) -> list[str]:
+    """The ids of cases, in their order."""
+    return [case_id(case) for case in cases]
 
 
 def check_class_names(names: Any, key: str = "class_names") -> None:

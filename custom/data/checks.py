@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,10 @@ __all__ = [
     "check_label_values",
     "check_labelled_count",
     "check_pair",
+    "check_scored",
+    "check_training",
     "check_unique",
+    "label_count",
     "usable_images",
     "without_faults",
 ]
@@ -144,6 +147,51 @@ def _checked(check: Callable[[Any], list[str]], cases: Sequence[Any], progress: 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = pool.map(check, cases)
         return list(tqdm(found, total=len(cases), desc="checking the data", delay=2, disable=not progress))
+
+
+def check_training(
+    sections: Mapping[str, list[dict[str, Any]]],
+    validation: list[dict[str, Any]],
+    class_names: Sequence[str],
+    label_values: Sequence[int] | None,
+    direction: Sequence[float] | None,
+) -> None:
+    """Check the data of a training: :func:`check_datalist` of all its sections, and :func:`check_classes`.
+
+    Args:
+        sections: "training" and "unlabeled" cases.
+        validation: cases to choose the network by, maybe none.
+        class_names: without the background.
+        label_values: of the classes in the files; None for 1, 2, ...
+        direction: (3,) in RAS along which slices are counted.
+
+    Raises:
+        DataError: with a line for each problem.
+    """
+    used = {"training": sections["training"], "unlabeled": sections["unlabeled"], "validation": validation}
+    check_datalist(used, label_count(class_names, label_values), cine=[], direction=direction)
+    check_classes(sections["training"], class_names, label_values)
+
+
+def check_scored(
+    section: str,
+    cases: list[dict[str, Any]],
+    class_names: Sequence[str],
+    label_values: Sequence[int] | None,
+    direction: Sequence[float] | None,
+) -> None:
+    """Check the cases that are to be scored; the arguments are those of :func:`check_training`.
+
+    Raises:
+        DataError: with a line for each problem.
+    """
+    used, count = {section: cases}, label_count(class_names, label_values)
+    check_datalist(used, count, labelled=[section], direction=direction)
+
+
+def label_count(class_names: Sequence[str], label_values: Sequence[int] | None) -> int:
+    """How many values the labels of the files may have, 0 among them: any below 255 where some are chosen."""
+    return len(class_names) + 1 if label_values is None else 255
 
 
 def check_classes(

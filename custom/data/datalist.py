@@ -15,8 +15,9 @@ is "ED" or "ES" in cardiac data. Sections are lists of cases:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from custom.data.cases import Case
 from custom.data.checks import (
@@ -30,6 +31,7 @@ from custom.data.checks import (
 from custom.data.image_folder import images_in, nifti_files
 from custom.data.json_list import checked_spacing, class_names, read_sections
 from custom.data.layouts import layout_of, without_labels
+from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.volume_file import know_case
 from custom.utils.log import logger
 
@@ -37,10 +39,14 @@ __all__ = [
     "cases_to_annotate",
     "cases_to_segment",
     "class_names",
+    "default_count",
+    "default_folder",
     "held_out",
     "images_in",
     "load_sections",
     "nifti_files",
+    "named_class",
+    "phase_of",
     "split_folder",
 ]
 
@@ -210,6 +216,40 @@ def with_labels(cases: Sequence[Case], labelled: Sequence[Case]) -> list[Case]:
     if missing := [case["case"] for case in cases if case["image"] not in labels]:
         raise DataError(f"truth: there is no label for {', '.join(missing[:5])}; report without it.")
     return [{**case, "label": labels[case["image"]]} for case in cases]
+
+
+def default_folder(phantom: str, bundle_root: str, *given: Any) -> str:
+    """The folder of the data where the user names none: the embedded phantom, written at the first call.
+
+    Args:
+        phantom: "cardiac" or "abdominal".
+        bundle_root: the bundle's folder, in which it is kept.
+        *given: what stands in for a folder, such as a data list or images; with any of them there is no phantom.
+
+    Returns:
+        The folder, or an empty string.
+    """
+    if any(given):
+        return ""
+    return {"cardiac": cardiac_folder, "abdominal": abdominal_folder}[phantom](f"{bundle_root}/data")
+
+
+def default_count(count: int, datalist: str | None) -> int | None:
+    """How many cases are labeled where the user does not say: ``count``, or all of a data list (None)."""
+    return None if datalist else count
+
+
+def named_class(name: str, class_names: Sequence[str]) -> str | None:
+    """``name`` where it is one of the classes, else None."""
+    return name if name in class_names else None
+
+
+def phase_of(sections: Mapping[str, Sequence[Case]], datalist: str | None, value: str) -> str | None:
+    """``value`` where the cases of a folder have phases, as those of ACDC do; else None.
+
+    A data list may have phases that mean something else: they are used where the user says so.
+    """
+    return value if not datalist and "phase" in sections["training"][0] else None
 
 
 def held_out(sections: dict[str, list[Case]]) -> str:

@@ -9,12 +9,9 @@ import hashlib
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
@@ -26,6 +23,7 @@ from custom.data.checks import DataError, case_id
 from custom.data.dicom import file_states
 from custom.data.geometry import slice_positions
 from custom.utils.bars import progress_bar
+from custom.utils.describe import describe
 from custom.utils.errors import SettingError
 from custom.utils.files import save_atomically
 
@@ -283,23 +281,4 @@ def _cache_key(case: Case, transform: Callable) -> str:
         key: case[key] if isinstance(case[key], list) else [case[key]] for key in ("image", "label") if key in case
     }
     files = {key: [state for path in names for state in file_states(path)] for key, names in paths.items()}
-    return hashlib.sha256(json.dumps([FORMAT, files, _describe(transform)], sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _describe(value: Any) -> Any:
-    """What decides a transform's result, in a form that is the same in every process."""
-    if isinstance(value, (str, int, float, bool, type(None))):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_describe(v) for v in value]
-    if isinstance(value, dict):
-        return {str(k): _describe(v) for k, v in value.items()}
-    if isinstance(value, (type, FunctionType, BuiltinFunctionType)):
-        return f"{value.__module__}.{value.__qualname__}"
-    if isinstance(value, (torch.dtype, torch.device, np.dtype, Enum, Path)):
-        return str(value)
-    if isinstance(value, np.random.RandomState):
-        return None  # preprocessing does not draw
-    if not hasattr(value, "__dict__"):
-        raise TypeError(f"cache_dir: no key can be made of {value!r} in the preprocessing; leave cache_dir out.")
-    return [f"{type(value).__module__}.{type(value).__qualname__}", _describe(vars(value))]
+    return hashlib.sha256(json.dumps([FORMAT, files, describe(transform)], sort_keys=True).encode()).hexdigest()[:32]

@@ -11,15 +11,16 @@ The server puts image and label of each annotated study in the place of a config
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from custom.data.cases import Case
 from custom.data.checks import DataError, case_id, check_folder, without_faults
+from custom.data.datalist import load_sections
 from custom.data.image_folder import nifti_files
 from custom.utils.log import logger
 
-__all__ = ["studies_to_annotate", "study_sections"]
+__all__ = ["announce", "studies_to_annotate", "study_sections", "training_sections"]
 
 
 def study_sections(annotated: Sequence[Case], unlabelled: bool = True) -> dict[str, list[Case]]:
@@ -45,6 +46,38 @@ def study_sections(annotated: Sequence[Case], unlabelled: bool = True) -> dict[s
         logger.warning("No study without a label is used: training with the annotated ones alone.")
     images = [{k: v for k, v in case.items() if k != "label"} for case in training] + others
     return {"training": training, "unlabeled": others, "pretraining": images, "validation": [], "test": []}
+
+
+def training_sections(
+    annotated: Sequence[Case] | None,
+    unlabelled_studies: bool,
+    dataset_dir: str,
+    split_dir: str,
+    labeled_cases: int | Sequence[str] | None,
+    datalist: str | None,
+    header_spacing: Sequence[float] | None,
+) -> dict[str, list[Case]]:
+    """The sections of a training: :func:`study_sections` in a MONAI Label server, else those of the data set.
+
+    Args:
+        annotated: what a server hands over; None elsewhere.
+        unlabelled_studies: see :func:`study_sections`.
+        dataset_dir: see :func:`~custom.data.load_sections`, as all that follows.
+        split_dir: folder of the patient lists.
+        labeled_cases: number or names of the labeled patients.
+        datalist: a data list instead of a folder.
+        header_spacing: voxel sizes in mm that take the place of those in the headers.
+    """
+    if annotated is not None:
+        return study_sections(annotated, unlabelled_studies)
+    return load_sections(dataset_dir, split_dir, labeled_cases, datalist, header_spacing)
+
+
+def announce(sections: Mapping[str, Sequence[Case]], validation: Sequence[Case]) -> None:
+    """Say which cases are labeled, and how many others there are."""
+    labeled = " ".join(sorted({case_id(case) for case in sections["training"]}))
+    others = f"{len(sections['unlabeled'])} volumes are unlabelled, {len(validation)} are for validation"
+    logger.info(f"Labelled: {labeled} - {others}.")
 
 
 def studies_to_annotate(folder: str) -> dict[str, list[Case]]:

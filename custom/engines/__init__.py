@@ -4,12 +4,12 @@
 
 from custom.engines.atlas import AtlasEvaluator
 from custom.engines.contrastive import ContrastiveTrainer
-from custom.engines.cross_teaching import CrossTeachingTrainer, check_terms
+from custom.engines.cross_teaching import CrossTeachingTrainer, check_terms, uses_registration
 from custom.engines.mean_teacher import MeanTeacherTrainer
 from custom.engines.schedule import PolynomialDecay, Schedule, suggested_epochs
 from custom.engines.segmentation import SegmentationTrainer
 from custom.engines.selection import PatientSelector
-from custom.engines.slices import SliceTrainer, fast_bfloat16
+from custom.engines.slices import SliceTrainer, default_device, fast_bfloat16, scalars
 from custom.engines.two_streams import TwoStreamTrainer
 
 __all__ = [
@@ -24,6 +24,9 @@ __all__ = [
     "SliceTrainer",
     "TwoStreamTrainer",
     "check_terms",
+    "default_device",
     "fast_bfloat16",
+    "scalars",
     "suggested_epochs",
+    "uses_registration",
 ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -23,7 +23,7 @@ from custom.samplers.registered import RegisteredPositives
 from custom.utils.distributed import average_gradients, process_count
 from custom.utils.errors import SettingError
 
-__all__ = ["TERMS", "CrossTeachingTrainer", "check_terms"]
+__all__ = ["TERMS", "CrossTeachingTrainer", "check_terms", "uses_registration"]
 
 TERMS = ("supervised", "cross_teaching", "contrast", "registration")
 
@@ -56,6 +56,13 @@ def check_terms(
     for name, (value, fits, remedy) in ranges.items():
         if not fits:
             raise SettingError(f"{name}: {value} is out of its range; give {remedy}.")
+
+
+def uses_registration(
+    use_registration: bool, registration_weight: float, contrast_weight: float, registered_positives: bool
+) -> bool:
+    """Whether a training has a term that needs registrations, and is to have them."""
+    return use_registration and (registration_weight > 0 or (contrast_weight > 0 and registered_positives))
 
 
 class CrossTeachingTrainer(TwoStreamTrainer):
@@ -96,6 +103,12 @@ class CrossTeachingTrainer(TwoStreamTrainer):
     Source:
         CCT-R (https://arxiv.org/abs/2409.10422); cross teaching: Luo et al., MIDL 2022.
     """
+
+    SETTINGS: ClassVar[tuple[str, ...]] = (
+        *TwoStreamTrainer.SETTINGS,
+        *("labelled_per_batch", "weights", "confidence", "labelled_contrast", "select_by_agreement"),
+        *("teaching_loss", "registration_loss", "contrast_loss"),
+    )
 
     def __init__(
         self,
@@ -150,6 +163,8 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         images, labels, places = engine.prepared(batchdata)
         labels = engine.gathered(labels)
         weights = {name: schedule(engine.state.iteration) for name, schedule in engine.weights.items()}
+        if len(images) * process_count() == engine.labelled_per_batch:  # nothing is unlabelled
+            weights |= {"cross_teaching": 0.0, "registration": 0.0}
         known, unknown = slice(engine.labelled_per_batch), slice(engine.labelled_per_batch, None)
         students = (engine.network.train(), engine.partner.train())
         engine.optimizer.zero_grad()

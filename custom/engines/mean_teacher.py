@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from monai.utils import CommonKeys
@@ -17,7 +17,7 @@ from custom.engines.schedule import Schedule
 from custom.engines.two_streams import TwoStreamTrainer
 from custom.losses.known import known_dice_cross_entropy
 from custom.losses.pseudo_labels import confident_decisions, vote_shares
-from custom.utils.distributed import average_gradients
+from custom.utils.distributed import average_gradients, process_count
 from custom.utils.errors import SettingError
 
 __all__ = ["MEAN_TEACHER_TERMS", "MeanTeacherTrainer"]
@@ -63,6 +63,12 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         and the fading are this project's.
     """
 
+    SETTINGS: ClassVar[tuple[str, ...]] = (
+        *TwoStreamTrainer.SETTINGS,
+        *("labelled_per_batch", "weights", "intensity", "strong_factor", "cut_mix", "confidence"),
+        *("squared_dice", "gradient_norm"),
+    )
+
     def __init__(
         self,
         *,
@@ -105,8 +111,10 @@ class MeanTeacherTrainer(TwoStreamTrainer):
             "loss" and each term that was computed, by name, without its weight.
         """
         labeled, unlabeled = slice(engine.labelled_per_batch), slice(engine.labelled_per_batch, None)
-        weights = {name: schedule(engine.state.iteration) for name, schedule in engine.weights.items()}
         images, labels, _ = engine.prepared(batchdata)
+        weights = {name: schedule(engine.state.iteration) for name, schedule in engine.weights.items()}
+        if len(images) * process_count() == engine.labelled_per_batch:  # nothing is unlabeled
+            weights |= {"propagation": 0.0, "consistency": 0.0}
         with torch.no_grad():
             views, lesson, confident = engine.views(images, bool(weights["consistency"]))
         engine.network.train()

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from typing import ClassVar
 
 import torch
 from ignite.engine import Engine, Events
@@ -17,7 +19,17 @@ from custom.data.augment import SpatialAugment, iteration_generator
 from custom.utils.distributed import process_count, process_rank
 from custom.utils.log import logger
 
-__all__ = ["SliceTrainer", "fast_bfloat16"]
+__all__ = ["SliceTrainer", "default_device", "fast_bfloat16", "scalars"]
+
+
+def default_device() -> torch.device:
+    """The GPU, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def scalars(output: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """The terms of an iteration's output as numbers, for curves; embeddings and the like are left out."""
+    return {name: value.item() for name, value in output.items() if value.numel() == 1}
 
 
 def fast_bfloat16(device: torch.device | str) -> bool:
@@ -47,6 +59,13 @@ class SliceTrainer(SupervisedTrainer):
         inferer: calls the network; None for MONAI's SimpleInferer.
         train_handlers: Ignite handlers.
     """
+
+    SETTINGS: ClassVar[tuple[str, ...]] = (
+        "seed",
+        "mixed_precision",
+        "augment",
+        "loss_function",
+    )  # that make two runs the same
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from torch import nn
 from custom.data.checks import case_id
 from custom.networks.weights import WeightsError, load_weights, read_weights, unwrapped
 from custom.registration.storage import content_hash
+from custom.utils.describe import describe, flat
 from custom.utils.distributed import process_rank
 from custom.utils.files import replacing, save_atomically
 from custom.utils.log import logger
@@ -38,7 +39,8 @@ class ResumeCheckpoint:
     Args:
         path: of the checkpoint.
         objects: what has ``state_dict`` and ``load_state_dict``, by name: network, optimiser, scheduler, guards.
-        settings: what must be the same for the run to go on, by name; plain values.
+        settings: what must be the same for the run to go on, by name: plain values, or objects that are described by
+            their attributes. The optimizer's defaults and what the trainer names in ``SETTINGS`` join them.
         resume: whether to load.
         evaluator: whose best metric is kept, or None.
         interval: epochs between two saves; the last epoch is always saved.
@@ -118,11 +120,14 @@ class ResumeCheckpoint:
         logger.info(f"resume: going on after epoch {content['epoch']} of {engine.state.max_epochs} from {self.path}.")
 
     def _all_settings(self, engine: Engine) -> dict[str, Any]:
-        return {
+        settings = {
             "max_epochs": engine.state.max_epochs,
             "iterations an epoch": engine.state.epoch_length,
             **self.settings,
+            "trainer": {name: getattr(engine, name) for name in getattr(engine, "SETTINGS", ())},
+            "optimizer": getattr(engine, "optimizer", None),
         }
+        return flat(describe(settings))
 
 
 class SaveWeights:

@@ -5,7 +5,7 @@
 from custom.networks.both import BothStudents, MeanAndDisagreementd
 from custom.networks.embedder import SliceEmbedder, UNetEncoder
 from custom.networks.global_norm import GlobalBatchNorm2d, distribute, synchronise
-from custom.networks.projected import ProjectedNetwork, check_slice_size
+from custom.networks.projected import ProjectedNetwork, check_slice_size, projector_parameters
 from custom.networks.swin import load_swin
 from custom.networks.turned import TurnedSliceInferer
 from custom.networks.uncertainty import Uncertaintyd
@@ -27,6 +27,7 @@ __all__ = [
     "load_encoder",
     "load_swin",
     "load_weights",
+    "projector_parameters",
     "read_weights",
     "synchronise",
     "unwrapped",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from custom.utils.errors import SettingError
 
-__all__ = ["ProjectedNetwork", "check_slice_size"]
+__all__ = ["ProjectedNetwork", "check_slice_size", "projector_parameters"]
 
 # of the image that finds the channels: divisible by 32 for SwinUNETR, and more than one pixel at 1/32 for its norms
 SIDE = 256
@@ -135,6 +135,11 @@ def check_slice_size(slice_size: Sequence[int], multiple: int = 32, least: int =
             f"slice_size: {[*slice_size]}; the networks take multiples of {multiple} from {least} on, such as "
             f"{lengths}."
         )
+
+
+def projector_parameters(networks: Sequence[ProjectedNetwork]) -> Iterator[nn.Parameter]:
+    """Parameters of the projectors of several networks, those that they share once."""
+    return nn.ModuleList(network.projectors for network in networks).parameters()
 
 
 class _Reached(Exception):

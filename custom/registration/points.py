@@ -30,18 +30,19 @@ def registered_points(
     cell: float = 12.0,
     slice_distance: float = 2.5,
     device: torch.device | str = "cpu",
+    wanted: bool = True,
 ) -> RegisteredPoints | None:
     """Where the points of each training slice lie in other volumes, by the maps of a finished run of registration.
 
     Args:
-        registrations: of the run; None gives None, for a training without.
+        registrations: of the run; None gives None, for a training without, and so does ``wanted`` False.
         geometry: of the training slices.
         folder: for the table, in a file named after what it is made of, and made once.
         count: volumes that each one looks for positives in, at most.
         seed: of their choice.
         cell, slice_distance, device: see :class:`custom.samplers.RegisteredPoints`.
     """
-    if registrations is None:
+    if registrations is None or not wanted:
         return None
     partners = registrations.partners(geometry.cases, count, seed)
     file = Path(folder) / f"points.{_digest(registrations, geometry, partners, cell)}.pt"

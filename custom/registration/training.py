@@ -10,6 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from custom.registration.labels import no_registrations
 from custom.registration.library import Registrations
 from custom.utils.errors import SettingError
 
@@ -22,8 +23,9 @@ def training_registrations(
     registration_dir: str,
     datalist: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    wanted: bool = True,
     registers: bool = True,
-) -> Registrations:
+) -> Registrations | None:
     """Register the labeled cases of a training onto the unlabeled ones, as the workflow ``registration`` does.
 
     Pairs that are finished are not registered again.
@@ -34,14 +36,17 @@ def training_registrations(
         registration_dir: folder of what is written.
         datalist: the user's data list, or None.
         overrides: other values of keys of that config, such as ``{"figure_count": 0}``.
+        wanted: False registers nothing; a line says so.
         registers: False reads what another process has left there.
 
     Returns:
-        The maps between the volumes.
+        The maps between the volumes; None where none are wanted or no volume is unlabeled.
 
     Raises:
         SettingError: an override of a key that ``registration.json`` does not have.
     """
+    if not (wanted and sections["unlabeled"]):
+        return no_registrations()
     if not registers:
         return Registrations(registration_dir)
     config = str(Path(bundle_root) / "configs" / "registration.json")

@@ -4,43 +4,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from custom.utils.distributed import process_count
 from custom.utils.errors import SettingError
 
 __all__ = ["TwoStreamBatchSampler", "check_streams"]
 
 
 def check_streams(
-    batch_size: int, labelled_per_batch: int, unlabelled: int, weights: Sequence[float], world: int = 1
+    batch_size: int, labelled_per_batch: int, unlabelled: int, labelled_only: bool = False, world: int | None = None
 ) -> None:
     """Check what a batch is to hold before the work begins.
 
     Args:
-        batch_size, labelled_per_batch: see :class:`TwoStreamBatchSampler`.
+        batch_size: see :class:`TwoStreamBatchSampler`.
+        labelled_per_batch: see :class:`TwoStreamBatchSampler`.
         unlabelled: how many unlabelled volumes there are.
-        weights: of the terms that unlabelled slices have.
-        world: number of processes.
+        labelled_only: whether batches have no unlabelled slices.
+        world: number of processes; None for those that there are.
 
     Raises:
-        SettingError: no batch has so many labelled slices; unlabelled ones are asked for, and there are none; or terms
-            that need some, and none are; or either kind cannot be shared equally by the processes.
+        SettingError: no batch has so many labelled slices; there is no place for unlabelled ones, or there are none;
+            or either kind cannot be shared equally by the processes.
     """
-    _check_batch(batch_size, labelled_per_batch, world)
-    if batch_size > labelled_per_batch and not unlabelled:
+    _check_batch(batch_size, labelled_per_batch, process_count() if world is None else world)
+    if labelled_only:
+        return
+    if batch_size <= labelled_per_batch:
+        raise SettingError(
+            f"batch_size: {batch_size} with labelled_per_batch {labelled_per_batch} leaves no unlabelled slice in a "
+            "batch; raise the one or lower the other, or train with the overlay variants/supervised.json."
+        )
+    if not unlabelled:
         raise SettingError(
             f"batch_size: each batch is to have {batch_size - labelled_per_batch} unlabelled slices, but there are no "
             "unlabelled volumes; list some under 'unlabeled', lower labeled_cases, or train with the overlay "
             "variants/supervised.json."
-        )
-    if batch_size <= labelled_per_batch and any(weights):
-        raise SettingError(
-            f"batch_size: {batch_size} with labelled_per_batch {labelled_per_batch} leaves no unlabelled slice in a "
-            "batch; raise the one or lower the other, or train with the overlay variants/supervised.json."
         )
 
 
@@ -57,6 +61,7 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         labelled_per_batch: how many of them are labelled; the others are not.
         batches: an epoch's.
         seed: of the order.
+        labelled_only: whether batches have the labelled slices alone.
         rank: number of this process.
         world: number of processes.
 
@@ -71,11 +76,12 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         labelled_per_batch: int,
         batches: int,
         seed: int = 0,
+        labelled_only: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         _check_batch(batch_size, labelled_per_batch, world)
-        shares = (labelled_per_batch, batch_size - labelled_per_batch)
+        shares = (labelled_per_batch, 0 if labelled_only else batch_size - labelled_per_batch)
         if batches < 1:
             raise SettingError(f"iterations_per_epoch: {batches}; an epoch has at least 1 batch.")
         self.streams = [kind.nonzero()[:, 0] for kind in (labelled, ~labelled)]

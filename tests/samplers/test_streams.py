@@ -68,13 +68,18 @@ def test_settings_that_do_not_fit_are_named(settings, message):
 
 
 def test_batches_are_checked_before_the_work():
-    check_streams(8, 4, 5, [0.1, 1.0])
-    check_streams(4, 4, 0, [0.0, 0.0])
+    check_streams(8, 4, 5)
+    check_streams(4, 4, 0, labelled_only=True)
     with pytest.raises(SettingError, match="4 unlabelled slices, but there are no unlabelled volumes"):
-        check_streams(8, 4, 0, [0.1, 1.0])
+        check_streams(8, 4, 0)
     with pytest.raises(SettingError, match="batch_size: 4 with labelled_per_batch 4 leaves no unlabelled slice"):
-        check_streams(4, 4, 5, [0.1, 0.0])
+        check_streams(4, 4, 5)
     with pytest.raises(SettingError, match="batch_size: 4 labelled and 2 unlabelled slices .* by 4 processes"):
-        check_streams(6, 4, 5, [0.1, 1.0], world=4)
+        check_streams(6, 4, 5, world=4)
     with pytest.raises(SettingError, match="labelled_per_batch: 0 of a batch of 6; take 1 to 6"):
-        check_streams(6, 0, 5, [0.1, 1.0])
+        check_streams(6, 0, 5)
+
+
+def test_labelled_slices_alone():
+    batches = list(TwoStreamBatchSampler(LABELLED, 6, 2, batches=4, labelled_only=True))
+    assert all(len(batch) == 2 and LABELLED[batch].all() for batch in batches)

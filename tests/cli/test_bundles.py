@@ -1,0 +1,74 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from commands import BUNDLES, run
+
+from custom.cli.bundles import filled, layout, write_bundles
+from custom.data.phantom import write_abdominal
+from custom.utils.errors import SettingError
+
+EIGHT = ["aorta", "gallbladder", "left kidney", "right kidney", "liver", "pancreas", "spleen", "stomach"]
+
+
+@pytest.fixture
+def sources(tmp_path):
+    shutil.copytree(BUNDLES / "sources", tmp_path / "sources")
+    return tmp_path
+
+
+def test_what_is_committed_is_what_the_sources_say(sources):
+    written = write_bundles(sources)
+    assert len(written) > 40
+    for file in written:
+        assert file.read_bytes() == (BUNDLES / file.relative_to(sources)).read_bytes(), file
+
+
+def test_nothing_else_lies_in_the_configs_of_a_bundle_that_has_a_source(sources):
+    write_bundles(sources)
+    for data in sources.glob("sources/*.json"):
+        made, here = (
+            {str(f.relative_to(root / data.stem)) for f in (root / data.stem / "configs").rglob("*.*")}
+            for root in (sources, BUNDLES)
+        )
+        assert here == made
+
+
+def test_the_next_bundle_costs_a_file_of_its_data(sources):
+    """Eight organs of the abdominal phantom, registered, trained and scored."""
+    values = json.loads((sources / "sources" / "cctr_synapse.json").read_text())
+    values |= {"class_names": EIGHT, "labeled_cases": 1, "spacing": 6.0, "slice_size": [64, 64], "variants": {}}
+    (sources / "sources" / "cctr_eight_organs.json").write_text(layout(values))
+    write_bundles(sources)
+    bundle = sources / "cctr_eight_organs"
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert metadata["name"] == "cctr_eight_organs"
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["8"] == "stomach"
+    data = write_abdominal(sources / "abdominal", 4, seed=1) or sources / "abdominal"
+    quick = {"iterations": [5, 5], "spacing": 6.0, "scales": [1.0], "turns": [0.0], "candidates": 1}
+    registration = {"settings": quick, "retries": [], "workers": 0, "figure_count": 0, "limits#inverse_mm": None}
+    settings = {"features": [4, 8, 8, 8, 16, 4], "bundle_root": str(bundle), "dataset_dir": str(data)}
+    settings |= {"label_values": [8, 4, 3, 2, 6, 11, 1, 7]}
+    training = {"max_epochs": 1, "iterations_per_epoch": 2, "registration": registration, "mixed_precision": False}
+    run("training", ["train.json"], configs=bundle / "configs", **settings, **training)
+    run("evaluating", ["train.json", "evaluate.json"], configs=bundle / "configs", **settings)
+    assert (bundle / "models" / "model.pt").is_file()
+    assert all(f"\n{name}," in (bundle / "eval" / "summary.csv").read_text() for name in EIGHT)
+
+
+def test_places_are_filled_and_a_missing_value_is_named():
+    template = {"a": "{{ spacing }}", "b": ["$f('{{ name }}', {{ names }})"], "c": 1}
+    values = {"spacing": 2.5, "name": "x", "names": ["RV"]}
+    assert filled(template, values) == {"a": 2.5, "b": ["$f('x', ['RV'])"], "c": 1}
+    with pytest.raises(SettingError, match="spacing: the file of the data set has no such value"):
+        filled(template, {"name": "x", "names": []})
+
+
+def test_the_layout_is_json_with_short_things_on_a_line():
+    value = {"numbers": [1, 2], "empty": {}, "long": [{"_target_": "A", "keys": "x" * 130}], "text": "ä"}
+    text = layout(value)
+    assert json.loads(text) == value and '    "numbers": [1, 2],' in text.splitlines() and "ä" in text
