@@ -191,13 +191,13 @@ def _checked(runner, truth: dict, pair: Pair, lead: Pair | None) -> tuple:
     starts = {}
     if lead:
         (row,) = runner([lead], [truth[name] for name in lead])
-        starts = {pair: str(runner.folder / row["transform"])} if row["state"] == "usable" else {}
+        starts = {pair: str(runner.folder / row.transform)} if row.state == "usable" else {}
     begin = time.perf_counter()
     (row,) = runner([pair], [truth[name] for name in pair], starts=starts)  # a stored one of a killed run is quick
-    print(f"{pair.fixed} <- {pair.moving} {row['state']}, {row['attempts']} attempts {row['message']}", flush=True)
-    if row["state"] == "failed":
+    print(f"{row}, {row.attempts} attempts {row.message}", flush=True)
+    if row.state == "failed":
         return _nothing(truth[pair.fixed]), time.perf_counter() - begin
-    warped = warp_label(truth[pair.moving]["label"], load_transform(runner.folder / row["transform"]))
+    warped = warp_label(truth[pair.moving]["label"], load_transform(runner.folder / row.transform))
     return warped[0].numpy(), time.perf_counter() - begin
 
 

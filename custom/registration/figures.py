@@ -20,6 +20,7 @@ from monai.data import MetaTensor
 from scipy.ndimage import distance_transform_edt
 
 from custom.data.geometry import OrientSlices, slice_axis
+from custom.registration.record import PairResult
 from custom.registration.storage import load_transform
 from custom.registration.transform import Transform, warp_label
 from custom.registration.volume import Grid, Volume, read_volume
@@ -73,7 +74,7 @@ class _View:
 
 def draw_pairs(
     path: str | Path,
-    rows: Sequence[Mapping[str, Any]],
+    results: Sequence[PairResult],
     cases: Sequence[Mapping[str, Any]],
     folder: str | Path,
     count: int = 12,
@@ -86,9 +87,9 @@ def draw_pairs(
 
     Args:
         path: of the PNG file.
-        rows: of "pairs.csv", see :func:`~custom.registration.record.register_job`.
+        results: of the pairs, as in "pairs.csv".
         cases: those of the pairs: "case", "image", and of moving ones perhaps a "region" or "label".
-        folder: the one to which the rows' "transform" is relative.
+        folder: the one to which their ``transform`` is relative.
         count: most pairs drawn.
 
     Raises:
@@ -96,27 +97,27 @@ def draw_pairs(
         RegistrationError: an image that changed since, see :func:`~custom.registration.volume.read_volume`.
     """
     by_id = {case["case"]: case for case in cases}
-    candidates = _worst_first(rows)
+    candidates = _worst_first(results)
     drawn = candidates[:count]
     figure, panels = _page(len(drawn))
-    for row, axes in zip(drawn, panels, strict=True):
-        view = _view(by_id[row["fixed"]], by_id[row["moving"]], load_transform(Path(folder) / row["transform"]))
+    for result, axes in zip(drawn, panels, strict=True):
+        view = _view(by_id[result.fixed], by_id[result.moving], load_transform(Path(folder) / result.transform))
         _draw(axes, view)
-        _entitle(axes[0], row)
-    _head_and_foot(figure, panels, rows, f"{len(drawn)} of {len(candidates)} registered pairs, the worst first")
+        _entitle(axes[0], result)
+    _head_and_foot(figure, panels, results, f"{len(drawn)} of {len(candidates)} registered pairs, the worst first")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=min(DPI, LONGEST / figure.get_size_inches()[1]))
     logger.info(f"Pictures of {len(drawn)} pairs, the worst first: {path}")
 
 
-def _worst_first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows that have a transform: unusable ones first, then the less similar ones; NaN is the worst similarity."""
+def _worst_first(results: Sequence[PairResult]) -> list[PairResult]:
+    """Those that have a transform: unusable ones first, then the less similar ones; NaN is the worst similarity."""
 
-    def rank(row: Mapping[str, Any]) -> tuple[bool, float]:
-        after = float(row["similarity_after"])
-        return row["state"] == "usable", -math.inf if math.isnan(after) else after
+    def rank(result: PairResult) -> tuple[bool, float]:
+        after = result.similarity_after
+        return result.state == "usable", -math.inf if math.isnan(after) else after
 
-    return sorted((row for row in rows if row["state"] != "failed"), key=rank)
+    return sorted((result for result in results if result.state != "failed"), key=rank)
 
 
 def _view(fixed_case: Mapping[str, Any], moving_case: Mapping[str, Any], transform: Transform) -> _View:
@@ -269,12 +270,12 @@ def _remark(axes: Axes, text: str) -> None:
         axes.annotate(text, (0.5, 0.04), **place, color="white", fontsize=9, bbox=box)
 
 
-def _entitle(axes: Axes, row: Mapping[str, Any]) -> None:
+def _entitle(axes: Axes, result: PairResult) -> None:
     """Write what is known of a pair above its row; a dollar sign in its name is no formula."""
-    usable, message = row["state"] == "usable", row["message"]
+    usable, message = result.state == "usable", result.message
     left = {**ABOVE, "ha": "left", "fontsize": 9, "parse_math": False}
     colour = "black" if usable else WARNING
-    axes.annotate(_cut(_title(row)), (0, 1), (0, 16 if message else 3), **left, weight="bold", color=colour)
+    axes.annotate(_cut(_title(result)), (0, 1), (0, 16 if message else 3), **left, weight="bold", color=colour)
     if message:
         axes.annotate(_cut(message), (0, 1), (0, 3), **left)
 
@@ -283,20 +284,18 @@ def _cut(text: str) -> str:
     return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 4]} ..."
 
 
-def _title(row: Mapping[str, Any]) -> str:
+def _title(result: PairResult) -> str:
     parts = [
-        f"{row['fixed']} <- {row['moving']}: {row['state']}",
-        f"similarity {float(row['similarity_before']):.2f} -> {float(row['similarity_after']):.2f}",
-        f"{100 * float(row['folded_fraction']):.1f} % folded",
+        str(result),
+        f"similarity {result.similarity_before:.2f} -> {result.similarity_after:.2f}",
+        f"{100 * result.folded_fraction:.1f} % folded",
     ]
-    if not math.isnan(error := float(row["inverse_error_mm"])):  # where it was looked at
-        parts.append(f"inverse error {error:.1f} mm")
+    if not math.isnan(result.inverse_error_mm):  # where it was looked at
+        parts.append(f"inverse error {result.inverse_error_mm:.1f} mm")
     return ", ".join(parts)
 
 
-def _head_and_foot(
-    figure: Figure, panels: Sequence[Sequence[Axes]], rows: Sequence[Mapping[str, Any]], what: str
-) -> None:
+def _head_and_foot(figure: Figure, panels: Sequence[Sequence[Axes]], results: Sequence[PairResult], what: str) -> None:
     """Write what the page and its columns show, and which pairs failed."""
     width, height = figure.get_size_inches()
     edge = {"x": MARGIN / width, "fontsize": 9, "parse_math": False}
@@ -305,7 +304,7 @@ def _head_and_foot(
     for first in panels[:1]:
         for axes, name in zip(first, COLUMNS, strict=True):
             axes.annotate(name, (0.5, 1), (0, 32), **ABOVE, ha="center", fontsize=9)
-    failed = [f"{row['fixed']} <- {row['moving']}" for row in rows if row["state"] == "failed"]
+    failed = [f"{result.fixed} <- {result.moving}" for result in results if result.state == "failed"]
     if failed:
         more = f" and {len(failed) - MOST_FAILED} more" if len(failed) > MOST_FAILED else ""
         text = f"Failed, not drawn: {', '.join(failed[:MOST_FAILED])}{more}"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 from monai.data import MetaTensor
 
+from custom.data.cases import Case
 from custom.data.slices import UNKNOWN
 from custom.registration.fusion import FUSIONS, fuse_labels
 from custom.registration.library import Registrations
@@ -26,7 +27,6 @@ from custom.utils.log import logger
 
 __all__ = ["check_choice", "label_maps", "no_registrations", "registered_labels", "warped_labels"]
 
-Case = Mapping[str, Any]
 SEVERAL = ("votes", "agreement")  # label maps for each case
 CHOICES = (*SEVERAL, *FUSIONS)
 FORMAT = 1  # raise it when the same registrations make other label maps

@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from custom.registration.plan import Pair
+from custom.registration.record import PairResult
 from custom.registration.storage import load_transform
 from custom.registration.transform import Transform, compose, invert
 from custom.registration.volume import RegistrationError
@@ -49,13 +50,13 @@ class Registrations:
                 raise FileNotFoundError(f"{file} is missing; run 'registration' to its end, or name its folder.")
         content = table.read_bytes()
         rows = read_csv(io.StringIO(content.decode("utf-8"), newline=""))
-        self.rows = {Pair(row["fixed"], row["moving"]): row for row in rows}
+        self.results = {result.pair: result for result in map(PairResult.from_row, rows)}
         self.digest = hashlib.sha256(content).hexdigest()[:16]
         limit = json.loads(limits.read_text(encoding="utf-8"))["inverse_mm"]
         self._limit = float("inf") if limit is None else limit
-        self._direct: dict[str, dict[str, Pair]] = {name: {} for pair in self.rows for name in pair}
-        for pair in sorted(self.rows, key=lambda pair: self._rank((pair,))):
-            if self.rows[pair]["state"] != "failed":
+        self._direct: dict[str, dict[str, Pair]] = {name: {} for pair in self.results for name in pair}
+        for pair in sorted(self.results, key=lambda pair: self._rank((pair,))):
+            if self.results[pair].state != "failed":
                 self._direct[pair.fixed].setdefault(pair.moving, pair)
                 self._direct[pair.moving].setdefault(pair.fixed, pair)
         self._kept = kept
@@ -93,7 +94,7 @@ class Registrations:
         route = self._route(fixed, moving)
         if not route or (usable and not self._is_usable(route)):
             raise RegistrationError(f"{fixed} and {moving} have no usable registration in {self.folder}.")
-        maps = [(pair, self._load(self.folder / self.rows[pair]["transform"])) for pair in route]
+        maps = [(pair, self._load(self.folder / self.results[pair].transform)) for pair in route]
         place, steps = fixed, []
         for pair, stored in maps:
             steps.append(stored if pair.fixed == place else invert(stored))
@@ -101,9 +102,9 @@ class Registrations:
         return functools.reduce(compose, steps)
 
     def _identity(self, name: str) -> Transform:
-        for pair, row in self.rows.items():
-            if name in pair and row["state"] != "failed":
-                found = self._load(self.folder / row["transform"])
+        for pair, result in self.results.items():
+            if name in pair and result.state != "failed":
+                found = self._load(self.folder / result.transform)
                 grid = found.fixed if name == pair.fixed else found.moving
                 return Transform((), grid, grid)
         raise RegistrationError(f"{name} has no registration in {self.folder} that did not fail.")
@@ -120,17 +121,17 @@ class Registrations:
         """
         states = ("usable",) if usable else ("usable", "unusable")
         found = [
-            (pair.moving, float(row["similarity_after"]))
-            for pair, row in self.rows.items()
+            (pair.moving, result.similarity_after)
+            for pair, result in self.results.items()
             if pair.fixed == fixed
-            and row["state"] in states
-            and ("atlas" in row["roles"].split() if labelled is None else pair.moving in labelled)
+            and result.state in states
+            and ("atlas" in result.roles.split() if labelled is None else pair.moving in labelled)
         ]
         return sorted(found, key=lambda atlas: -atlas[1])
 
     def transforms(self, fixed: str, moving: str) -> list[str]:
         """Names of the stored transforms of the way between two cases; they change with whatever it depends on."""
-        return [Path(self.rows[pair]["transform"]).name for pair in self._route(fixed, moving)]
+        return [Path(self.results[pair].transform).name for pair in self._route(fixed, moving)]
 
     def partners(self, cases: Sequence[str], count: int = 5, seed: int = 0) -> dict[str, list[str]]:
         """For each case up to ``count`` of the others, all with a usable map to them.
@@ -166,8 +167,8 @@ class Registrations:
 
     def _error(self, route: tuple[Pair, ...]) -> float:
         """Inverse-consistency error in mm; 0 where it was not measured."""
-        errors = [float(self.rows[pair]["inverse_error_mm"]) for pair in route]
+        errors = [self.results[pair].inverse_error_mm for pair in route]
         return math.hypot(*(0.0 if math.isnan(error) else error for error in errors))
 
     def _is_usable(self, route: tuple[Pair, ...]) -> bool:
-        return all(self.rows[pair]["state"] == "usable" for pair in route) and self._error(route) <= self._limit
+        return all(self.results[pair].state == "usable" for pair in route) and self._error(route) <= self._limit

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from custom.data.cases import Case
 from custom.utils.errors import SettingError
 from custom.utils.files import replacing
 
@@ -23,8 +24,6 @@ __all__ = [
     "write_plan",
 ]
 
-Case = Mapping[str, Any]
-
 
 class Pair(NamedTuple):
     """Ids of two cases; the transform sends the points of the fixed one to the moving one."""
@@ -37,7 +36,7 @@ def atlas_pairs(labelled: Sequence[Case], others: Sequence[Case], group_by: str 
     """Every labelled case onto each of the others.
 
     Args:
-        labelled: cases, see :mod:`custom.data.datalist`.
+        labelled: cases, see :class:`custom.data.cases.Case`.
         others: cases; what is also among the labelled is left out.
         group_by: key of the cases, "phase" say; only cases that agree in it make pairs.
     """

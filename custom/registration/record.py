@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from custom.data.volume_file import know_case
 from custom.registration.demons import use_threads
 from custom.registration.pairwise import register, similarity
+from custom.registration.plan import Pair
 from custom.registration.quality import folded_fraction, inverse_error
 from custom.registration.settings import Settings
 from custom.registration.storage import StorageError, content_hash, load_transform, read_notes, save_transform
@@ -27,10 +29,9 @@ from custom.registration.volume import RegistrationError, read_volume
 from custom.utils.errors import SettingError
 from custom.utils.log import logger
 
-__all__ = ["Job", "Limits", "blank_row", "finished", "job_for", "register_job"]
+__all__ = ["Job", "Limits", "PairResult", "finished", "job_for", "register_job"]
 
 VERSION = 4  # of the computation: one more makes every stored transform an old one
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,48 @@ class Limits:
                 way_out = ", or None (as an option '$None') to go without" if name == "inverse_mm" else ""
                 raise SettingError(f"limits: {name} is {value!r}; give a number{way_out}.")
             object.__setattr__(self, name, float(value))  # 20 and 20.0 name the same stored result
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """What came of a pair: a row of "pairs.csv". The defaults are those of a pair of which nothing is known.
+
+    Args:
+        fixed, moving: ids of the cases.
+        state: "usable", "unusable" (worse than the limits allow, with every settings) or "failed".
+        similarity_before, similarity_after: correlation of the images, -1 to 1, as their headers put them and mapped.
+        folded_fraction: share of the organ that is folded.
+        inverse_error_mm: mean inverse-consistency error, mm.
+        attempts: that were made.
+        message: of what is wrong.
+        transform: name of its file; in a table, the path from there.
+        roles: what the pair is for, in a plan.
+    """
+
+    fixed: str
+    moving: str
+    state: str = "failed"
+    similarity_before: float = math.nan
+    similarity_after: float = math.nan
+    folded_fraction: float = math.nan
+    inverse_error_mm: float = math.nan
+    attempts: int = 0
+    message: str = ""
+    transform: str = ""
+    roles: str = ""
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, str]) -> PairResult:
+        """Read a row of "pairs.csv"."""
+        kinds = {field.name: {"float": float, "int": int, "str": str}[field.type] for field in fields(cls)}
+        return cls(**{name: kind(row[name]) for name, kind in kinds.items()})
+
+    @property
+    def pair(self) -> Pair:
+        return Pair(self.fixed, self.moving)
+
+    def __str__(self) -> str:
+        return f"{self.fixed} <- {self.moving}: {self.state}"
 
 
 @dataclass(frozen=True)
@@ -129,8 +172,8 @@ def job_for(
     return Job(fixed["case"], moving["case"], *files, start, tuple(dict(s) for s in attempts), limits, path, spacings)
 
 
-def finished(job: Job) -> Row | None:
-    """The row of a pair that was registered before; None where there is no file, or a damaged one, to be replaced."""
+def finished(job: Job) -> PairResult | None:
+    """What came of a pair that was registered before; None where there is no file, or a damaged one, to be replaced."""
     try:
         row = read_notes(job.path)["row"]
     except FileNotFoundError:
@@ -138,30 +181,28 @@ def finished(job: Job) -> Row | None:
     except (StorageError, KeyError) as error:
         logger.warning(str(error))
         return None
-    return {**row, "fixed": job.fixed, "moving": job.moving, "transform": Path(job.path).name}
+    return PairResult(**{**row, "fixed": job.fixed, "moving": job.moving, "transform": Path(job.path).name})
 
 
-def register_job(job: Job) -> Row:
+def register_job(job: Job) -> PairResult:
     """Register a pair, unless its file is there, and store what came of it.
 
     Returns:
-        "fixed", "moving"; "state": "usable", "unusable" (worse than the limits allow, with every settings) or
-        "failed"; "similarity_before", "similarity_after"; "folded_fraction"; "inverse_error_mm"; "attempts" that were
-        made; "message", of what is wrong; "transform", the file's name. The same whenever and wherever it is computed.
+        The same whenever and wherever it is computed.
 
     Raises:
         OSError: the file cannot be written.
     """
-    if row := finished(job):
-        return row
+    if result := finished(job):
+        return result
     know_case({"image": job.fixed_image, "header_spacing": job.spacings[0]})
     know_case({"image": job.moving_image, "label": job.region, "header_spacing": job.spacings[1]})
     with one_thread():
         return _registered(job)
 
 
-def _registered(job: Job) -> Row:
-    best: tuple[Row, Transform, Affine | None] | None = None
+def _registered(job: Job) -> PairResult:
+    best: tuple[PairResult, Transform, Affine | None] | None = None
     errors, attempts = [], 0
     for settings, start in [*([(job.attempts[0], job.start)] if job.start else []), *((s, None) for s in job.attempts)]:
         attempts += 1
@@ -172,32 +213,16 @@ def _registered(job: Job) -> Row:
             continue
         if best is None or _rank(found[0]) > _rank(best[0]):
             best = found
-        if found[0]["state"] == "usable":
+        if found[0].state == "usable":
             break
-    row = blank_row(job.fixed, job.moving) | (best[0] if best else {"message": errors[-1]})
-    row |= {"attempts": attempts, "transform": Path(job.path).name}
+    result = best[0] if best else PairResult(job.fixed, job.moving, message=errors[-1])
+    result = replace(result, attempts=attempts, transform=Path(job.path).name)
     transform, back = best[1:] if best else (None, None)
     way_back = back.matrix.tolist() if back else None
-    save_transform(job.path, transform, row=row, message=row["message"], way_back=way_back)
+    row = {name: value for name, value in asdict(result).items() if name != "roles"}  # those are a plan's
+    save_transform(job.path, transform, row=row, message=result.message, way_back=way_back)
     # as it is read: what was computed now and what was computed before are the same
-    return finished(job) or {**row, "fixed": job.fixed, "moving": job.moving}
-
-
-def blank_row(fixed: str, moving: str) -> Row:
-    """The row of a pair of which nothing is known, see :func:`register_job`."""
-    nan = float("nan")
-    return {
-        "fixed": fixed,
-        "moving": moving,
-        "state": "failed",
-        "similarity_before": nan,
-        "similarity_after": nan,
-        "folded_fraction": nan,
-        "inverse_error_mm": nan,
-        "attempts": 0,
-        "message": "",
-        "transform": "",
-    }
+    return finished(job) or result
 
 
 @contextmanager
@@ -212,15 +237,15 @@ def one_thread() -> Iterator[None]:
         use_threads(before[1])
 
 
-def _attempt(job: Job, settings: Mapping[str, Any], start: str | None) -> tuple[Row, Transform, Affine | None]:
-    """The row, the transform, and the way back where it is asked for and found."""
+def _attempt(job: Job, settings: Mapping[str, Any], start: str | None) -> tuple[PairResult, Transform, Affine | None]:
+    """The result, the transform, and the way back where it is asked for and found."""
     pair, region = (job.fixed_image, job.moving_image), job.region
     lead = start and load_transform(start)
     if lead:
         lead = Transform(lead.steps, *(read_volume(image).grid for image in pair))
     transform = register(*pair, region=region, start=lead, **settings)
     spacing = Settings(**settings).spacing
-    row = {
+    measures = {
         "similarity_before": similarity(*pair, region=region, **settings),
         "similarity_after": similarity(*pair, transform, region=region, **settings),
         "folded_fraction": folded_fraction(transform, region, spacing),
@@ -231,11 +256,12 @@ def _attempt(job: Job, settings: Mapping[str, Any], start: str | None) -> tuple[
         # that of the start, which was searched: another search would doubt what has been found
         matrix = read_notes(start).get("way_back") if start else None
         back = Affine(torch.tensor(matrix, dtype=torch.float64)) if matrix else _way_back(job, transform, settings)
-        row["inverse_error_mm"] = inverse_error(transform, back, region, spacing) if back else float("inf")
+        measures["inverse_error_mm"] = inverse_error(transform, back, region, spacing) if back else float("inf")
     # six digits: the last ones of a sum depend on where in memory it lies
-    row = {name: float(f"{value:.6g}") for name, value in row.items()}
-    problems = list(_problems(row, job.limits))
-    return {"state": "unusable" if problems else "usable", **row, "message": "; ".join(problems)}, transform, back
+    measures = {name: float(f"{value:.6g}") for name, value in measures.items()}
+    result = PairResult(job.fixed, job.moving, **measures)
+    problems = list(_problems(result, job.limits))
+    return replace(result, state="unusable" if problems else "usable", message="; ".join(problems)), transform, back
 
 
 def _way_back(job: Job, transform: Transform, settings: Mapping[str, Any]) -> Affine | None:
@@ -248,16 +274,16 @@ def _way_back(job: Job, transform: Transform, settings: Mapping[str, Any]) -> Af
         return None
 
 
-def _problems(row: Row, limits: Limits):
+def _problems(result: PairResult, limits: Limits) -> Iterator[str]:
     """What is worse than allowed; a NaN is."""
-    before, after = row["similarity_before"], row["similarity_after"]
+    before, after = result.similarity_before, result.similarity_after
     if not after - before > limits.gain:
         yield f"similarity {before:.3f} before, {after:.3f} after"
-    if not row["folded_fraction"] <= limits.folded:
-        yield f"{100 * row['folded_fraction']:.1f} % folded"
-    if limits.inverse_mm is not None and not row["inverse_error_mm"] <= limits.inverse_mm:
-        yield f"inverse-consistency error {row['inverse_error_mm']:.1f} mm"
+    if not result.folded_fraction <= limits.folded:
+        yield f"{100 * result.folded_fraction:.1f} % folded"
+    if limits.inverse_mm is not None and not result.inverse_error_mm <= limits.inverse_mm:
+        yield f"inverse-consistency error {result.inverse_error_mm:.1f} mm"
 
 
-def _rank(row: Row) -> tuple[bool, float]:
-    return row["state"] == "usable", row["similarity_after"]
+def _rank(result: PairResult) -> tuple[bool, float]:
+    return result.state == "usable", result.similarity_after

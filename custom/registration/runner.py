@@ -9,13 +9,14 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from custom.registration.plan import Pair
-from custom.registration.record import Job, Limits, Row, blank_row, finished, job_for, register_job
+from custom.registration.record import Job, Limits, PairResult, finished, job_for, register_job
 from custom.registration.settings import Settings
 from custom.registration.volume import RegistrationError
 from custom.utils.errors import SettingError
@@ -79,7 +80,7 @@ class PairRunner:
         cases: Sequence[Mapping[str, Any]],
         name: str = "Registering",
         starts: Mapping[Pair, str] | None = None,
-    ) -> list[Row]:
+    ) -> list[PairResult]:
         """Register pairs that are not yet done.
 
         Args:
@@ -90,7 +91,7 @@ class PairRunner:
                 whose name stands for its content.
 
         Returns:
-            A row a pair (see :func:`~custom.registration.record.register_job`), in the order of ``pairs``.
+            What came of each pair, in the order of ``pairs``.
 
         Raises:
             SettingError: a pair names a case that is not there, two images have one id, or the scheduler cannot be
@@ -103,27 +104,27 @@ class PairRunner:
                 raise SettingError(f"{case['case']} names two images, {both}; rename one of them.")
         if unknown := sorted({name for pair in pairs for name in pair} - set(by_id)):
             raise SettingError(f"plan: no such case: {', '.join(unknown[:5])}; the cases are {', '.join(by_id)}.")
-        rows: dict[Pair, Row] = {}
+        results: dict[Pair, PairResult] = {}
         jobs: dict[Pair, Job] = {}
         for pair in dict.fromkeys(pairs):
             try:
                 two = by_id[pair.fixed], by_id[pair.moving]
                 job = job_for(*two, self.attempts, self.limits, self.folder, (starts or {}).get(pair))
             except OSError as error:
-                rows[pair] = _failed(pair, str(error))
+                results[pair] = PairResult(*pair, message=str(error))
                 continue
-            if row := finished(job):
-                rows[pair] = row
+            if result := finished(job):
+                results[pair] = result
             else:
                 jobs[pair] = job
-        done = len(rows)
-        with tqdm(total=len(rows) + len(jobs), initial=done, desc=name, unit="pair", disable=not jobs) as bar:
-            for pair, row in self._computed(jobs):
-                rows[pair] = row
+        done = len(results)
+        with tqdm(total=len(results) + len(jobs), initial=done, desc=name, unit="pair", disable=not jobs) as bar:
+            for pair, result in self._computed(jobs):
+                results[pair] = result
                 bar.update()
-        return [rows[pair] for pair in pairs]
+        return [results[pair] for pair in pairs]
 
-    def _computed(self, jobs: Mapping[Pair, Job]) -> Iterator[tuple[Pair, Row]]:
+    def _computed(self, jobs: Mapping[Pair, Job]) -> Iterator[tuple[Pair, PairResult]]:
         """Pairs as they are finished."""
         if not jobs:
             return
@@ -132,7 +133,7 @@ class PairRunner:
                 try:
                     yield pair, register_job(job)
                 except Exception as error:  # whatever it is, the other pairs do not hang on it
-                    yield pair, _failed(pair, _told(error))
+                    yield pair, PairResult(*pair, message=_told(error))
             return
         from dask.distributed import CancelledError, KilledWorker, as_completed
 
@@ -148,17 +149,17 @@ class PairRunner:
             for future in as_completed(futures):
                 pair = futures[future]
                 try:
-                    row = future.result()
+                    result = future.result()
                 except CancelledError as error:
                     raise SettingError(
                         f"scheduler: {address} was lost; start it again, and run this again: the pairs that were "
                         "finished are kept."
                     ) from error
                 except KilledWorker:
-                    row = _failed(pair, KILLED)
+                    result = PairResult(*pair, message=KILLED)
                 except Exception as error:
-                    row = _failed(pair, _told(error))
-                yield pair, row
+                    result = PairResult(*pair, message=_told(error))
+                yield pair, result
 
     def __enter__(self) -> PairRunner:
         """Keep the processes, once started, for several calls: each loads ITK for seconds."""
@@ -216,19 +217,19 @@ class PairRunner:
         return self._open.enter_context(Client(self._cluster))
 
 
-def write_table(path: str | Path, rows: Sequence[Row]) -> None:
-    """Write the rows of pairs as CSV, and print what came of them."""
-    write_csv(Path(path), rows)
-    states = Counter(row["state"] for row in rows)
+def write_table(path: str | Path, results: Sequence[PairResult]) -> None:
+    """Write what came of pairs as CSV, a row each, and tell how many are usable."""
+    write_csv(Path(path), [asdict(result) for result in results])
+    states = Counter(result.state for result in results)
     counts = ", ".join(f"{states[state]} {state}" for state in ("usable", "unusable", "failed"))
-    logger.info(f"{len(rows)} pairs: {counts}. Table: {path}")
-    problems = [row for row in rows if row["state"] != "usable"]
-    for row in problems[:SHOWN]:
-        logger.warning(f"  {row['fixed']} <- {row['moving']}: {row['state']}, {row['message']}")
+    logger.info(f"{len(results)} pairs: {counts}. Table: {path}")
+    problems = [result for result in results if result.state != "usable"]
+    for result in problems[:SHOWN]:
+        logger.warning(f"  {result}, {result.message}")
     if len(problems) > SHOWN:
         logger.warning(f"  ... and {len(problems) - SHOWN} more in the table.")
-    if rows and states["failed"] == len(rows):
-        raise RegistrationError(f"Every one of {len(rows)} pairs failed, the first one thus: {rows[0]['message']}")
+    if results and states["failed"] == len(results):
+        raise RegistrationError(f"Every one of {len(results)} pairs failed, the first one thus: {results[0].message}")
 
 
 def _fitting_workers() -> int:
@@ -236,11 +237,6 @@ def _fitting_workers() -> int:
     from distributed.system import MEMORY_LIMIT
 
     return max(1, min(CPU_COUNT, MEMORY_LIMIT // MEMORY))
-
-
-def _failed(pair: Pair, message: str) -> Row:
-    """A pair that is tried again in the next run: nothing is stored."""
-    return {**blank_row(*pair), "message": message}
 
 
 def _told(error: BaseException) -> str:

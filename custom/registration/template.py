@@ -11,36 +11,35 @@ import numpy as np
 import torch
 
 from custom.registration.pairwise import organ_image
-from custom.registration.record import Row
+from custom.registration.record import PairResult
 from custom.registration.settings import Settings
 from custom.registration.transform import Transform, invert
 
 __all__ = ["best_template", "template_similarity"]
 
 
-def best_template(rows: Iterable[Row]) -> str:
+def best_template(results: Iterable[PairResult]) -> str:
     """The volume that fits the others: most often usable, then with the least inverse-consistency error.
 
     What is composed goes through the template twice, and that error is what a map can be off by. How alike the images
     become says less: on ACDC it prefers a heart that is easily matched in the wrong place.
 
     Args:
-        rows: of the pairs that were tried, see :func:`~custom.registration.record.register_job`; the candidates are
-            the moving ones, each with the same others.
+        results: of the pairs that were tried; the candidates are the moving ones, each with the same others.
 
     Returns:
         Its id; the first one of those that are equally good.
     """
-    tried: dict[str, list[Row]] = {}
-    for row in rows:
-        tried.setdefault(row["moving"], []).append(row)
+    tried: dict[str, list[PairResult]] = {}
+    for result in results:
+        tried.setdefault(result.moving, []).append(result)
 
     def fits(name: str) -> tuple[float, float, float]:
-        usable = [row for row in tried[name] if row["state"] == "usable"]
+        usable = [result for result in tried[name] if result.state == "usable"]
         if not usable:
             return 0.0, 0.0, 0.0
-        error = float(np.median([row["inverse_error_mm"] for row in usable]))
-        similarity = float(np.mean([row["similarity_after"] for row in usable]))
+        error = float(np.median([result.inverse_error_mm for result in usable]))
+        similarity = float(np.mean([result.similarity_after for result in usable]))
         return len(usable) / len(tried[name]), -np.nan_to_num(error), similarity  # 0 where it was not measured
 
     return max(tried, key=fits)

@@ -7,13 +7,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
+from custom.data.cases import Case
 from custom.registration.figures import draw_pairs
 from custom.registration.library import Registrations
 from custom.registration.plan import (
@@ -27,7 +28,7 @@ from custom.registration.plan import (
     template_pairs,
     write_plan,
 )
-from custom.registration.record import Row, blank_row
+from custom.registration.record import PairResult
 from custom.registration.runner import PairRunner, write_table
 from custom.registration.storage import load_transform
 from custom.registration.template import best_template, template_similarity
@@ -41,7 +42,6 @@ __all__ = ["PLANS", "RegistrationWorkflow"]
 PLANS = ("atlas", "template", "similar", "all")
 TEMPLATE_CANDIDATES = 6  # labelled volumes, each of which is tried
 TEMPLATE_TRIALS = 8  # on so many unlabelled ones: up to 48 registrations, which the plan "atlas" has anyway
-Case = Mapping[str, Any]
 
 
 class RegistrationWorkflow:
@@ -125,16 +125,16 @@ class RegistrationWorkflow:
         """All of them, the labelled ones first."""
         return [*self.labelled, *self.unlabelled]
 
-    def run(self) -> list[Row]:
+    def run(self) -> list[PairResult]:
         """Register what is not yet registered.
 
         Returns:
-            A row a pair, as in "pairs.csv".
+            What came of each pair, as in "pairs.csv".
         """
         with self.runner:
-            rows = self._run()
-        self._draw(rows)
-        return rows
+            results = self._run()
+        self._draw(results)
+        return results
 
     def registrations(self) -> Registrations:
         """Register what is not yet registered.
@@ -143,17 +143,17 @@ class RegistrationWorkflow:
             The maps between the volumes.
         """
         with self.runner:
-            rows = self._run()
+            results = self._run()
         # at once, as a run of other cases may use the same folder, and replaces its table
         registrations = Registrations(self.folder)
-        self._draw(rows)
+        self._draw(results)
         return registrations
 
-    def _draw(self, rows: Sequence[Row]) -> None:
+    def _draw(self, results: Sequence[PairResult]) -> None:
         if self.figure_count:
-            draw_pairs(self.folder / "pairs.png", rows, self.cases, self.folder, self.figure_count)
+            draw_pairs(self.folder / "pairs.png", results, self.cases, self.folder, self.figure_count)
 
-    def _run(self) -> list[Row]:
+    def _run(self) -> list[PairResult]:
         roles: dict[Pair, list[str]] = {}
 
         def add(pairs: Sequence[Pair], role: str) -> None:
@@ -173,43 +173,45 @@ class RegistrationWorkflow:
             to_template = template_pairs(grouped, templates, self.group_by)
             add(to_template, "template")
             if {"similar", "all"} & set(self.plan) or any(pair.moving in unlabelled for pair in roles):
-                rows = self._register(to_template, name="To the template")
-                self._mark_organs(rows, templates)
+                found = self._register(to_template, name="To the template")
+                self._mark_organs(found, templates)
                 if "all" in self.plan:
                     add(all_pairs(grouped, self.group_by), "all")
                 if "similar" in self.plan:
-                    add(self._similar(rows, grouped, templates), "similar")
+                    add(self._similar(found, grouped, templates), "similar")
         if not roles:
             raise SettingError(
                 f"plan: {', '.join(self.plan)} gives no pair of the {len(self.cases)} volumes; list volumes under "
                 "'unlabeled', lower labeled_cases, or name another plan."
             )
         write_plan(self.folder / "plan.json", roles)
-        rows = self._register(list(roles))
-        rows = [{**row, "roles": " ".join(roles[Pair(row["fixed"], row["moving"])]), **self._path(row)} for row in rows]
+        results = [
+            replace(result, roles=" ".join(roles[result.pair]), transform=self._path(result))
+            for result in self._register(list(roles))
+        ]
         with replacing(self.folder / "limits.json") as temporary:
             temporary.write_text(json.dumps(asdict(self.runner.limits)) + "\n", encoding="utf-8")
-        write_table(self.folder / "pairs.csv", rows)
-        return rows
+        write_table(self.folder / "pairs.csv", results)
+        return results
 
-    def _register(self, pairs: Sequence[Pair], name: str = "Registering") -> list[Row]:
-        """A row a pair, in their order; the leading group's pairs first, the others from where these ended."""
+    def _register(self, pairs: Sequence[Pair], name: str = "Registering") -> list[PairResult]:
+        """What comes of each pair, in their order; the leading group first, the others from where it ended."""
         organs = {case["case"] for case in self.cases if case.get("label") or case.get("region")}
         lost = [pair for pair in pairs if pair.moving not in organs]
         message = "the template has no usable registration to the moving volume, which would mark its organ"
-        rows = {pair: {**blank_row(*pair), "message": message} for pair in lost}
-        pairs_left = [pair for pair in pairs if pair not in rows]
+        results = {pair: PairResult(*pair, message=message) for pair in lost}
+        pairs_left = [pair for pair in pairs if pair not in results]
         leads = {} if self.leading is None else leading_pairs(pairs_left, self.cases, self.group_by, self.leading)
         first = [pair for pair in pairs_left if pair not in leads]
-        rows |= zip(first, self.runner(first, self.cases, f"{name}, {self.leading}" if leads else name), strict=True)
-        usable = {pair: lead for pair, lead in leads.items() if rows[lead]["state"] == "usable"}
-        starts = {pair: str(self.runner.folder / rows[lead]["transform"]) for pair, lead in usable.items()}
-        rows |= zip(leads, self.runner(list(leads), self.cases, f"{name}, from there", starts), strict=True)
-        return [rows[pair] for pair in pairs]
+        results |= zip(first, self.runner(first, self.cases, f"{name}, {self.leading}" if leads else name), strict=True)
+        usable = {pair: lead for pair, lead in leads.items() if results[lead].state == "usable"}
+        starts = {pair: str(self.runner.folder / results[lead].transform) for pair, lead in usable.items()}
+        results |= zip(leads, self.runner(list(leads), self.cases, f"{name}, from there", starts), strict=True)
+        return [results[pair] for pair in pairs]
 
-    def _path(self, row: Row) -> Row:
+    def _path(self, result: PairResult) -> str:
         """Where the transform is, seen from the table, so that both can be moved together."""
-        return {"transform": row["transform"] and os.path.relpath(self.runner.folder / row["transform"], self.folder)}
+        return result.transform and os.path.relpath(self.runner.folder / result.transform, self.folder)
 
     def _templates(self) -> dict[Any, str]:
         """Value of ``group_by`` to the id of the template; of one patient in all groups where one of them leads."""
@@ -240,29 +242,31 @@ class RegistrationWorkflow:
         logger.info(f"Template{about}: {template}, of {len(candidates)} labelled volumes.")
         return template
 
-    def _loaded(self, row: Row) -> Transform | None:
-        if row["state"] != "usable":
+    def _loaded(self, result: PairResult) -> Transform | None:
+        if result.state != "usable":
             return None
-        return load_transform(self.runner.folder / row["transform"])
+        return load_transform(self.runner.folder / result.transform)
 
-    def _mark_organs(self, rows: Sequence[Row], templates: Mapping[Any, str]) -> None:
+    def _mark_organs(self, results: Sequence[PairResult], templates: Mapping[Any, str]) -> None:
         """Give unlabelled volumes the template's labels as their "region", so that they can be moving ones."""
         by_id = {case["case"]: case for case in self.cases}
-        to_template = {row["fixed"]: row for row in rows if row["moving"] in templates.values()}
+        to_template = {result.fixed: result for result in results if result.moving in templates.values()}
         for case in self.unlabelled:
-            row = to_template.get(case["case"])
-            if row is None or (transform := self._loaded(row)) is None:
+            result = to_template.get(case["case"])
+            if result is None or (transform := self._loaded(result)) is None:
                 continue
-            label = warp_label(by_id[row["moving"]]["label"], transform)
+            label = warp_label(by_id[result.moving]["label"], transform)
             case["region"] = str(self.folder / "regions" / f"{case['case']}.nii.gz")
             with replacing(case["region"]) as temporary:
                 nib.save(nib.Nifti1Image(label[0].numpy().astype(np.int16), label.affine.numpy()), temporary)
 
-    def _similar(self, rows: Sequence[Row], cases: Sequence[Case], templates: Mapping[Any, str]) -> list[Pair]:
+    def _similar(
+        self, results: Sequence[PairResult], cases: Sequence[Case], templates: Mapping[Any, str]
+    ) -> list[Pair]:
         by_id = {case["case"]: case for case in cases}
         pairs = []
         for template in templates.values():
-            transforms = {row["fixed"]: self._loaded(row) for row in rows if row["moving"] == template}
+            transforms = {result.fixed: self._loaded(result) for result in results if result.moving == template}
             transforms = {name: found for name, found in transforms.items() if found is not None}
             mine = [by_id[name] for name in (template, *transforms)]
             images = {case["case"]: case["image"] for case in mine}

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 from custom.registration import PairRunner, RegistrationWorkflow
 from custom.registration.figures import _checkerboard, _view, _worst_first, draw_pairs
-from custom.registration.record import blank_row
+from custom.registration.record import PairResult
 from custom.registration.storage import save_transform
 from custom.registration.transform import Affine, Transform
 from custom.registration.volume import Grid
@@ -71,9 +71,11 @@ def drawn(monkeypatch) -> list[Figure]:
     return figures
 
 
-def row(moving: str, state: str = "usable", after: float = 0.85, **more) -> dict:
-    values = {"similarity_before": 0.12, "similarity_after": after, "folded_fraction": 0.0, "inverse_error_mm": 1.2}
-    return {**blank_row("fixed", moving), "state": state, **values, "attempts": 1, "transform": "t/a.transform", **more}
+def row(moving: str, state: str = "usable", after: float = 0.85, **more) -> PairResult:
+    values = {"inverse_error_mm": 1.2, "attempts": 1, "transform": "t/a.transform", **more}
+    return PairResult(
+        "fixed", moving, state, similarity_before=0.12, similarity_after=after, folded_fraction=0.0, **values
+    )
 
 
 def texts(figure: Figure) -> list[str]:
@@ -87,7 +89,7 @@ def test_page(tmp_path, fixed, moving, drawn, capsys):
         row("moving"),
         row("moving", "unusable", 0.3, inverse_error_mm=float("nan"), message="2.0 % folded at $5 a $"),
         row("moving", after=0.9),
-        {**blank_row("fixed", "broken"), "message": "cannot be read"},
+        PairResult("fixed", "broken", message="cannot be read"),
     ]
     draw_pairs(tmp_path / "out" / "pairs.png", rows, [fixed, moving], tmp_path, count=2)
     assert matplotlib.get_backend() == backend
@@ -113,11 +115,11 @@ def test_the_worst_come_first():
     rows = [
         row("a", after=0.5),
         row("b", "unusable", 0.7),
-        {**blank_row("fixed", "c")},
+        PairResult("fixed", "c"),
         row("d", "unusable", float("nan")),
         row("e", after=0.2),
     ]
-    assert [r["moving"] for r in _worst_first(rows)] == ["d", "b", "e", "a"]
+    assert [r.moving for r in _worst_first(rows)] == ["d", "b", "e", "a"]
 
 
 def is_as_radiologists_see_it(view) -> bool:
@@ -187,7 +189,7 @@ def test_without_a_label_there_are_no_contours(tmp_path, fixed, moving, drawn):
 
 
 def test_many_failures_and_nothing_to_draw(tmp_path, drawn):
-    rows = [blank_row("fixed", f"m{k}") for k in range(7)]
+    rows = [PairResult("fixed", f"m{k}") for k in range(7)]
     draw_pairs(tmp_path / "pairs.png", rows, [], tmp_path)
     assert "Failed, not drawn: " + ", ".join(f"fixed <- m{k}" for k in range(5)) + " and 2 more" in texts(drawn[0])
     assert imread(tmp_path / "pairs.png").ndim == 3

@@ -10,7 +10,7 @@ import torch
 
 from custom.registration import Registrations
 from custom.registration.plan import Pair
-from custom.registration.record import blank_row
+from custom.registration.record import PairResult
 from custom.registration.runner import write_table
 from custom.registration.storage import save_transform
 from custom.registration.transform import Affine, Transform
@@ -28,7 +28,7 @@ def registrations(folder: Path, pairs: dict[tuple[str, str], tuple]) -> Registra
         name = f"{fixed}{moving}.transform"
         save_transform(folder / name, Transform((Affine(matrix),), GRID, GRID))
         row = {"state": state[0] if state else "usable", "inverse_error_mm": error, "transform": name, "roles": "atlas"}
-        rows.append({**blank_row(fixed, moving), **row})
+        rows.append(PairResult(fixed, moving, **row))
     write_table(folder / "pairs.csv", rows)
     (folder / "limits.json").write_text('{"gain": 0.0, "folded": 0.01, "inverse_mm": 20.0}')
     return Registrations(folder)
@@ -73,7 +73,7 @@ def test_unusable_pairs_are_the_last_choice(tmp_path):
 
 def test_failed_pairs_join_nothing(tmp_path):
     found = registrations(tmp_path, {("a", "b"): (1.0, 5.0, "failed"), ("a", "c"): (1.0, 5.0)})
-    assert not found.usable("a", "b") and found.rows.keys() == {Pair("a", "b"), Pair("a", "c")}
+    assert not found.usable("a", "b") and found.results.keys() == {Pair("a", "b"), Pair("a", "c")}
     with pytest.raises(RegistrationError, match="a and b have no usable registration"):
         found.between("a", "b", usable=False)
 

@@ -11,7 +11,7 @@ import torch
 
 from custom.data import SliceGeometry
 from custom.registration import Registrations, registered_points
-from custom.registration.record import blank_row
+from custom.registration.record import PairResult
 from custom.registration.runner import write_table
 from custom.registration.storage import save_transform
 from custom.registration.transform import Transform
@@ -26,7 +26,7 @@ def registrations(tmp_path) -> Registrations:
     grid, rows = Grid(SHAPE, np.eye(4)), []
     for moving in "bc":
         save_transform(tmp_path / f"a{moving}.transform", Transform((), grid, grid))
-        rows.append({**blank_row("a", moving), "state": "usable", "transform": f"a{moving}.transform"})
+        rows.append(PairResult("a", moving, "usable", transform=f"a{moving}.transform"))
     write_table(tmp_path / "pairs.csv", rows)
     (tmp_path / "limits.json").write_text('{"inverse_mm": 20.0}')
     return Registrations(tmp_path)
@@ -68,8 +68,9 @@ class TestRegisteredPoints:
         assert len(names(geometry(), count=1)) == 3
         assert len(names(replace(geometry(), affines=shifted))) == 4
         assert len(names(geometry("ab"))) == 5
-        for name, row in zip("xy", registrations.rows.values(), strict=True):  # registered anew, with other settings
-            row["transform"] = str((tmp_path / row["transform"]).rename(tmp_path / f"{name}.transform"))
+        for name, (pair, result) in zip("xy", [*registrations.results.items()], strict=True):  # with other settings
+            renamed = (tmp_path / result.transform).rename(tmp_path / f"{name}.transform")
+            registrations.results[pair] = replace(result, transform=str(renamed))
         assert len(names(geometry())) == 6
 
     def test_a_training_without_registration(self, tmp_path):

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -66,13 +67,13 @@ def broken(folder: Path, case: dict, change) -> dict:
 
 def test_rows_say_how_good_each_pair_is(cases, finished):
     folder, rows = finished
-    assert [(row["fixed"], row["moving"], row["state"]) for row in rows] == [("b", "a", "usable"), ("c", "a", "usable")]
+    assert [(row.fixed, row.moving, row.state) for row in rows] == [("b", "a", "usable"), ("c", "a", "usable")]
     for row in rows:
-        assert row["similarity_after"] > 0.9 > row["similarity_before"]
-        assert row["folded_fraction"] == 0 and row["inverse_error_mm"] < 2 and row["attempts"] == 1
-        transform = load_transform(folder / row["transform"])
-        points = np.array([[0.0, 0.0, 0.0], [10, 5, 0]]) + MOVES[row["fixed"]]
-        assert np.abs(map_points(points, transform).numpy() - (points - MOVES[row["fixed"]])).max() < 2
+        assert row.similarity_after > 0.9 > row.similarity_before
+        assert row.folded_fraction == 0 and row.inverse_error_mm < 2 and row.attempts == 1
+        transform = load_transform(folder / row.transform)
+        points = np.array([[0.0, 0.0, 0.0], [10, 5, 0]]) + MOVES[row.fixed]
+        assert np.abs(map_points(points, transform).numpy() - (points - MOVES[row.fixed])).max() < 2
 
 
 def test_a_second_run_computes_nothing(cases, finished, monkeypatch):
@@ -85,20 +86,20 @@ def test_a_second_run_computes_nothing(cases, finished, monkeypatch):
 
 def test_other_settings_images_or_labels_are_other_transforms(cases, finished, tmp_path):
     folder, rows = finished
-    before = {row["transform"] for row in rows}
+    before = {row.transform for row in rows}
     changed = broken(tmp_path, cases[1], lambda values: values + 0.5 * (values > 5))
     for again in (
         runner(folder, settings={**QUICK, "smoothing": 4.0})([Pair("b", "a")], cases),
         runner(folder, limits={"inverse_mm": None})([Pair("b", "a")], cases),
         runner(folder)([Pair("b", "a")], [cases[0], changed]),
     ):
-        assert again[0]["state"] == "usable" and again[0]["transform"] not in before
-        before.add(again[0]["transform"])
+        assert again[0].state == "usable" and again[0].transform not in before
+        before.add(again[0].transform)
     # the same content under another name is the same pair
     copy = tmp_path / "copy.nii.gz"
     copy.write_bytes(Path(cases[1]["image"]).read_bytes())
     (row,) = runner(folder)([Pair("z", "a")], [cases[0], {"case": "z", "image": str(copy)}])
-    assert row == {**rows[0], "fixed": "z"}
+    assert row == replace(rows[0], fixed="z")
     # a number is one number, however it is spelt
     spelt = runner(folder, settings={**QUICK, "spacing": 5, "candidates": 1.0}, limits={"inverse_mm": 20, "gain": 0})
     assert spelt([Pair("b", "a")], cases) == rows[:1]
@@ -107,8 +108,8 @@ def test_other_settings_images_or_labels_are_other_transforms(cases, finished, t
 def test_a_damaged_file_is_computed_again(cases, finished, tmp_path, capsys):
     folder, rows = finished
     for row in rows:
-        (tmp_path / row["transform"]).write_bytes((folder / row["transform"]).read_bytes())
-    first = tmp_path / rows[0]["transform"]
+        (tmp_path / row.transform).write_bytes((folder / row.transform).read_bytes())
+    first = tmp_path / rows[0].transform
     whole = first.read_bytes()
     first.write_bytes(whole[:-100])
     assert runner(tmp_path)(pairs_of(cases), cases) == rows
@@ -128,34 +129,34 @@ def test_broken_volumes_take_no_other_pair_with_them(cases, tmp_path):
     nib.save(nib.Nifti1Image(np.asarray(nib.load(cases[1]["image"]).dataobj), affine), far["image"])
     everything = [*cases[:2], nan, flat, other, gone, far]
     pairs = [*(Pair(name, "a") for name in ("nan", "flat", "gone", "far")), Pair("a", "other"), Pair("b", "a")]
-    rows = {(row["fixed"], row["moving"]): row for row in runner(tmp_path / "t")(pairs, everything)}
-    assert rows["b", "a"]["state"] == rows["far", "a"]["state"] == "usable"  # organs are looked for, wherever they are
+    rows = {(row.fixed, row.moving): row for row in runner(tmp_path / "t")(pairs, everything)}
+    assert rows["b", "a"].state == rows["far", "a"].state == "usable"  # organs are looked for, wherever they are
     for pair, message in {
         ("nan", "a"): r"broken_nan\.nii\.gz has \d+ voxels that are NaN",
         ("flat", "a"): r"broken_flat\.nii\.gz is constant",
         ("gone", "a"): r"none\.nii\.gz",
         ("a", "other"): r"label\.nii\.gz has another geometry than its image",
     }.items():
-        assert rows[pair]["state"] == "failed" and re.search(message, rows[pair]["message"])
+        assert rows[pair].state == "failed" and re.search(message, rows[pair].message)
     # without a search for the organ, headers that put volumes metres apart are a fault
     fixed_start = runner(tmp_path / "t", settings={**QUICK, "candidates": 0})
     (row,) = fixed_start([Pair("far", "a")], everything)
-    assert row["state"] == "failed" and "the organ finds no place within the fixed volume" in row["message"]
+    assert row.state == "failed" and "the organ finds no place within the fixed volume" in row.message
 
 
 def test_a_pair_that_got_worse_is_tried_again_and_marked(cases, tmp_path, capsys):
     strict = {"gain": 1.5}  # more than there can be
     again = runner(tmp_path, limits=strict, retries=[{"candidates": 2}, {"candidates": 0}])
     rows = again([Pair("b", "a")], cases)
-    assert rows[0]["state"] == "unusable" and rows[0]["attempts"] == 3
-    assert re.fullmatch(r"similarity 0\.\d+ before, 0\.\d+ after", rows[0]["message"])
+    assert rows[0].state == "unusable" and rows[0].attempts == 3
+    assert re.fullmatch(r"similarity 0\.\d+ before, 0\.\d+ after", rows[0].message)
     write_table(tmp_path / "pairs.csv", rows)
     assert "1 pairs: 0 usable, 1 unusable, 0 failed" in capsys.readouterr().out
     # a first attempt that cannot work does not keep the second one from it
     helped = runner(tmp_path, settings={**QUICK, "candidates": 0, "iterations": (0, 0), "affine_iterations": 0})
     helped.attempts.append(QUICK)
     (row,) = helped([Pair("b", "a")], cases)
-    assert (row["state"], row["attempts"], row["message"]) == ("usable", 2, "")
+    assert (row.state, row.attempts, row.message) == ("usable", 2, "")
 
 
 def test_a_start_that_misleads_is_told_by_the_way_back(cases, tmp_path):
@@ -175,27 +176,27 @@ def test_a_start_that_misleads_is_told_by_the_way_back(cases, tmp_path):
         settings = {**QUICK, "affine_iterations": 0, "iterations": (0, 0)}
         limited = runner(tmp_path / "t", settings=settings, limits={"gain": -2.0, "inverse_mm": inverse_mm})
         (row,) = limited([pair], two, starts={pair: starts[start]})
-        assert row["state"] == "usable"
-        return row, map_points(point, load_transform(tmp_path / "t" / row["transform"])).numpy()
+        assert row.state == "usable"
+        return row, map_points(point, load_transform(tmp_path / "t" / row.transform)).numpy()
 
     row, mapped = registered("wrong", None)
-    assert row["attempts"] == 1 and np.allclose(mapped, point, atol=0.01)
+    assert row.attempts == 1 and np.allclose(mapped, point, atol=0.01)
     row, mapped = registered("wrong", 15.0)
-    assert row["attempts"] == 2 and np.linalg.norm(mapped - (point - move)) < 12
+    assert row.attempts == 2 and np.linalg.norm(mapped - (point - move)) < 12
     row, mapped = registered("right", 15.0)
-    assert row["attempts"] == 1 and np.allclose(mapped, point - move, atol=0.01)
+    assert row.attempts == 1 and np.allclose(mapped, point - move, atol=0.01)
 
 
 def test_a_started_pair_is_held_against_the_way_back_of_its_start(cases, tmp_path, monkeypatch):
     (lead,) = runner(tmp_path / "t")([Pair("b", "a")], cases)
-    path = tmp_path / "t" / lead["transform"]
+    path = tmp_path / "t" / lead.transform
     calls = []
     monkeypatch.setattr(record_module, "register", lambda *_, **more: calls.append(more) or register(*_, **more))
     other = runner(tmp_path / "t", settings={**QUICK, "smoothing": 1.4})
     (row,) = other([Pair("b", "a")], cases, starts={Pair("b", "a"): str(path)})
-    assert (row["state"], row["attempts"], len(calls)) == ("usable", 1, 1)  # forth, and none back
-    assert row["inverse_error_mm"] == pytest.approx(lead["inverse_error_mm"], abs=1.0)
-    assert read_notes(tmp_path / "t" / row["transform"])["way_back"] == read_notes(path)["way_back"]
+    assert (row.state, row.attempts, len(calls)) == ("usable", 1, 1)  # forth, and none back
+    assert row.inverse_error_mm == pytest.approx(lead.inverse_error_mm, abs=1.0)
+    assert read_notes(tmp_path / "t" / row.transform)["way_back"] == read_notes(path)["way_back"]
 
 
 def test_a_fault_of_the_disk_is_not_kept(cases, tmp_path, monkeypatch):
@@ -205,18 +206,18 @@ def test_a_fault_of_the_disk_is_not_kept(cases, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(nib, "load", fails)
         (row,) = runner(tmp_path / "t")([Pair("b", "a")], cases)
-        assert row["state"] == "failed" and "Input/output error" in row["message"]
-    assert runner(tmp_path / "t")([Pair("b", "a")], cases)[0]["state"] == "usable"
+        assert row.state == "failed" and "Input/output error" in row.message
+    assert runner(tmp_path / "t")([Pair("b", "a")], cases)[0].state == "usable"
 
 
 def test_a_full_disk_is_named_and_the_next_run_goes_on(cases, tmp_path):
     with largest_file(3000):
         rows = runner(tmp_path)(pairs_of(cases), cases)
-    assert all(row["state"] == "failed" and "File too large" in row["message"] for row in rows)
+    assert all(row.state == "failed" and "File too large" in row.message for row in rows)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(RegistrationError, match="Every one of 2 pairs failed, the first one thus: .*File too large"):
         write_table(tmp_path / "pairs.csv", rows)
-    assert [row["state"] for row in runner(tmp_path)(pairs_of(cases), cases)] == ["usable"] * 2
+    assert [row.state for row in runner(tmp_path)(pairs_of(cases), cases)] == ["usable"] * 2
 
 
 def test_faults_in_the_settings(cases, tmp_path):
@@ -303,8 +304,8 @@ def test_a_worker_that_dies_loses_its_pair_only_and_that_is_retried(cases, finis
         client.wait_for_workers(2, timeout=60)
         with killed_when(lambda: all(client.processing().values()), processes[1]):  # both have a pair
             rows = runner(tmp_path / "t", workers=None, scheduler=address)(all_pairs(cases), cases)
-    assert [row["state"] for row in rows] == ["usable"] * 6
-    assert [row for row in rows if row["moving"] == "a"] == finished[1]
+    assert [row.state for row in rows] == ["usable"] * 6
+    assert [row for row in rows if row.moving == "a"] == finished[1]
 
 
 def test_a_scheduler_that_is_lost_is_named_and_what_was_finished_is_kept(cases, tmp_path):

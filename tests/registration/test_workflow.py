@@ -16,7 +16,7 @@ from scenes import QUICK, write_case
 from custom.registration import PairRunner, Registrations, RegistrationWorkflow
 from custom.registration import record as record_module
 from custom.registration.plan import Pair, read_plan
-from custom.registration.record import blank_row
+from custom.registration.record import PairResult
 from custom.registration.storage import load_transform
 from custom.registration.template import best_template
 from custom.registration.transform import Transform
@@ -186,7 +186,7 @@ def test_the_template_can_be_named_and_a_plan_given(cases, tmp_path):
     plan = tmp_path / "mine.json"
     plan.write_text('[["c", "b"], ["a", "b"]]')
     rows = workflow(tmp_path / "given", cases, shared, plan=str(plan)).run()
-    assert [(row["fixed"], row["moving"], row["roles"]) for row in rows] == [("c", "b", "given"), ("a", "b", "given")]
+    assert [(row.fixed, row.moving, row.roles) for row in rows] == [("c", "b", "given"), ("a", "b", "given")]
     plan.write_text('[["c", "b"], ["a", "x"]]')
     for settings, message in (
         ({"plan": "everything"}, "plan: 'everything' is none of atlas, template, similar, all"),
@@ -224,13 +224,13 @@ def test_a_given_plan_with_unlabelled_moving_volumes_marks_their_organs(cases, t
     plan = tmp_path / "mine.json"
     plan.write_text('[["d", "c"]]')
     rows = workflow(tmp_path, cases, plan=str(plan)).run()
-    assert rows[0]["roles"] == "given" and rows[0]["state"] == "usable"
-    assert error_mm(load_transform(tmp_path / rows[0]["transform"]), "d", "c") < 3
+    assert rows[0].roles == "given" and rows[0].state == "usable"
+    assert error_mm(load_transform(tmp_path / rows[0].transform), "d", "c") < 3
     assert (tmp_path / "regions" / "c.nii.gz").is_file()
     # without a template's usable registration the pair fails: the whole volume is no organ
     none = PairRunner(tmp_path / "none" / "transforms", QUICK, limits={"gain": 1.5}, workers=0)
     rows = workflow(tmp_path / "none", cases, none, plan=str(plan), template="a").run()
-    assert rows[0]["state"] == "failed" and "the template has no usable registration" in rows[0]["message"]
+    assert rows[0].state == "failed" and "the template has no usable registration" in rows[0].message
 
 
 def test_all_pairs_are_registered_when_asked_for(cases, tmp_path):
@@ -238,17 +238,22 @@ def test_all_pairs_are_registered_when_asked_for(cases, tmp_path):
     unlabelled = [{k: v for k, v in few["c"].items() if k != "label"}]
     runner = PairRunner(tmp_path / "t", QUICK, workers=0)
     rows = RegistrationWorkflow(runner, [few["a"], few["b"]], unlabelled, tmp_path, plan="all").run()
-    assert {(row["fixed"], row["moving"]) for row in rows} == {(a, b) for a in "abc" for b in "abc" if a != b}
-    assert all("all" in row["roles"].split() for row in rows)
+    assert {(row.fixed, row.moving) for row in rows} == {(a, b) for a in "abc" for b in "abc" if a != b}
+    assert all("all" in row.roles.split() for row in rows)
 
 
 def test_the_template_is_the_volume_that_fits_the_others_best():
-    def rows(moving: str, *errors: float, similarity: float = 0.5) -> list[dict]:
+    def rows(moving: str, *errors: float, similarity: float = 0.5) -> list[PairResult]:
         names = [name for name in "abcd" if name != moving]
         found = zip(names, errors, strict=True)
         return [
-            {**blank_row(name, moving), "state": "usable" if not e > 20 else "unusable", "inverse_error_mm": e}
-            | {"similarity_after": similarity}
+            PairResult(
+                name,
+                moving,
+                "usable" if not e > 20 else "unusable",
+                inverse_error_mm=e,
+                similarity_after=similarity,
+            )
             for name, e in found
         ]
 
@@ -258,7 +263,7 @@ def test_the_template_is_the_volume_that_fits_the_others_best():
     # not measured
     nan = [float("nan")] * 3
     assert best_template([*rows("a", *nan, similarity=0.6), *rows("b", *nan, similarity=0.7)]) == "b"
-    failed = [blank_row(name, "c") for name in "ab"]
+    failed = [PairResult(name, "c") for name in "ab"]
     assert best_template([*failed, *rows("a", 9.0, 9.0, 19.0)]) == "a" and best_template(failed) == "c"
 
 
@@ -267,10 +272,10 @@ def test_a_broken_labelled_case_takes_none_with_it(cases, tmp_path):
     nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.int16), np.eye(4)), label)
     broken = {**cases, "a": {**cases["a"], "label": str(label)}}
     rows = workflow(tmp_path, broken).run()
-    assert {(row["fixed"], row["moving"]) for row in rows if row["state"] == "usable"} == {(f, "b") for f in "acde"}
-    failed = [row for row in rows if row["state"] == "failed"]
-    assert [row["fixed"] for row in failed] == list(UNLABELLED)
-    assert all("another geometry than its image" in row["message"] for row in failed)
+    assert {(row.fixed, row.moving) for row in rows if row.state == "usable"} == {(f, "b") for f in "acde"}
+    failed = [row for row in rows if row.state == "failed"]
+    assert [row.fixed for row in failed] == list(UNLABELLED)
+    assert all("another geometry than its image" in row.message for row in failed)
 
 
 def test_no_registration_yet(tmp_path):
