@@ -18,13 +18,17 @@ BUNDLE ?= cctr_acdc
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: demo demo-cctr package label-studies label-server test test-slow test-label lint bench clean
+.PHONY: demo demo-cctr bundles package label-studies label-server test test-slow test-label lint bench clean
 
 demo: $(READY)
 	$(RUN) -m custom.cli.demo coral
 
 demo-cctr: $(READY)
 	$(RUN) -m custom.cli.demo cctr
+
+# the configs of the bundles, from bundles/sources
+bundles: $(READY)
+	$(RUN) -m custom.cli.bundles bundles
 
 package: $(READY)
 	$(RUN) -m custom.cli.package dist

@@ -17,6 +17,7 @@ from custom.data.checks import (
     usable_images,
 )
 from custom.data.datalist import (
+    bundle_splits,
     cases_to_annotate,
     cases_to_segment,
     class_names,
@@ -40,6 +41,7 @@ from custom.data.slices import CentreSlicesd, SelectLabelsd, SliceDataset, Slice
 from custom.data.studies import announce, studies_to_annotate, study_sections, training_sections
 
 __all__ = [
+    "bundle_splits",
     "CentreSlicesd",
     "ClipPercentilesd",
     "DataError",

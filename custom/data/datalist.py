@@ -36,6 +36,7 @@ from custom.data.volume_file import know_case
 from custom.utils.log import logger
 
 __all__ = [
+    "bundle_splits",
     "cases_to_annotate",
     "cases_to_segment",
     "class_names",
@@ -79,6 +80,11 @@ def split_folder(dataset_dir: str, default: str, *others: str) -> str:
                 )
             return folder
     return default
+
+
+def bundle_splits(dataset_dir: str, bundle_root: str, names: Sequence[str]) -> str:
+    """:func:`split_folder` of lists that a bundle brings, by their names in its ``splits``."""
+    return split_folder(dataset_dir, *(f"{bundle_root}/splits/{name}" for name in names))
 
 
 def load_sections(

@@ -57,7 +57,8 @@ def test_the_next_bundle_costs_a_file_of_its_data(sources):
     run("training", ["train.json"], configs=bundle / "configs", **settings, **training)
     run("evaluating", ["train.json", "evaluate.json"], configs=bundle / "configs", **settings)
     assert (bundle / "models" / "model.pt").is_file()
-    assert all(f"\n{name}," in (bundle / "eval" / "summary.csv").read_text() for name in EIGHT)
+    summary = (bundle / "eval" / "summary.csv").read_text()
+    assert all(f"\ntest,{name}," in summary for name in EIGHT)
 
 
 def test_places_are_filled_and_a_missing_value_is_named():
