@@ -79,18 +79,10 @@ OVERLAID = [
 ]
 CCTR_TRAINING = ["train.json", "variants/cctr.json"]
 CCTR_BUNDLES = ("cctr_synapse", "cctr_acdc")
-# output transforms and what is disabled; a workflow of the atlases that is for images and for held-out cases
 ALLOWED = {
-    "group_by",
-    "leading",
-    "output_transform",
-    "_disabled_",
-    "iteration_log",
-    "artifacts",
-    "section",
-    "folder",
-    "data",
-    "check",
+    *("output_transform", "_disabled_", "iteration_log", "artifacts"),
+    *("group_by", "leading", "section", "folder", "data", "check"),  # of atlases, for images and for held-out cases
+    "class_names",  # a list of names is long, but no logic
 }
 BOTH_SWIN_T = ("variants/both_networks.json", "variants/swin_t.json")
 # beyond those of the config

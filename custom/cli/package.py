@@ -124,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write each bundle, with its weights if it is trained, to one zip.")
     parser.add_argument("folder", help="for the zips")
     folder = parser.parse_args().folder
-    for bundle in sorted((ROOT / "bundles").iterdir()):
+    for bundle in sorted(file.parents[1] for file in (ROOT / "bundles").glob("*/configs/metadata.json")):
         target = write_archive(bundle, folder)
         weights = "" if (bundle / "models" / "model.pt").is_file() else ", without weights: not trained yet"
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB{weights}")
