@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from types import TracebackType
+from typing import Any
 
-__all__ = ["SettingError", "UserError", "in_monai_bundle", "print_message_last"]
+__all__ = ["DEBUG", "SettingError", "UserError", "in_monai_bundle", "keeps", "print_message_last"]
 
 
 class UserError(Exception):
@@ -19,6 +21,7 @@ class SettingError(UserError, ValueError):
     """A setting cannot be used; the message names its key."""
 
 
+DEBUG = "debug"  # option that shows the traceback of a user error
 MONAI_BUNDLE = "monai.bundle.__main__"
 MONAI_LABEL = "monailabel.interfaces.utils.app"  # in which a MONAI Label server trains; it shows the last lines
 
@@ -34,23 +37,46 @@ def _program() -> str:
     return spec.name if spec is not None else ""
 
 
-def print_message_last() -> None:
-    """Let MONAI's programs for bundles repeat a user error's message below the traceback; in others do nothing.
+_kept: dict[str, str] = {}
 
-    MONAI raises errors of its own from ours, and its traceback leaves the message that counts far above the last line.
+
+def keeps(key: str, sentence: str) -> None:
+    """Note what a run that is interrupted has kept, and how to go on.
+
+    Args:
+        key: a later sentence of the same key takes the place of this one.
+        sentence: shown when the run is interrupted.
+    """
+    _kept[key] = sentence
+
+
+def print_message_last() -> None:
+    """Let MONAI's programs for bundles show the message of a user error alone; in others do nothing.
+
+    MONAI raises errors of its own from ours, whose traceback would bury the message; ``--debug`` shows it, too. After
+    Ctrl-C they say what is kept.
     """
     if _program() not in (MONAI_BUNDLE, MONAI_LABEL):
         return
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        before(kind, error, traceback)
-        if (found := user_error(error)) is not None:
+        message: Any = user_error(error)
+        if isinstance(error, KeyboardInterrupt):
+            kept = list(_kept.values()) or ["nothing was written yet from which a run could go on"]
+            message = f"Stopped by Ctrl-C: {'; '.join(kept)}."
+        if message is None or _debugged():
+            before(kind, error, traceback)
+        if message is not None:
             with contextlib.suppress(OSError):
                 sys.stdout.flush()  # both may go to the same place
-            print(f"\n{found}", file=sys.stderr, flush=True)
+            print(f"\n{message}", file=sys.stderr, flush=True)
 
     sys.excepthook = hook
+
+
+def _debugged() -> bool:
+    return any(re.fullmatch(rf"--?{DEBUG}(=(?i:true))?", argument) for argument in sys.argv[1:])
 
 
 def user_error(error: BaseException | None) -> UserError | None:
