@@ -278,12 +278,13 @@ class SliceDataset(torch.utils.data.Dataset):
 
 
 def _cache_key(case: Case, transform: Callable) -> str:
-    """Name of a preprocessed case: the state of its files, the class and settings of each transform, the format."""
+    """Name of a preprocessed case: the state of its files, the settings of each transform, the format."""
     paths = {
         key: case[key] if isinstance(case[key], list) else [case[key]] for key in ("image", "label") if key in case
     }
     files = {key: [state for path in names for state in file_states(path)] for key, names in paths.items()}
-    return hashlib.sha256(json.dumps([FORMAT, files, _describe(transform)], sort_keys=True).encode()).hexdigest()[:32]
+    content = [FORMAT, files, case.get("header_spacing"), _describe(transform)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _describe(value: Any) -> Any:
@@ -298,6 +299,8 @@ def _describe(value: Any) -> Any:
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, (torch.dtype, torch.device, np.dtype, Enum, Path)):
         return str(value)
+    if isinstance(value, (np.ndarray, np.generic, Tensor)):
+        return [str(value.dtype), value.tolist()]
     if isinstance(value, np.random.RandomState):
         return None  # preprocessing does not draw
     if not hasattr(value, "__dict__"):
