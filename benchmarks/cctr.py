@@ -37,7 +37,7 @@ METHODS = {
         {"consistency_weight": 0.0, "registration_fade_out": 0, "intensity_strength": 0.0},
     ),
     "mean teacher": ([], NO_REGISTRATION),
-    f"{RECIPE}, no CutMix": ([], {"cut_mix": 0.0}),
+    f"{RECIPE}, no CutMix": ([], {"train#trainer#cut_mix": 0.0}),
     f"{RECIPE}, no fading": ([], {"registration_fade_out": 0}),
     RECIPE: ([], {}),
     "CTS": (["cctr", "cross_teaching"], {}),
@@ -113,7 +113,7 @@ def row(method: str, cases: int, seed: int, arguments: argparse.Namespace, outpu
     overlays, settings = METHODS[method]
     training = {**data, **settings, "validate#dataset#data": "[]", "seed": seed, "resume": True}
     if settings != NO_REGISTRATION:
-        training["registration"] = registration
+        training["registration_settings"] = registration
     if method == FROM_CORAL:
         training["encoder_checkpoint"] = arguments.encoder_checkpoint
     network = {"spacing": arguments.spacing, "slice_size": arguments.slice_size and [arguments.slice_size] * 2}

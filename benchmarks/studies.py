@@ -77,7 +77,7 @@ def row(name: str, beside: bool, seed: int, pairs: list, arguments: argparse.Nam
     training = {"unlabelled_studies": beside, "seed": seed, "train#trainer#max_epochs": arguments.epochs}
     if name == "cctr_acdc":
         training |= {"train#trainer#max_epochs": arguments.iterations // 100, "iterations_per_epoch": 100}
-        training |= {"registration_dir": output / "registration", "registration": {"figure_count": 0}}
+        training |= {"registration_dir": output / "registration", "registration_settings": {"figure_count": 0}}
     settings = resolution(arguments)
     bundle("training", ["train.json"], "", folder, folder, configs, **handed_over, **training, **settings)
     scoring = {"section": "validation", "validate#dataset#data": DIASTOLE, "ejection_fraction_class": None}

@@ -28,7 +28,7 @@ REGISTRATION = {
 CCTR = ["train.json", "variants/cctr.json"]
 SMALL = {
     **IMAGES,
-    "registration": REGISTRATION,
+    "registration_settings": REGISTRATION,
     "labeled_cases": 1,
     "max_epochs": 2,
     "iterations_per_epoch": 3,
@@ -72,7 +72,7 @@ def trained(abdomen, registrations, tmp_path_factory) -> tuple[Path, str]:
 def trained_cctr(abdomen, registrations, tmp_path_factory) -> tuple[Path, str]:
     """As published: two students."""
     folder = tmp_path_factory.mktemp("trained_cctr")
-    return folder, train(folder, abdomen, registrations, "cctr", labelled_contrast=1 / 3)
+    return folder, train(folder, abdomen, registrations, "cctr", **{"train#trainer#labelled_contrast": 2})
 
 
 def test_training_registers_and_leaves_the_averaged_network(trained, registrations, abdomen):
@@ -230,7 +230,7 @@ def test_variants_train_on_their_terms(variant, terms, abdomen, registrations, t
         return output
 
     monkeypatch.setattr(CrossTeachingTrainer, "_iteration", iteration)
-    settings = {"max_epochs": 1, "val_interval": 5, "labelled_contrast": 1 / 3}
+    settings = {"max_epochs": 1, "val_interval": 5, "train#trainer#labelled_contrast": 1}
     printed = train(tmp_path, abdomen, registrations, "cctr", variant, **settings)
     assert seen == {"loss", *terms}
     assert ("Memory bank" in printed) == (variant == "no_rsl")
@@ -253,7 +253,7 @@ def test_some_organs_may_be_chosen(abdomen, registrations, tmp_path):
 
 
 def test_how_often_positives_are_right_is_reported(abdomen, registrations, tmp_path):
-    train(tmp_path, abdomen, registrations, "cctr", "report_positives", confidence=0.0)
+    train(tmp_path, abdomen, registrations, "cctr", "report_positives", **{"train#trainer#confidence": 0.0})
     with (tmp_path / "eval" / "positives.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["class"] == "mean"]
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -283,12 +283,12 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(overlays, networks, abdomen, 
 
 
 TWO = {  # processes, of hearts, which have two validation cases; gradients are compared in tests/engines, in float64
-    **{key: value for key, value in SMALL.items() if key != "registration"},
+    **{key: value for key, value in SMALL.items() if key != "registration_settings"},
     "spacing": 4.0,
     "iterations_per_epoch": 10,
     "learning_rate": 1e-7,
-    "registration": REGISTRATION,
-    "confidence": 0.0,
+    "registration_settings": REGISTRATION,
+    "train#trainer#confidence": 0.0,
 }
 
 
@@ -344,11 +344,11 @@ def test_faults_are_named_before_training(abdomen, registrations, tmp_path):
         train(tmp_path, abdomen, tmp_path / "none", "cctr", slice_size=[64, 80])
     assert "slice_size: [64, 80]; the networks take multiples of 32 from 64 on, such as [64, 64]" in told(caught.value)
     with pytest.raises(Exception) as caught:
-        train(tmp_path, abdomen, tmp_path / "none", registration={"smoothness": 3})
+        train(tmp_path, abdomen, tmp_path / "none", registration_settings={"smoothness": 3})
     assert "has no key smoothness; give keys of that file" in told(caught.value)
     assert not (tmp_path / "none").exists()
     with pytest.raises(Exception) as caught:
-        train(tmp_path, abdomen, tmp_path / "r", registration={**REGISTRATION, "limits#gain": 1.9})
+        train(tmp_path, abdomen, tmp_path / "r", registration_settings={**REGISTRATION, "limits#gain": 1.9})
     assert "no labelled case was registered onto any of the 2 unlabelled ones and is usable" in told(caught.value)
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the command line that no config file knows."""
+"""Options of the command line that no config file knows, and settings that cannot be."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ import difflib
 import inspect
 import re
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import monai.bundle
 from monai.utils import ensure_tuple
 
-from custom.utils.errors import SettingError
+from custom.utils.errors import DEBUG, SettingError
+from custom.utils.settings import check_settings
 
 __all__ = ["MONAI_BUNDLE", "check_options", "in_monai_bundle", "program"]
 
 MONAI_BUNDLE = "monai.bundle.__main__"
 OPTION = re.compile(r"--?([A-Za-z][^=]+)=?(.*)", re.DOTALL)  # as Fire has it; a single letter is short for MONAI's own
+FLAG = re.compile(r"--|-[A-Za-z](=|$)")
 
 
 def program() -> str:
@@ -33,14 +37,16 @@ def in_monai_bundle() -> bool:
     return program() == MONAI_BUNDLE
 
 
+@cache
 def check_options() -> None:
-    """Refuse a misspelt option of ``python -m monai.bundle``, which MONAI takes as a new key of the config.
+    """Refuse a misspelt option of ``python -m monai.bundle``, which MONAI takes as a new key of the config; then check
+    all settings, those of the command line and of the config files, by type and range.
 
     Options of several parts (``optimizer#nesterov``) may add something; MONAI refuses those whose parent is missing.
     Nothing is checked in other programs, without ``--config_file``, or with ``--tracking``, which brings more keys.
 
     Raises:
-        SettingError: naming the option, and the key that is spelt most alike.
+        SettingError: naming the option, and the key that is spelt most alike; or a setting, and what it may be.
     """
     if not in_monai_bundle():
         return
@@ -50,9 +56,11 @@ def check_options() -> None:
     options = {}
     for text, following in zip(given, [*given[1:], ""], strict=True):
         if found := OPTION.fullmatch(text):
-            options[found[1].replace("-", "_")] = found[2] or following
-    if "config_file" not in options or "tracking" in options:
+            alone = not following or FLAG.match(following)  # which Fire takes for true
+            options[found[1].replace("-", "_")] = found[2] or ("True" if alone else following)
+    if "config_file" not in options:
         return
+    values = {option: DefaultParseValue(value) for option, value in options.items()}
     files = [Path(f) for f in ensure_tuple(DefaultParseValue(options["config_file"]))]
     # an option of the bundle's other workflows does no harm: one may give the same options to all of them
     folders = {f.parent for f in files if f.with_name("metadata.json").is_file()}
@@ -63,10 +71,15 @@ def check_options() -> None:
     for file in siblings:
         with contextlib.suppress(ValueError, OSError, TypeError):  # not of this run: half written, or no config
             known |= set(monai.bundle.ConfigParser.load_config_file(file))
-    for option in options:
+    known.add(DEBUG)
+    for option in () if "tracking" in options else options:
         if option not in known and not re.search("#|::", option):
             alike = difflib.get_close_matches(option, sorted(known), n=1)
             remedy = (
                 f"did you mean --{alike[0]}?" if alike else "see the README, or the config file, for those there are."
             )
             raise SettingError(f"--{option}: no config file has this key; {remedy}")
+    content: dict[str, Any] = {}
+    for file in files:
+        content |= monai.bundle.ConfigParser.load_config_file(file)
+    check_settings({**content, **values})

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import sys
 from types import TracebackType
+from typing import Any
 
 from custom.cli.options import MONAI_BUNDLE, check_options, program
-from custom.utils.errors import user_error
+from custom.utils.errors import DEBUG, kept, user_error
 
 __all__ = ["print_message_last", "start_run"]
 
@@ -29,19 +31,29 @@ def start_run() -> None:
 
 @functools.cache  # a run may start another one
 def print_message_last() -> None:
-    """Let MONAI's programs for bundles repeat a user error's message below the traceback; in others do nothing.
+    """Let MONAI's programs for bundles show the message of a user error alone; in others do nothing.
 
-    MONAI raises errors of its own from ours, and its traceback leaves the message that counts far above the last line.
+    MONAI raises errors of its own from ours, whose traceback would bury the message; ``--debug`` shows it, too. After
+    Ctrl-C they say what is kept.
     """
     if program() not in (MONAI_BUNDLE, MONAI_LABEL):
         return
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        before(kind, error, traceback)
-        if (found := user_error(error)) is not None:
+        message: Any = user_error(error)
+        if isinstance(error, KeyboardInterrupt):
+            sentences = kept() or ["nothing was written yet from which a run could go on"]
+            message = f"Stopped by Ctrl-C: {'; '.join(sentences)}."
+        if message is None or _debugged():
+            before(kind, error, traceback)
+        if message is not None:
             with contextlib.suppress(OSError):
                 sys.stdout.flush()  # both may go to the same place
-            print(f"\n{found}", file=sys.stderr, flush=True)
+            print(f"\n{message}", file=sys.stderr, flush=True)
 
     sys.excepthook = hook
+
+
+def _debugged() -> bool:
+    return any(re.fullmatch(rf"--?{DEBUG}(=(?i:true))?", argument) for argument in sys.argv[1:])

@@ -31,7 +31,8 @@ def case_id(entry: dict[str, Any]) -> str:
     """
     name = entry.get("case")
     if name is None or not str(name).strip():
-        name = Path(str(entry["image"])).name.removesuffix(".gz").removesuffix(".nii")
+        image = getattr(entry["image"], "meta", {}).get("filename_or_obj", entry["image"])  # it may be loaded already
+        name = Path(str(image)).name.removesuffix(".gz").removesuffix(".nii")
     name = str(name)
     if name in (".", "..") or len(name) > LONGEST_ID or any(c in "/\\" or not c.isprintable() for c in name):
         raise DataError(

@@ -276,9 +276,10 @@ class SliceDataset(torch.utils.data.Dataset):
 
 
 def _cache_key(case: Case, transform: Callable) -> str:
-    """Name of a preprocessed case: the state of its files, the class and settings of each transform, the format."""
+    """Name of a preprocessed case: the state of its files, the settings of each transform, the format."""
     paths = {
         key: case[key] if isinstance(case[key], list) else [case[key]] for key in ("image", "label") if key in case
     }
     files = {key: [state for path in names for state in file_states(path)] for key, names in paths.items()}
-    return hashlib.sha256(json.dumps([FORMAT, files, describe(transform)], sort_keys=True).encode()).hexdigest()[:32]
+    content = [FORMAT, files, case.get("header_spacing"), describe(transform)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -17,7 +17,9 @@ from torch import nn
 
 from custom.data.augment import SpatialAugment, iteration_generator
 from custom.utils.distributed import process_count, process_rank
+from custom.utils.errors import SettingError
 from custom.utils.log import logger
+from custom.utils.settings import check_settings
 
 __all__ = ["SliceTrainer", "default_device", "fast_bfloat16", "scalars"]
 
@@ -58,6 +60,9 @@ class SliceTrainer(SupervisedTrainer):
         mixed_precision: bfloat16 autocast; parameters and loss stay in float32.
         inferer: calls the network; None for MONAI's SimpleInferer.
         train_handlers: Ignite handlers.
+
+    Raises:
+        SettingError: ``max_epochs`` is no count; during the run, a term of the loss that is not finite.
     """
 
     SETTINGS: ClassVar[tuple[str, ...]] = (
@@ -81,6 +86,7 @@ class SliceTrainer(SupervisedTrainer):
         inferer: Inferer | None = None,
         train_handlers: list | None = None,
     ) -> None:
+        check_settings({"max_epochs": max_epochs})
         self.augment = augment
         self.seed = seed
         self.mixed_precision = mixed_precision
@@ -96,6 +102,8 @@ class SliceTrainer(SupervisedTrainer):
             train_handlers=train_handlers,
         )
         self.add_event_handler(Events.EPOCH_STARTED, self._seed_epoch)
+        self.add_event_handler(Events.ITERATION_COMPLETED, self._check_finite)
+        self._checked: tuple[int, list[str], torch.Tensor] | None = None
 
     def run(self) -> None:
         """Train up to ``max_epochs``; a run that was resumed after its last epoch is left as it is."""
@@ -122,3 +130,28 @@ class SliceTrainer(SupervisedTrainer):
     def _seed_epoch(engine: Engine) -> None:
         torch.manual_seed(engine.seed * 1_000_003 + engine.state.epoch)  # for networks with dropout
         engine.data_loader.batch_sampler.set_epoch(engine.state.epoch)
+
+    @staticmethod
+    def _check_finite(engine: SliceTrainer) -> None:
+        """Stop where the loss or a term of it is not finite.
+
+        On a GPU a number is looked at an iteration later, when it is there, and at an epoch's end.
+        """
+        terms = {
+            name: value.detach()
+            for name, value in engine.state.output.items()
+            if isinstance(value, torch.Tensor) and value.numel() == 1 and value.is_floating_point()
+        }
+        iteration = engine.state.iteration
+        flags = torch.stack([torch.isfinite(value).reshape(()) for value in terms.values()])
+        before, engine._checked = engine._checked, (iteration, list(terms), flags)
+        now = flags.device.type == "cpu" or iteration % engine.state.epoch_length == 0
+        for number, names, finite in filter(None, (before, engine._checked if now else None)):
+            if not (found := finite.tolist()) or all(found):
+                continue
+            broken = ", ".join(name for name, good in zip(names, found, strict=True) if not good)
+            raise SettingError(
+                f"learning_rate: in iteration {number} (epoch {engine.state.epoch}) {broken} is not finite: the "
+                "training has diverged, and nothing of this epoch is kept; lower --learning_rate, or give "
+                "--mixed_precision false."
+            )

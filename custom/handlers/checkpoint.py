@@ -4,27 +4,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch import nn
 
 from custom.data.checks import case_id
-from custom.networks.weights import WeightsError, load_weights, read_weights, unwrapped
+from custom.networks.weights import WeightsError, check_finite, load_weights, read_weights, unwrapped
 from custom.registration.storage import content_hash
 from custom.utils.describe import describe, flat
 from custom.utils.distributed import process_rank
-from custom.utils.files import replacing, save_atomically
+from custom.utils.errors import keeps
+from custom.utils.files import lock, replacing, save_atomically, unlock
+from custom.utils.json_files import read_json
 from custom.utils.log import logger
 
 __all__ = ["LoadWeights", "ResumeCheckpoint", "SaveWeights"]
 
 # in the file of the settings beside the weights
 TRAINED_ON = "trained_on"
+HASHES = "sha256"  # of the weights, and of those before them
 
 
 class ResumeCheckpoint:
@@ -70,7 +75,10 @@ class ResumeCheckpoint:
         Args:
             engine: the trainer.
         """
+        if process_rank() == 0:
+            lock(self.path, "ckpt_dir")
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, lambda: unlock(self.path))
         if not self.resume:
             return
         if self.path.is_file():
@@ -89,6 +97,7 @@ class ResumeCheckpoint:
             content["best"] = {"metric": float(best.best_metric), "epoch": int(best.best_metric_epoch)}
         content |= {name: _plain(item).state_dict() for name, item in self.objects.items()}
         save_atomically(content, self.path)
+        keeps(str(self.path), f"{self.path} holds epoch {state.epoch}, --resume true goes on after it")
 
     def load(self, engine: Engine) -> None:
         """Put the run back to where the checkpoint was written."""
@@ -162,7 +171,7 @@ class SaveWeights:
         self.evaluator = evaluator
         self.trained_on = trained_on or {}
         self.goes_on = goes_on
-        self._notes = ""  # what is written beside the weights
+        self._notes: dict[str, Any] = {}  # what is written beside the weights
 
     def attach(self, engine: Engine) -> None:
         """
@@ -176,15 +185,20 @@ class SaveWeights:
 
     def _started(self, engine: Engine) -> None:
         # now, and not when the weights are saved: a file that cannot be read should not end a training of hours
-        if self.settings is None or process_rank() > 0:
+        if process_rank() > 0:
             return
+        if self.settings is not None:
+            self._notes = self._all_notes()
+        lock(self.path, "ckpt_dir")
+
+    def _all_notes(self) -> dict[str, Any]:
         hashes = {name: {content_hash(c["image"]) for c in cases} for name, cases in self.trained_on.items()}
         notes = self.path.with_suffix(".json")
         if self.goes_on and self.path.is_file() and notes.is_file():
-            for name, before in json.loads(notes.read_text(encoding="utf-8")).get(TRAINED_ON, {}).items():
+            for name, before in read_notes(notes)[TRAINED_ON].items():
                 hashes[name] = hashes.get(name, set()) | set(before)
         content = {**self.settings, TRAINED_ON: {name: sorted(those) for name, those in hashes.items()}}
-        self._notes = json.dumps(content, indent=4) + "\n"
+        return content
 
     def _validated(self, engine: Engine) -> None:
         if engine.state.best_metric_epoch == engine.state.epoch:
@@ -199,13 +213,21 @@ class SaveWeights:
         if process_rank() == 0:
             which = f"epoch {best}, the best in validation" if best > 0 else f"the last epoch, {engine.state.epoch}"
             logger.info(f"Weights of {which}: {self.path}.")
+            unlock(self.path)
 
     def _save(self) -> None:
-        if process_rank() == 0:
-            save_atomically(unwrapped(self.network).state_dict(), self.path)
+        if process_rank() > 0:
+            return
+        weights = unwrapped(self.network).state_dict()
+        check_finite(weights, f"{self.path} is not written: the network")
+        with replacing(self.path) as temporary:
+            torch.save(weights, temporary)
             if self.settings is not None:
-                with replacing(self.path.with_suffix(".json")) as temporary:
-                    temporary.write_text(self._notes, encoding="utf-8")
+                # before the weights, and with the hash of those that are there: a kill in between leaves two that fit
+                hashes = [file_hash(file) for file in (temporary, self.path) if file.is_file()]
+                with replacing(self.path.with_suffix(".json")) as notes:
+                    notes.write_text(json.dumps({**self._notes, HASHES: hashes}, indent=4) + "\n", encoding="utf-8")
+        keeps(str(self.path), f"{self.path} holds the weights of the best epoch so far")
 
 
 class LoadWeights:
@@ -251,7 +273,13 @@ class LoadWeights:
 
     def __call__(self, engine: Engine) -> None:
         trained = self.path.with_suffix(".json")
-        settings = json.loads(trained.read_text(encoding="utf-8")) if trained.is_file() else {}
+        settings = read_notes(trained) if trained.is_file() else {}
+        hashes = settings.get(HASHES)
+        if hashes and self.path.is_file() and file_hash(self.path) not in hashes:
+            raise WeightsError(
+                f"{self.key}: {self.path} does not have the hash that {trained.name} beside it names: it is damaged, "
+                "or the two are of different trainings; copy both again, or train again."
+            )
         logger.info(
             f"Weights: {self.path}{'' if settings else f'; {trained.name} is not beside them: settings unchecked'}."
         )
@@ -284,6 +312,34 @@ class LoadWeights:
                 )
             how = {"labelled": "trained on", "validation": "chosen by"}.get(kind, "trained, without their labels, on")
             logger.warning(f"{self.path} was {how} {which}: no scores of unseen cases.")
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """What :class:`SaveWeights` wrote beside weights.
+
+    Raises:
+        WeightsError: the file holds anything else.
+    """
+    notes = read_json(path, "checkpoint", error=WeightsError, remedy="copy it again, or remove it to go without")
+    hashes = notes.setdefault(TRAINED_ON, {})
+    if not isinstance(hashes, dict) or not all(_are_texts(those) for those in hashes.values()):
+        raise WeightsError(f"checkpoint: {path}: {TRAINED_ON} holds no lists of hashes; copy the file again.")
+    if not _are_texts(notes.get(HASHES, [])):
+        raise WeightsError(f"checkpoint: {path}: {HASHES} is no list of hashes; copy the file again.")
+    return notes
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _short(value: Any) -> str:

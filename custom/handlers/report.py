@@ -19,7 +19,7 @@ from custom.data.checks import DataError, case_id
 from custom.metrics import class_scores, ejection_fraction
 from custom.utils.distributed import process_rank
 from custom.utils.errors import SettingError
-from custom.utils.files import write_csv
+from custom.utils.files import lock, unlock, write_csv
 from custom.utils.log import logger
 
 __all__ = ["SegmentationReport", "identity"]
@@ -79,9 +79,14 @@ class SegmentationReport:
         Args:
             engine: an evaluator that decollates; "label" and "pred" of its output are (1, H, W, S) integer maps.
         """
-        engine.add_event_handler(Events.STARTED, lambda: self.rows.clear())
+        engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
         engine.add_event_handler(Events.COMPLETED, self)
+
+    def _begin(self) -> None:
+        self.rows.clear()
+        if process_rank() == 0:
+            lock(self.folder / "cases.csv", "output_dir")
 
     def _score(self, engine: Engine) -> None:
         for entry, output in zip(engine.state.batch, engine.state.output, strict=True):
@@ -113,6 +118,7 @@ class SegmentationReport:
             return
         write_csv(self.folder / "cases.csv", rows)
         write_csv(self.folder / "summary.csv", summary)
+        unlock(self.folder / "cases.csv")
         if errors is not None:
             write_csv(self.folder / "ejection_fraction.csv", [errors])
         # not to the engine's logger: it is one of Ignite's, which logging.conf silences

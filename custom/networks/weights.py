@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from custom.utils.errors import UserError
 from custom.utils.log import logger
 
-__all__ = ["WeightsError", "default_encoder", "load_encoder", "load_weights", "read_weights", "unwrapped"]
+__all__ = [
+    "WeightsError",
+    "check_finite",
+    "default_encoder",
+    "load_encoder",
+    "load_weights",
+    "read_weights",
+    "unwrapped",
+]
 
 
 # what MONAI's BasicUNet has beyond its encoder
@@ -70,6 +78,7 @@ def load_weights(network: nn.Module, path: str | Path, key: str = "checkpoint") 
     """
     weights = read_weights(path, key)
     check_weights(unwrapped(network).state_dict(), weights, path, key)
+    check_finite(weights, f"{key}: {path}")
     unwrapped(network).load_state_dict(weights)
     return network
 
@@ -108,6 +117,7 @@ def load_encoder(network: nn.Module, path: str | Path | None, prefix: str = "enc
         )
     decoder = {name for name in own if name.startswith(DECODER)}
     check_weights({k: v for k, v in own.items() if k not in decoder}, weights, path, "encoder_checkpoint")
+    check_finite(weights, f"encoder_checkpoint: {path}")
     unwrapped(network).load_state_dict(weights, strict=False)
     logger.info(f"encoder_checkpoint: {len(weights)} tensors of the encoder loaded from {path}.")
     return network
@@ -121,6 +131,16 @@ def default_encoder(path: str | Path) -> str | None:
         f"encoder_checkpoint: no pre-trained encoder at {path} (run `pretraining` first): starting from random weights."
     )
     return None
+
+
+def check_finite(weights: dict[str, Tensor], what: str) -> None:
+    """Raise a WeightsError that begins with ``what``, unless all weights are finite."""
+    broken = [name for name, value in weights.items() if isinstance(value, Tensor) and not value.isfinite().all()]
+    if broken:
+        raise WeightsError(
+            f"{what} has weights that are NaN or infinite ({', '.join(broken[:3])}): the training has diverged; train "
+            "again with a lower --learning_rate."
+        )
 
 
 def check_weights(

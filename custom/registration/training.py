@@ -52,7 +52,7 @@ def training_registrations(
     config = str(Path(bundle_root) / "configs" / "registration.json")
     parser = ConfigParser(ConfigParser.load_config_file(config))
     if unknown := [key for key in overrides or () if key.split("#")[0] not in parser.config]:
-        raise SettingError(f"registration: {config} has no key {', '.join(unknown)}; give keys of that file.")
+        raise SettingError(f"registration_settings: {config} has no key {', '.join(unknown)}; give keys of that file.")
     here = {"bundle_root": bundle_root, "dataset_dir": "", "datalist": datalist, "sections": dict(sections)}
     parser.update({**here, "registration_dir": registration_dir, **(overrides or {})})
     return parser.get_parsed_content("workflow").registrations()

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
-__all__ = ["SettingError", "UserError", "user_error"]
+__all__ = ["DEBUG", "SettingError", "UserError", "kept", "keeps", "user_error"]
+
+DEBUG = "debug"  # option that shows the traceback of a user error
+_kept: dict[str, str] = {}
 
 
 class UserError(Exception):
@@ -20,3 +23,18 @@ def user_error(error: BaseException | None) -> UserError | None:
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return error
+
+
+def keeps(key: str, sentence: str) -> None:
+    """Note what a run that is interrupted has kept, and how to go on.
+
+    Args:
+        key: a later sentence of the same key takes the place of this one.
+        sentence: shown when the run is interrupted.
+    """
+    _kept[key] = sentence
+
+
+def kept() -> list[str]:
+    """The sentences of :func:`keeps`, in the order of their keys' first ones."""
+    return list(_kept.values())

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
+import errno
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,10 +18,22 @@ from typing import Any
 
 import torch
 
-__all__ = ["read_csv", "replacing", "save_atomically", "write_csv"]
+from custom.utils.errors import SettingError, UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["FileError", "lock", "read_csv", "replacing", "save_atomically", "unlock", "write_csv"]
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 ABANDONED = 3600  # seconds without a write
+
+
+class FileError(UserError, OSError):
+    """A file cannot be written; the message names it, says why and what to do."""
 
 
 @contextmanager
@@ -32,17 +47,94 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Yields:
         The temporary name to write to; it keeps the final name's ending, which some writers read the format from.
+
+    Raises:
+        FileError: the disk is full, or the folder cannot be written to.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # the host's name: several machines may share the folder
     temporary = path.with_name(f".{socket.gethostname()}.{os.getpid()}.partial-{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())  # some disks say only now that they are full
         os.replace(temporary, path)
         _remove_abandoned(path)
+    except Exception as error:
+        if isinstance(error, UserError):
+            raise
+        cause = _no_room(error, path.parent)
+        if cause is None:
+            raise
+        raise FileError(
+            f"{path} cannot be written ({cause}); free some space or correct the permissions, or give another folder: "
+            "--output_dir for results, --ckpt_dir for weights."
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _no_room(error: BaseException | None, folder: Path) -> str | None:
+    """Why a folder takes no more, if that is what an error or what led to it comes from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return os.strerror(error.errno)
+        # torch's writer says no more than that it failed
+        if isinstance(error, RuntimeError) and re.search("iostream error|PytorchStreamWriter|write failed", str(error)):
+            return f"No space left on device, as it seems: {shutil.disk_usage(folder).free} bytes are free"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+_locks: dict[str, Any] = {}
+
+
+def lock(path: str | Path, key: str) -> None:
+    """Keep other processes from writing a file until this one ends, however it ends.
+
+    Args:
+        path: of the file; the lock is a hidden file beside it.
+        key: of the config that names its folder, for messages.
+
+    Raises:
+        SettingError: another process has the lock.
+        FileError: the folder cannot be written to.
+    """
+    path = Path(os.path.abspath(path))
+    if fcntl is None or str(path) in _locks:
+        return
+    name = path.with_name(f".{path.name}.lock")
+    try:
+        name.parent.mkdir(parents=True, exist_ok=True)
+        file = open(name, "a")  # noqa: SIM115, it stays open as long as the lock is held
+    except OSError as error:
+        raise FileError(f"{name} cannot be written ({os.strerror(error.errno)}); give another --{key}.") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise SettingError(
+            f"{key}: another run is writing {path}; wait until it has ended, or give this one another --{key}."
+        ) from error
+    except OSError:  # a file system without locks
+        file.close()
+        return
+    if not name.exists() or not os.path.samestat(os.stat(name), os.fstat(file.fileno())):  # just removed by its holder
+        file.close()
+        lock(path, key)
+        return
+    _locks[str(path)] = file
+    atexit.register(unlock, path)
+
+
+def unlock(path: str | Path) -> None:
+    """Give a file back that :func:`lock` keeps; nothing where it does not."""
+    path = Path(os.path.abspath(path))
+    if (file := _locks.pop(str(path), None)) is not None:
+        path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
+        file.close()
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -53,7 +53,12 @@ def test_the_next_bundle_costs_a_file_of_its_data(sources):
     registration = {"settings": quick, "retries": [], "workers": 0, "figure_count": 0, "limits#inverse_mm": None}
     settings = {"features": [4, 8, 8, 8, 16, 4], "bundle_root": str(bundle), "dataset_dir": str(data)}
     settings |= {"label_values": [8, 4, 3, 2, 6, 11, 1, 7]}
-    training = {"max_epochs": 1, "iterations_per_epoch": 2, "registration": registration, "mixed_precision": False}
+    training = {
+        "max_epochs": 1,
+        "iterations_per_epoch": 2,
+        "registration_settings": registration,
+        "mixed_precision": False,
+    }
     run("training", ["train.json"], configs=bundle / "configs", **settings, **training)
     run("evaluating", ["train.json", "evaluate.json"], configs=bundle / "configs", **settings)
     assert (bundle / "models" / "model.pt").is_file()

@@ -8,11 +8,12 @@ import json
 import sys
 
 import pytest
-from commands import CONFIGS, command, start
+from commands import BUNDLES, CONFIGS, command, start
 
 from custom.cli import options
 from custom.cli.options import check_options
 from custom.utils.errors import SettingError
+from custom.utils.settings import check_settings
 
 TRAIN = str(CONFIGS / "train.json")
 
@@ -24,6 +25,7 @@ def given(monkeypatch):
     def check(*arguments: str) -> None:
         monkeypatch.setattr(options, "in_monai_bundle", lambda: True)
         monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", "run", "training", *arguments])
+        check_options.cache_clear()
         check_options()
 
     return check
@@ -32,7 +34,7 @@ def given(monkeypatch):
 def test_a_run_stops_at_a_misspelt_option():
     done = start("training", ["train.json"], datasetdir="/nowhere")
     assert done.returncode == 1 and "Labelled:" not in done.stdout
-    assert done.stdout.endswith("\n\n--datasetdir: no config file has this key; did you mean --dataset_dir?\n")
+    assert done.stdout.endswith("\n--datasetdir: no config file has this key; did you mean --dataset_dir?\n")
 
 
 @pytest.mark.parametrize("arguments", [["--maxepochs", "3"], ["--maxepochs=3"], ["--seed", "1", "--max-epoch", "3"]])
@@ -49,7 +51,7 @@ def test_unlike_anything(given):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--max_epochs", "3", "--learning-rate=-1", "--resume", "--bundle_root", "/x", "--features", "[4,8]"],
+        ["--max_epochs", "3", "--learning-rate=0.1", "--resume", "--bundle_root", "/x", "--features", "[4,8,8,8,8,4]"],
         ["--images", "x", "--warmup_epochs", "3"],  # of other workflows
         ["--optimizer#amsgrad", "True", "--train::trainer::max_epochs", "3"],
         ["--meta_file", "m", "--logging_file=l", "--run_id", "r", "--init_id", "i", "--final_id", "f"],
@@ -71,3 +73,59 @@ def test_keys_of_every_config_file_count(given, tmp_path):
 def test_other_programs_are_left_alone(monkeypatch):
     monkeypatch.setattr(sys, "argv", command("training", ["train.json"], datasetdir="x"))
     check_options()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("max_epochs", "0"),
+        ("max_epochs", "1.5"),
+        ("max_epochs", "2.0"),
+        ("max_epochs", "many"),
+        ("max_epochs", "True"),
+        ("train#trainer#max_epochs", "0"),
+        ("optimizer#lr", "1e30"),
+        ("spacing", "-2"),
+        ("spacing", "0"),
+        ("slice_size", "0"),
+        ("slice_size", "[0,0]"),
+        ("slice_size", "[64,64,64]"),
+        ("batch_size", "0"),
+        ("learning_rate", "nan"),
+        ("learning_rate", "1e30"),
+        ("learning_rate", "-0.1"),
+        ("learning_rate", "1e999"),
+        ("memory_gib", "-1"),
+        ("seed", "-1"),
+        ("device", "gpu"),
+        ("class_names", "['a','a']"),
+        ("class_names", "['a','']"),
+        ("labeled_cases", "0"),
+        ("labeled_cases", "patient001"),
+        ("header_spacing", "[1,0,1]"),
+        ("output_dir", "1001"),
+        ("resume", "maybe"),
+        ("val_interval", "0"),
+    ],
+)
+def test_settings_that_cannot_be(given, option, value):
+    with pytest.raises(SettingError, match=rf"{option}: .* is not .*"):
+        given("--config_file", TRAIN, f"--{option}", value)
+
+
+def test_a_device_that_is_not_there(given, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SettingError, match="device: there is no cuda on this machine"):
+        given("--config_file", TRAIN, "--device", "cuda")
+
+
+def test_values_of_config_files_are_checked_too(given, tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps({"max_epochs": 0, "spacing": "@x", "seed": "$1"}))
+    with pytest.raises(SettingError, match=r"^max_epochs: 0 is not a whole number from 1 on\.$"):
+        given(f"--config_file=['{TRAIN}','{tmp_path / 'mine.json'}']")
+    given(f"--config_file=['{TRAIN}','{tmp_path / 'mine.json'}']", "--max_epochs", "3")
+
+
+def test_what_the_configs_hold_can_be():
+    for file in BUNDLES.glob("*/configs/**/*.json"):
+        check_settings(json.loads(file.read_text()))

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What comes before a run: the message that counts will be the last thing that a failed command prints."""
+"""What comes before a run, and the message that a failed command prints."""
 
 from __future__ import annotations
 
@@ -12,16 +12,37 @@ import sys
 import pytest
 from commands import BUNDLES, CONFIGS, ROOT, command, start
 
+from custom.cli import start as start_module
+from custom.cli.options import MONAI_BUNDLE
+from custom.cli.start import print_message_last
+from custom.utils import errors
+
 MESSAGE = "dataset_dir: the folder /nowhere does not exist (from {}); give --dataset_dir an existing one."
 
 
-def test_the_last_line_of_a_failed_run_is_our_message():
+def test_a_failed_run_says_our_message_alone():
     done = start("training", ["train.json"], dataset_dir="/nowhere")
     assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == MESSAGE.format(ROOT)
+    assert "Traceback" not in done.stdout
+    done = start("training", ["train.json"], dataset_dir="/nowhere", debug=True)
     *before, empty, last = done.stdout.splitlines()
     assert (empty, last) == ("", MESSAGE.format(ROOT))
-    assert f"custom.data.checks.DataError: {last}" in before  # nothing of the traceback is hidden
-    assert "RuntimeError: Failed to evaluate ConfigExpression: " in before
+    assert f"custom.data.cases.DataError: {last}" in before  # nothing of the traceback is hidden
+    assert "RuntimeError: Failed to evaluate ConfigExpression: " in done.stdout
+
+
+def test_ctrl_c_says_what_is_kept(monkeypatch, capsys):
+    monkeypatch.setattr(start_module, "program", lambda: MONAI_BUNDLE)
+    monkeypatch.setattr(errors, "_kept", {})
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    print_message_last.__wrapped__()
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert "nothing was written yet" in capsys.readouterr().err
+    errors.keeps("a", "a.pt holds epoch 1, --resume true goes on after it")
+    errors.keeps("a", "a.pt holds epoch 2, --resume true goes on after it")
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "\nStopped by Ctrl-C: a.pt holds epoch 2, --resume true goes on after it.\n"
 
 
 def test_other_errors_and_other_programs_keep_their_tracebacks():

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, ScaleIntensityd, Spacingd
 
@@ -212,3 +213,33 @@ def test_label_maps_of_a_case_are_as_many_as_asked_for():
 def test_cases_stand_for_the_data(cases):
     dataset = SliceDataset(None, transform(), cases=cases[:1])
     assert dataset.data == cases[:1] and len(dataset) == 4
+
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["coral_acdc/configs/pretrain.json", *(str(f.relative_to(BUNDLES)) for f in BUNDLES.glob("*/configs/train.json"))],
+)
+def test_the_preprocessing_of_each_bundle_is_cached(config, tmp_path):
+    affine = np.diag([-2.0, -2.0, 8.0, 1.0])
+    voxels = np.random.default_rng(0).integers(0, 900, (40, 40, 5)).astype(np.int16)
+    case = {"image": write(tmp_path / "a.nii.gz", voxels, affine)}
+    if "pretrain" not in config:
+        case["label"] = write(tmp_path / "b.nii.gz", (voxels > 450).astype(np.uint8), affine)
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLES / config))
+    parser.update({"train#unlabelled": [], "bundle_root": "", "label_values": None})
+    preprocessing = parser.get_parsed_content("train#preprocessing")
+    plain = SliceDataset([case], preprocessing)
+    cached = SliceDataset([case], preprocessing, memory_gib=0, cache_dir=str(tmp_path / "cache"))
+    (file,) = (tmp_path / "cache").iterdir()
+    for a, b in zip(plain, cached, strict=True):
+        assert torch.equal(a["image"], b["image"]) and a["position"] == b["position"]
+    preprocessing = parser.get_parsed_content("train#preprocessing", instantiate=True)
+    assert _cache_key(case, preprocessing) == file.stem
+    assert _cache_key({**case, "header_spacing": [1, 1, 5]}, preprocessing) != file.stem
+    parser["spacing"] = 3.0
+    parser.parse(True)
+    assert _cache_key(case, parser.get_parsed_content("train#preprocessing")) != file.stem

@@ -13,6 +13,7 @@ from custom.engines import ContrastiveTrainer, fast_bfloat16
 from custom.losses import CoralLoss, SimCLRLoss
 from custom.networks import SliceEmbedder, UNetEncoder
 from custom.samplers import SpreadBatchSampler
+from custom.utils.errors import SettingError
 
 
 def trainer(loss, ordinal: bool = True, **settings) -> ContrastiveTrainer:
@@ -73,3 +74,27 @@ def test_bfloat16_keeps_the_loss_in_float32():
     engine.run()
     assert engine.state.output["loss"].dtype == torch.float32
     assert isinstance(fast_bfloat16(torch.device("cpu")), bool)
+
+
+@pytest.mark.parametrize("max_epochs", [0, -1, 1.5, "3", True])
+def test_epochs_are_a_count(max_epochs):
+    with pytest.raises(SettingError, match="max_epochs: .* is not a whole number from 1 on"):
+        trainer(CoralLoss(), max_epochs=max_epochs)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_term_that_is_not_finite_stops_the_training_at_once(broken):
+    engine = trainer(CoralLoss(), max_epochs=3)
+    terms, calls = engine.loss_function.terms, []
+
+    def broken_terms(*arguments):
+        calls.append(1)
+        found = terms(*arguments)
+        return found | {"ordinal": found["ordinal"] * broken} if len(calls) == 2 else found
+
+    engine.loss_function.terms = broken_terms
+    with pytest.raises(
+        SettingError, match=r"in iteration 2 \(epoch 1\) loss, ordinal is not finite: .* --learning_rate"
+    ):
+        engine.run()
+    assert len(calls) == 2

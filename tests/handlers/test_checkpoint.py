@@ -127,3 +127,54 @@ def test_settings_of_the_training_are_asked_for_by_what_gives_them(network, tmp_
             handler(Engine(lambda engine, batch: None))
     with pytest.raises(WeightsError, match="partner: .* does not exist"):
         LoadWeights(tmp_path / "gone.pt", network, {}, key="partner")(Engine(lambda engine, batch: None))
+
+
+def test_a_changed_bit_of_the_weights_is_noticed(network, tmp_path):
+    file = tmp_path / "model.pt"
+    train(network, SaveWeights(file, network, {}))
+    load(network, file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"model\.pt does not have the hash that model\.json beside it names"):
+        load(network, file)
+
+
+def test_a_kill_between_weights_and_notes_leaves_two_that_fit(network, tmp_path, monkeypatch):
+    file = tmp_path / "model.pt"
+    train(network, SaveWeights(file, network, {}))
+    before = file.read_bytes()
+    train(network, SaveWeights(file, network, {}))
+    file.write_bytes(before)  # the notes are new, the weights were not yet
+    load(network, file)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_neither_kept_nor_used(value, network, tmp_path):
+    file = tmp_path / "model.pt"
+    train(network, SaveWeights(file, network, {}))
+    before = file.read_bytes()
+    handler = SaveWeights(file, network, {})
+    torch.nn.init.constant_(network.weight, value)
+    with pytest.raises(
+        WeightsError, match=r"model\.pt is not written: the network has weights that are NaN or infinite"
+    ):
+        handler._save()
+    assert file.read_bytes() == before
+    torch.save(network.state_dict(), tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match=r"other\.pt has weights that are NaN or infinite \(weight\)"):
+        load(network, tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"[1]", b"null", b'{"spacing": 5', b"\xff\xfe", b"[" * 200000),
+        *(b'{"trained_on": 5}', b'{"trained_on": {"labelled": 3}}', b'{"sha256": 3}'),
+    ],
+)
+def test_settings_that_cannot_be_read_are_named(content, network, tmp_path):
+    train(network, SaveWeights(tmp_path / "model.pt", network, {}))
+    (tmp_path / "model.json").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"model\.json"):
+        load(network, tmp_path / "model.pt")

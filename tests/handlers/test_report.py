@@ -169,7 +169,7 @@ def test_faults_are_named(tmp_path):
     elsewhere = {"image": volume(spacing=(1, 3, 5)), "label": volume(), "case": "resampled"}
     with pytest.raises(ValueError, match="resampled: the prediction .* is not in the geometry of the label"):
         evaluate([elsewhere], SegmentationReport(tmp_path, ["LV"]))
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("[!.]*"))
 
 
 def score_a_share(rank: int, folder: Path) -> None:

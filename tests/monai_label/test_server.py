@@ -36,7 +36,7 @@ IMAGES = {"features": [8, 8, 16, 16, 32, 8], "spacing": 3.0, "slice_size": [64, 
 SETTINGS = {
     "cctr_acdc/configs/train.json": {
         **IMAGES,
-        "registration": {
+        "registration_settings": {
             "settings": {"spacing": 4.0, "iterations": [20, 20], "scales": [1.0], "turns": [0.0], "candidates": 1},
             "retries": [],
             "workers": 0,

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 
-from custom.utils.files import ABANDONED, read_csv, replacing, save_atomically, write_csv
+from custom.utils.errors import SettingError
+from custom.utils.files import ABANDONED, FileError, lock, read_csv, replacing, save_atomically, unlock, write_csv
 
 
 def test_a_file_is_whole_or_as_before(tmp_path):
@@ -55,3 +60,51 @@ def test_no_cell_is_a_formula_to_a_spreadsheet(tmp_path):
     assert lines[1:4] == ["'=1+2,-0.5,-3", "'@x,1,1", "'+1,0,0"] and "'-a,0,0" in lines and "plain,0,0" in lines
     with open(tmp_path / "a.csv", newline="") as file:
         assert [row["case"] for row in read_csv(file)] == [row["case"] for row in rows]
+
+
+@pytest.fixture
+def full_disk():
+    """No file can become larger than 20 kB, which a writer sees as it sees a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_does_not_fit_is_named_and_nothing_is_left(tmp_path, full_disk):
+    with pytest.raises(FileError, match=r"model\.pt cannot be written \(.*--ckpt_dir for weights"):
+        save_atomically({"a": torch.randn(100_000)}, tmp_path / "model.pt")
+    with pytest.raises(FileError, match=r"a\.csv cannot be written"):
+        write_csv(tmp_path / "a.csv", [{"a": "x" * 30_000}])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match=r"file/out/a\.csv cannot be written \(Not a directory\)"):
+        write_csv(tmp_path / "file" / "out" / "a.csv", [{"a": 1}])
+
+
+def test_other_errors_of_a_writer_are_its_own(tmp_path):
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "a"):
+        1 / 0  # noqa: B018
+
+
+HOLD = (
+    "import sys, time; from custom.utils.files import lock; lock(sys.argv[1], 'ckpt_dir'); print('held', flush=True); "
+)
+
+
+def test_a_lock_is_held_by_one_process_and_goes_with_it(tmp_path):
+    file = tmp_path / "model.pt"
+    command = [sys.executable, "-c", HOLD + "time.sleep(60)", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(SettingError, match=r"ckpt_dir: another run is writing .*model\.pt; wait .* another --ckpt"):
+            lock(file, "ckpt_dir")
+        process.send_signal(signal.SIGKILL)
+    lock(file, "ckpt_dir")
+    lock(file, "ckpt_dir")  # the same process
+    unlock(file)
+    assert list(tmp_path.iterdir()) == []

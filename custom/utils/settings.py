@@ -1,0 +1,178 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""What each setting may be: a JSON schema a key, whose description says it in words.
+
+A setting that is not here is not checked. To add one, add its key to :data:`SETTINGS`.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jsonschema import Draft202012Validator
+from jsonschema.validators import extend
+
+from custom.utils.errors import SettingError
+
+__all__ = ["SETTINGS", "check_settings"]
+
+
+def whole(least: int, most: int = 1_000_000_000) -> dict[str, Any]:
+    return {"type": "integer", "minimum": least, "maximum": most, "description": f"a whole number from {least} on"}
+
+
+def share() -> dict[str, Any]:
+    return {"type": "number", "minimum": 0, "maximum": 1, "description": "a number from 0 to 1"}
+
+
+def weight() -> dict[str, Any]:
+    return {"type": "number", "minimum": 0, "maximum": 1e6, "description": "a number from 0 to a million"}
+
+
+def above_zero(most: float, unit: str = "") -> dict[str, Any]:
+    words = f"a number above 0, at most {most:g}{unit}"
+    return {"type": "number", "exclusiveMinimum": 0, "maximum": most, "description": words}
+
+
+def switch() -> dict[str, Any]:
+    return {"enum": [True, False, "true", "false", "True", "False", "TRUE", "FALSE"], "description": "true or false"}
+
+
+def text(*kinds: str) -> dict[str, Any]:
+    words = "a text; a name of digits is one with ./ before it"
+    return {"type": ["string", *kinds], "description": words + (", or null" if "null" in kinds else "")}
+
+
+def listed(item: dict[str, Any], words: str, fewest: int = 1, most: int = 1000, **more: Any) -> dict[str, Any]:
+    return {"type": "array", "items": item, "minItems": fewest, "maxItems": most, "description": words, **more}
+
+
+def or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [{"type": "null"}, schema], "description": f"{schema['description']}, or null"}
+
+
+NAME = {"type": "string", "pattern": r"\S"}
+WHOLE = {"type": "integer", "minimum": 0}
+SIZE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1000}
+ANGLE = {"type": "number", "minimum": -180, "maximum": 180}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "max_epochs": whole(1),
+    "iterations_per_epoch": whole(1),
+    "batch_size": whole(1),
+    "labelled_per_batch": whole(1),
+    "val_interval": whole(1),
+    "warmup_epochs": whole(0),
+    "registration_fade_out": share(),
+    "consistency_weight": weight(),
+    "intensity_strength": {"type": "number", "minimum": 0, "maximum": 10, "description": "a number from 0 to 10"},
+    "strong_factor": {"type": "number", "minimum": 0, "maximum": 10, "description": "a number from 0 to 10"},
+    "cut_mix": share(),
+    "turned_copies": listed(
+        {"type": "number", "minimum": -180, "maximum": 180}, "angles in degrees, such as [0,15,-15]"
+    ),
+    "registration_settings": {"type": "object", "description": "an object with keys of registration.json"},
+    "seed": whole(0, 2**32 - 1),
+    "learning_rate": above_zero(10),
+    "partner_learning_rate": above_zero(10),
+    "weight_decay": share(),
+    "spacing": above_zero(100, " mm"),
+    "header_spacing": or_null(listed(SIZE, "three voxel sizes in mm, such as [1.5,1.5,8]", 3, 3)),
+    "slice_size": listed(
+        {"type": "integer", "minimum": 8, "maximum": 8192}, "a height and a width in pixels, such as [192,192]", 2, 2
+    ),
+    "slice_direction": listed({"type": "number"}, "a direction in RAS, such as [0,0,1]", 3, 3),
+    "features": listed({"type": "integer", "minimum": 1}, "six whole numbers from 1 on", 6, 6),
+    "partner_features": whole(1),
+    "class_names": listed(NAME, "different names that are not empty, such as ['liver','spleen']", uniqueItems=True),
+    "label_values": or_null(listed(WHOLE, "different whole numbers, such as [1,3]", uniqueItems=True)),
+    "labeled_cases": {
+        "anyOf": [{"type": "null"}, {"type": "integer", "minimum": 1}, listed({"type": ["string", "integer"]}, "")],
+        "description": "a whole number from 1 on, names such as ['patient001'], or null",
+    },
+    "memory_gib": weight(),
+    "cache_dir": text("null"),
+    "device": {"type": "string", "pattern": r"^(cpu|mps|cuda(:\d+)?)$", "description": "cpu, cuda, cuda:<n> or mps"},
+    "confidence": share(),
+    "positives_share": share(),
+    "cross_teaching_weight": weight(),
+    "contrast_weight": weight(),
+    "registration_weight": weight(),
+    "anchors": whole(1),
+    "negatives": whole(1),
+    "partners": whole(1),
+    "slice_distance": above_zero(1000, " mm"),
+    "count": whole(1),
+    "figure_count": whole(0),
+    "similar_count": whole(0),
+    "workers": or_null(whole(0)),
+    "section": {
+        "enum": ["training", "unlabeled", "validation", "test"],
+        "description": "training, unlabeled, validation or test",
+    },
+    "images": text("null", "integer"),
+    **{key: text() for key in ("dataset_dir", "split_dir", "output_dir", "ckpt_dir", "checkpoint", "bundle_root")},
+    **{key: text("null") for key in ("datalist", "encoder_checkpoint", "partner_checkpoint", "scheduler")},
+    **{
+        key: switch()
+        for key in (
+            *("resume", "mixed_precision", "squared_dice", "use_registration", "unlabelled_studies"),
+            "largest_component",
+        )
+    },
+    **{key: switch() for key in ("registered_positives", "reference_positions")},
+    "registration_dir": text(),
+}
+ALSO = {"lr": "learning_rate", "T_max": "max_epochs"}  # of parts, such as optimizer#lr
+
+
+def _is_number(_: Any, value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_integer(_: Any, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)  # 1.0 epochs are no count
+
+
+_types = Draft202012Validator.TYPE_CHECKER.redefine_many(
+    {
+        "number": _is_number,
+        "integer": _is_integer,
+        "array": lambda _, value: isinstance(value, (list, tuple)),
+    }
+)
+_Validator = extend(Draft202012Validator, type_checker=_types)
+
+
+def check_settings(values: Mapping[str, Any]) -> None:
+    """Check values by type and range; expressions and references are left to those who evaluate them.
+
+    Args:
+        values: setting to value; of a part of the config such as "train#trainer#max_epochs" the last name counts.
+
+    Raises:
+        SettingError: with a line for each that cannot be.
+    """
+    problems = []
+    for key, value in values.items():
+        name = key.replace("::", "#").split("#")[-1]
+        schema = SETTINGS.get(ALSO.get(name, name))
+        if schema is None or (isinstance(value, str) and value.startswith(("$", "@", "%"))):
+            continue
+        if not _Validator(schema).is_valid(value):
+            shown = repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
+            problems.append(f"{key}: {shown} is not {schema['description']}.")
+        elif name == "device" and not _is_there(value):
+            problems.append(f"device: there is no {value} on this machine; give --device cpu, or leave it out.")
+    if problems:
+        raise SettingError("\n".join(problems))
+
+
+def _is_there(device: str) -> bool:
+    kind, _, number = device.partition(":")
+    if kind == "cuda":
+        return torch.cuda.is_available() and int(number or 0) < torch.cuda.device_count()
+    return kind != "mps" or torch.backends.mps.is_available()
