@@ -136,7 +136,7 @@ def test_the_cnn_is_scored_and_used_alone(trained, abdomen, tmp_path):
     run("inference", ["inference.json"], configs=CONFIGS, **settings)
     (test,) = (abdomen / "splits" / "test.txt").read_text().split()
     prediction, image = (
-        nib.load(tmp_path / "predictions" / f"img{test}_seg.nii.gz"),
+        nib.load(tmp_path / "predictions" / f"{test}_seg.nii.gz"),
         nib.load(abdomen / "img" / f"img{test}.nii.gz"),
     )
     assert prediction.shape == image.shape and (prediction.affine == image.affine).all()
@@ -149,7 +149,7 @@ def test_segmentations_with_a_map_of_their_uncertainty(variant, made_by, abdomen
     run("inference", ["inference.json", f"variants/{variant}.json"], configs=CONFIGS, **settings)
     (test,) = (abdomen / "splits" / "test.txt").read_text().split()
     image = nib.load(abdomen / "img" / f"img{test}.nii.gz")
-    found = [nib.load(tmp_path / "predictions" / f"img{test}_{kind}.nii.gz") for kind in ("seg", "uncertainty")]
+    found = [nib.load(tmp_path / "predictions" / f"{test}_{kind}.nii.gz") for kind in ("seg", "uncertainty")]
     assert all(file.shape == image.shape and (file.affine == image.affine).all() for file in found)
     uncertainty = found[1].get_fdata()
     assert uncertainty.min() >= 0 and 0 < uncertainty.max() <= 1

@@ -45,14 +45,14 @@ def training_registrations(
     Raises:
         SettingError: an override of a key that ``registration.json`` does not have.
     """
-    if not (wanted and sections["unlabeled"]):
-        return no_registrations()
-    if not registers:
-        return Registrations(registration_dir)
     config = str(Path(bundle_root) / "configs" / "registration.json")
     parser = ConfigParser(ConfigParser.load_config_file(config))
     if unknown := [key for key in overrides or () if key.split("#")[0] not in parser.config]:
         raise SettingError(f"registration_settings: {config} has no key {', '.join(unknown)}; give keys of that file.")
+    if not (wanted and sections["unlabeled"]):
+        return no_registrations()
+    if not registers:
+        return Registrations(registration_dir)
     here = {"bundle_root": bundle_root, "dataset_dir": "", "datalist": datalist, "sections": dict(sections)}
     parser.update({**here, "registration_dir": registration_dir, **(overrides or {})})
     return parser.get_parsed_content("workflow").registrations()

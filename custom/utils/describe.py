@@ -33,6 +33,8 @@ def describe(value: Any) -> Any:
     Raises:
         TypeError: an object without attributes of which nothing is known.
     """
+    if isinstance(value, Enum):  # MONAI's are texts, too
+        return f"{type(value).__qualname__}.{value.name}"
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, (list, tuple)):
@@ -41,7 +43,7 @@ def describe(value: Any) -> Any:
         return {str(k): describe(v) for k, v in value.items()}
     if isinstance(value, (type, FunctionType, BuiltinFunctionType)):
         return f"{value.__module__}.{value.__qualname__}"
-    if isinstance(value, (torch.dtype, torch.device, np.dtype, Enum, Path)):
+    if isinstance(value, (torch.dtype, torch.device, np.dtype, Path)):
         return str(value)
     if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
         array = np.ascontiguousarray(torch.as_tensor(value).cpu().numpy())
