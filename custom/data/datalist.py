@@ -142,10 +142,10 @@ def load_sections(
     }
     if problems := check_unique(sections):
         raise DataError("\n  - ".join(["The lists of cases have problems:", *problems]))
-    return {name: _with_spacing(cases, header_spacing) for name, cases in sections.items()}
+    return {name: with_spacing(cases, header_spacing) for name, cases in sections.items()}
 
 
-def _with_spacing(cases: list[Case], header_spacing: Sequence[float] | None) -> list[Case]:
+def with_spacing(cases: list[Case], header_spacing: Sequence[float] | None) -> list[Case]:
     """The cases, those without voxel sizes of their own with these; their files are known as theirs from now on."""
     spacing = checked_spacing(header_spacing, "header_spacing")
     cases = [{"header_spacing": spacing, **case} for case in cases] if spacing else cases
@@ -295,7 +295,7 @@ def cases_to_segment(
         DataError: when there are none, or two would be written to one file.
     """
     if images is not None:
-        cases = usable_images(_with_spacing(images_in(images), header_spacing), direction)
+        cases = usable_images(with_spacing(images_in(images), header_spacing), direction)
     else:
         sections = load_sections(dataset_dir, split_dir, None, datalist, header_spacing)
         cases = without_labels(sections[held_out(sections)])
@@ -321,7 +321,7 @@ def cases_to_annotate(
         DataError: there are none, two would be written to one file, or what :func:`load_sections` finds.
     """
     if images is not None:
-        return _with_names_of_their_own(usable_images(_with_spacing(images_in(images), header_spacing), direction))
+        return _with_names_of_their_own(usable_images(with_spacing(images_in(images), header_spacing), direction))
     cases = load_sections(dataset_dir, split_dir, labeled_cases, datalist, header_spacing)["unlabeled"]
     if not cases:
         raise DataError(

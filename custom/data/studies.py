@@ -16,7 +16,7 @@ from pathlib import Path
 
 from custom.data.cases import Case
 from custom.data.checks import DataError, case_id, check_folder, without_faults
-from custom.data.datalist import load_sections
+from custom.data.datalist import load_sections, with_spacing
 from custom.data.image_folder import nifti_files
 from custom.utils.log import logger
 
@@ -80,11 +80,12 @@ def announce(sections: Mapping[str, Sequence[Case]], validation: Sequence[Case])
     logger.info(f"Labelled: {labeled} - {others}.")
 
 
-def studies_to_annotate(folder: str) -> dict[str, list[Case]]:
+def studies_to_annotate(folder: str, header_spacing: Sequence[float] | None = None) -> dict[str, list[Case]]:
     """List all images of a server's folder, before or after some are annotated.
 
     Args:
         folder: of the studies; images that cannot be used are left out, and a line says why.
+        header_spacing: see :func:`~custom.data.load_sections`.
 
     Returns:
         Sections as of :func:`study_sections`, of images alone: "training" are the annotated ones.
@@ -93,7 +94,7 @@ def studies_to_annotate(folder: str) -> dict[str, list[Case]]:
         DataError: there is no such folder, or nothing in it is left to annotate.
     """
     check_folder(folder, key="studies")
-    images = without_faults(_images(Path(folder)))
+    images = without_faults(with_spacing(_images(Path(folder)), header_spacing))
     done = _names(Path(folder, "labels", "final"))
     others = [case for case in images if case["case"] not in done]
     if not others:
