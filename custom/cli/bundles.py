@@ -25,10 +25,23 @@ from typing import Any
 from custom.utils.errors import SettingError
 from custom.utils.json_files import read_json
 from custom.utils.log import logger
+from custom.utils.settings import SETTINGS
 
-__all__ = ["filled", "layout", "write_bundles"]
+__all__ = ["filled", "layout", "settings_page", "write_bundles"]
 
+PAGE = """# Settings
+
+Each is a key of a bundle's configs and an option on the command line, such as `--max_epochs 20`. A setting that cannot
+be is refused before anything is built. This page is written by `make bundles`.
+
+| setting | what it does | it may be | default |
+| --- | --- | --- | --- |"""
+MACHINERY = {
+    *("imports", "initialize", "check", "run", "sections", "handlers", "network", "partner_network", "students"),
+    *("training", "pretraining", "evaluating", "inference", "registration", "atlas_segmentation", "selection"),
+}
 PLACE = re.compile(r"\{\{ (\w+) \}\}")
+DESCRIPTIONS = "settings.json"  # a sentence for each setting
 WIDTH = 150  # of a list of plain values on one line
 STEP = 230  # of a transform on one line
 
@@ -94,7 +107,7 @@ def write_bundles(bundles: str | Path) -> list[Path]:
     """
     bundles, written = Path(bundles), []
     sources = bundles / "sources"
-    for data in sorted(sources.glob("*.json")):
+    for data in sorted(set(sources.glob("*.json")) - {sources / DESCRIPTIONS}):
         values = read_json(data, "sources")
         method, configs = sources / values["method"], bundles / data.stem / "configs"
         channels = dict(enumerate(["background", *values["class_names"]]))
@@ -119,5 +132,47 @@ def write_bundles(bundles: str | Path) -> list[Path]:
     return written
 
 
+def settings_page(bundles: str | Path) -> str:
+    """The page of all settings: what each does, what it may be, and its default in each bundle.
+
+    Args:
+        bundles: folder of the bundles, with "sources" in it.
+
+    Returns:
+        Markdown.
+
+    Raises:
+        SettingError: a setting of a config has no description, or a description no setting.
+    """
+    bundles = Path(bundles)
+    described = read_json(bundles / "sources" / DESCRIPTIONS, "sources")
+    defaults: dict[str, dict[str, str]] = {}
+    for file in sorted(bundles.glob("*/configs/**/*.json")):
+        if file.name in ("metadata.json", "tracking.json"):
+            continue
+        for key, value in read_json(file, "config").items():
+            if _is_setting(key, value):
+                shown = "computed" if str(value).startswith(("$", "@", "%")) else f"`{json.dumps(value)}`"
+                defaults.setdefault(key, {}).setdefault(file.relative_to(bundles).parts[0], shown)
+    if unknown := sorted(set(defaults) ^ set(described)):
+        raise SettingError(
+            f"{DESCRIPTIONS}: {', '.join(unknown)} must be settings of a config with a sentence there; mend either."
+        )
+    lines = [PAGE]
+    for key in described:
+        found = defaults[key]
+        same = len(set(found.values())) == 1
+        shown = next(iter(found.values())) if same else "; ".join(f"{name}: {value}" for name, value in found.items())
+        kind = SETTINGS.get(key, {}).get("description", "")
+        lines.append(f"| `{key}` | {described[key]} | {kind} | {shown.replace('|', '/')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _is_setting(key: str, value: Any) -> bool:
+    """Whether users set it: it is neither a part of the machinery nor an override of one."""
+    return not (re.search("[#+]", key) or key in MACHINERY or "_target_" in json.dumps(value))
+
+
 if __name__ == "__main__":
     logger.info(f"{len(write_bundles(sys.argv[1]))} files written.")
+    Path(sys.argv[1]).joinpath("..", "docs", "settings.md").write_text(settings_page(sys.argv[1]), encoding="utf-8")

@@ -6,9 +6,9 @@ import json
 import shutil
 
 import pytest
-from commands import BUNDLES, run
+from commands import BUNDLES, ROOT, run
 
-from custom.cli.bundles import filled, layout, write_bundles
+from custom.cli.bundles import filled, layout, settings_page, write_bundles
 from custom.data.phantom import write_abdominal
 from custom.utils.errors import SettingError
 
@@ -64,6 +64,18 @@ def test_the_next_bundle_costs_a_file_of_its_data(sources):
     assert (bundle / "models" / "model.pt").is_file()
     summary = (bundle / "eval" / "summary.csv").read_text()
     assert all(f"\ntest,{name}," in summary for name in EIGHT)
+
+
+def test_every_setting_has_its_sentence_on_the_page():
+    assert settings_page(BUNDLES) == (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+
+
+def test_a_setting_without_a_sentence_is_named(sources):
+    write_bundles(sources)
+    file = sources / "sources" / "settings.json"
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "spacing"}))
+    with pytest.raises(SettingError, match="settings.json: .*spacing"):
+        settings_page(sources)
 
 
 def test_places_are_filled_and_a_missing_value_is_named():
