@@ -7,6 +7,7 @@ from custom.handlers.checkpoint import LoadWeights, ResumeCheckpoint, SaveWeight
 from custom.handlers.collapse import CollapseError, CollapseGuard
 from custom.handlers.embedding import EmbeddingReport
 from custom.handlers.figures import OverviewFigure
+from custom.handlers.places import ErrorPlaces
 from custom.handlers.positives import PositivesReport
 from custom.handlers.progress import Progress
 from custom.handlers.ranking import UncertaintyRanking
@@ -19,6 +20,7 @@ __all__ = [
     "CollapseGuard",
     "UncertaintyRanking",
     "EmbeddingReport",
+    "ErrorPlaces",
     "LastValidation",
     "LoadWeights",
     "OverviewFigure",
