@@ -143,11 +143,14 @@ class SliceTrainer(SupervisedTrainer):
             if isinstance(value, torch.Tensor) and value.numel() == 1 and value.is_floating_point()
         }
         iteration = engine.state.iteration
-        flags = torch.stack([torch.isfinite(value).reshape(()) for value in terms.values()])
+        if not terms:
+            return
+        device = next(iter(terms.values())).device
+        flags = torch.stack([torch.isfinite(value).reshape(()).to(device) for value in terms.values()])
         before, engine._checked = engine._checked, (iteration, list(terms), flags)
         now = flags.device.type == "cpu" or iteration % engine.state.epoch_length == 0
         for number, names, finite in filter(None, (before, engine._checked if now else None)):
-            if not (found := finite.tolist()) or all(found):
+            if all(found := finite.tolist()):
                 continue
             broken = ", ".join(name for name, good in zip(names, found, strict=True) if not good)
             raise SettingError(
