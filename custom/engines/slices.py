@@ -87,6 +87,8 @@ class SliceTrainer(SupervisedTrainer):
         train_handlers: list | None = None,
     ) -> None:
         check_settings({"max_epochs": max_epochs})
+        # before the handlers are attached: one that resumes compares them
+        self.optimizer, self.loss_function = optimizer, loss_function
         self.augment = augment
         self.seed = seed
         self.mixed_precision = mixed_precision

@@ -22,7 +22,7 @@ def describe(value: Any) -> Any:
     """Describe a value by its class and its attributes.
 
     An object with a ``digest`` is described by that; a module by its public attributes, without parameters; an
-    optimizer by its defaults. Arrays and tensors are described by a hash of their content.
+    optimizer by its defaults and groups. Arrays and tensors are described by a hash of their content.
 
     Args:
         value: of plain types, or an object such as a transform, a loss, a sampler or an optimizer.
@@ -54,7 +54,9 @@ def describe(value: Any) -> Any:
     if hasattr(value, "digest"):
         return [name, value.digest]
     if isinstance(value, torch.optim.Optimizer):
-        return [name, describe(value.defaults)]
+        # "lr" itself changes during a run; a scheduler keeps the "initial_lr" of each group
+        groups = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in value.param_groups]
+        return [name, describe(value.defaults), describe(groups)]
     if not hasattr(value, "__dict__"):
         raise TypeError(f"{value!r} cannot be described: it has no attributes.")
     attributes = vars(value)
