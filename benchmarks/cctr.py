@@ -31,14 +31,14 @@ NO_REGISTRATION = {"use_registration": False}
 METHODS = {
     "supervised": (["supervised"], {}),
     ATLAS: ([], {}),
-    "propagated labels": ([], {"consistency_weight": 0.0, "registration_fade_out": 0}),
+    "propagated labels": ([], {"consistency_weight": 0.0, "propagation_fade_out": 0}),
     "propagated labels, no intensity": (
         [],
-        {"consistency_weight": 0.0, "registration_fade_out": 0, "intensity_strength": 0.0},
+        {"consistency_weight": 0.0, "propagation_fade_out": 0, "intensity_strength": 0.0},
     ),
     "mean teacher": ([], NO_REGISTRATION),
     f"{RECIPE}, no CutMix": ([], {"train#trainer#cut_mix": 0.0}),
-    f"{RECIPE}, no fading": ([], {"registration_fade_out": 0}),
+    f"{RECIPE}, no fading": ([], {"propagation_fade_out": 0}),
     RECIPE: ([], {}),
     "CTS": (["cctr", "cross_teaching"], {}),
     "contrast without registration": (["cctr", "contrast"], {}),
@@ -104,7 +104,7 @@ def row(method: str, cases: int, seed: int, arguments: argparse.Namespace, outpu
     if (folder / "summary.csv").is_file():
         return
     data = {"labeled_cases": cases, "registration_dir": output / f"registration_{cases}"}
-    # the same pairs for all numbers of labelled cases are registered once
+    # the same pairs for all numbers of labeled cases are registered once
     registration = {"figure_count": 0, "runner#folder": str(output / "transforms")}
     if method == ATLAS:
         more = {**registration, "atlas#section": "validation"}
@@ -152,7 +152,7 @@ def table(arguments: argparse.Namespace, output: Path) -> None:
                 lines[method, cases] = folders
     found = [scores(folders[0]) for folders in lines.values()]
     classes = [name for name in (found[0] if found and len(found[0]) < 6 else ()) if name != "mean"]
-    print("| " + " | ".join(["method", "labelled", "seeds", *classes, "mean Dice (sd over seeds)", "HD95, mm |"]))
+    print("| " + " | ".join(["method", "labeled", "seeds", *classes, "mean Dice (sd over seeds)", "HD95, mm |"]))
     print("| --- |" + " ---: |" * (4 + len(classes)))
     for (method, cases), folders in lines.items():
         distance = statistics.mean(scores(folder, "hd95_mm_mean")["mean"] for folder in folders)

@@ -147,7 +147,7 @@ def trainer(
         registration_loss=DiceCELoss(**dice),
         contrast_loss=loss,
         weights=weights,
-        labelled_per_batch=half,
+        labeled_per_batch=half,
         confidence=0.0,  # every pixel takes part, as late in a training
         positives=positives(arguments, device) if registered else None,
         augment=SpatialAugment(1.5, rotation=(-20.0, 20.0)),

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What pre-training is worth with few labels: every method, number of labelled patients and seed on ACDC.
+"""What pre-training is worth with few labels: every method, number of labeled patients and seed on ACDC.
 
 Every run is a command of the bundle with overrides, written to the log. The rows are done one by one and kept: a
 second call goes on where the first stopped.
@@ -149,7 +149,7 @@ def cells(folders: Sequence[Path], classes: Sequence[str]) -> list[str]:
 
 def table(arguments: argparse.Namespace, output: Path) -> None:
     """Print the table of what is there so far."""
-    print("| method | labelled | seeds | RV | MYO | LV | mean Dice (sd over seeds) |")
+    print("| method | labeled | seeds | RV | MYO | LV | mean Dice (sd over seeds) |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for cases in arguments.labeled_cases:
         for method in arguments.methods:

@@ -9,7 +9,7 @@ The bundle's side is the trainer of ``bundles/coral_acdc/configs/pretrain.json``
 iteration, not those that write files at the end of an epoch. The plain loop augments slice by slice in the workers of
 a DataLoader, as the public code of PCL does, on which CORAL builds: mirror; then, with p = 0.67, elastic deformation,
 rotation and scale at batchgenerators' cubic interpolation. It gets the slices from memory as the bundle does (that
-code reads a volume's file for each), and the same network, loss, optimiser and schedule, so that what differs is how
+code reads a volume's file for each), and the same network, loss, optimizer and schedule, so that what differs is how
 slices are drawn and augmented, the precision and the memory format (the bundle's is channels-last).
 
 Each side lives in a process of its own, where blocks of iterations, each with a new network and a warm-up, run in
@@ -167,13 +167,13 @@ class Bundle:
             loss = clocked("loss, forward", trainer.loss_function, leaf, positions, numbers, network.axis)
             clocked("loss, backward", loss.backward)
             clocked("network, backward", embeddings.backward, leaf.grad.to(embeddings.dtype))
-            clocked("optimiser", trainer.optimizer.step)
+            clocked("optimizer", trainer.optimizer.step)
             trainer.optimizer.zero_grad()
         return {part: statistics.median(values[1:]) for part, values in milliseconds.items()}
 
 
 class PlainLoop(Bundle):
-    """The plain loop with the bundle's slices, network, loss and optimiser."""
+    """The plain loop with the bundle's slices, network, loss and optimizer."""
 
     def __init__(self, arguments: argparse.Namespace, output: str) -> None:
         super().__init__(arguments, output)

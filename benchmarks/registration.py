@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Registration of labelled volumes onto others, ours beside ANTs SyN and elastix: Dice of the warped labels, seconds.
+"""Registration of labeled volumes onto others, ours beside ANTs SyN and elastix: Dice of the warped labels, seconds.
 
 "ours" is one call of ``register`` a pair, those of the bundle's leading group with a search, the others from where the
 same patients' leading pair ended; "checked" is the bundle's workflow on one thread: judged by the way back, and
@@ -207,9 +207,9 @@ def _ways(folder: Path, plan: str | list[str], parser, sections: dict, others: l
 
     runner = _runner(folder.parent / "transforms", parser)
     start = time.perf_counter()
-    unlabelled = [{k: v for k, v in case.items() if k != "label"} for case in others]
+    unlabeled = [{k: v for k, v in case.items() if k != "label"} for case in others]
     groups = {key: parser.get_parsed_content(key) for key in ("group_by", "leading")}
-    workflow = RegistrationWorkflow(runner, sections["training"], unlabelled, folder, plan, **groups, figure_count=0)
+    workflow = RegistrationWorkflow(runner, sections["training"], unlabeled, folder, plan, **groups, figure_count=0)
     registrations = workflow.registrations()
     print(f"Plan {plan}: {time.perf_counter() - start:.1f} s", flush=True)
     return registrations

@@ -39,19 +39,19 @@ def main() -> None:
     arguments = parser.parse_args()
 
     sections = load_sections(arguments.dataset_dir, arguments.split_dir, arguments.labeled_cases)
-    labelled, others = ([c for c in sections[s] if c["phase"] == "ED"] for s in ("training", "unlabeled"))
+    labeled, others = ([c for c in sections[s] if c["phase"] == "ED"] for s in ("training", "unlabeled"))
     config = ConfigParser.load_config_file(ROOT / "bundles" / "cctr_acdc" / "configs" / "registration.json")
-    first, second = labelled[0], others[-1]
+    first, second = labeled[0], others[-1]
     register(second["image"], first["image"], region=first["label"])  # loads ITK, which takes seconds
     found = []
     for count in arguments.volumes:
         with tempfile.TemporaryDirectory() as folder:
-            unlabelled = others[: count - len(labelled)]
-            names = [case["case"] for case in (*labelled, *unlabelled)]
+            unlabeled = others[: count - len(labeled)]
+            names = [case["case"] for case in (*labeled, *unlabeled)]
             start = time.process_time()
             options = {name: config[name] for name in ("settings", "retries", "limits")}
             runner = PairRunner(Path(folder) / "transforms", **options, workers=0)
-            RegistrationWorkflow(runner, labelled, unlabelled, folder, plan="template", figure_count=0).run()
+            RegistrationWorkflow(runner, labeled, unlabeled, folder, plan="template", figure_count=0).run()
             registered = time.process_time() - start
             maps = Registrations(folder)
             usable = [pair for pair in permutations(names, 2) if maps.usable(*pair)]

@@ -45,7 +45,7 @@ def dice(truth: Tensor, prediction: Tensor) -> float:
 def surface_distances(truth: Tensor, prediction: Tensor, spacing: Sequence[float]) -> tuple[float, float]:
     """Hausdorff distance (95th percentile) and average symmetric surface distance of two masks.
 
-    Both are MONAI's, which take voxels for points at their centres. They are computed on the joint bounding box
+    Both are MONAI's, which take voxels for points at their centers. They are computed on the joint bounding box
     of the masks, with a margin of one voxel: the numbers are those of the whole volume, in less time.
 
     Args:
@@ -151,8 +151,8 @@ def principal_components(embeddings: np.ndarray, count: int = 2) -> np.ndarray:
         (n, count) scores; a component that the embeddings do not have, or that is rounding noise, is 0. Its sign is
         arbitrary.
     """
-    centred = embeddings - embeddings.mean(0)
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    centerd = embeddings - embeddings.mean(0)
+    u, s, _ = np.linalg.svd(centerd, full_matrices=False)
     s = np.where(s > ROUNDING * np.linalg.norm(embeddings), s, 0)[:count]
     return np.pad(u[:, :count] * s, ((0, 0), (0, count - len(s))))
 

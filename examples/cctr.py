@@ -17,7 +17,7 @@ from monai.transforms import ClipIntensityPercentilesd, Compose, LoadImaged, Nor
 from torch.utils.data import DataLoader
 
 from custom.data import (
-    CentreSlicesd,
+    CenterSlicesd,
     OrientSlicesd,
     SliceDataset,
     SpaceSlicesd,
@@ -29,23 +29,23 @@ from custom.data.phantom import write_cardiac
 from custom.losses import KnownDiceCELoss, PixelContrastLoss
 from custom.metrics import dice
 from custom.networks import ProjectedNetwork
-from custom.registration import PairRunner, RegistrationWorkflow, registered_labels, registered_points
+from custom.registration import PairRunner, RegistrationWorkflow, propagated_labels, registered_points
 from custom.samplers import TwoStreamBatchSampler, students_positives
 
-SPACING, SIZE, KNOWN = 4.0, (64, 64), 4  # mm, pixels, labelled slices in each batch
+SPACING, SIZE, KNOWN = 4.0, (64, 64), 4  # mm, pixels, labeled slices in each batch
 KEYS = ("image", "label")
 torch.manual_seed(0)
 
-# one labelled patient and two unlabelled ones, each registered with the labelled one
+# one labeled patient and two unlabeled ones, each registered with the labeled one
 temporary = TemporaryDirectory()
 folder = Path(temporary.name)
 write_cardiac(folder / "data", cases=6, seed=0)
 sections = load_sections(str(folder / "data"), str(folder / "data" / "splits"), labeled_cases=1)
-labelled, unlabelled = sections["training"], sections["unlabeled"]
+labeled, unlabeled = sections["training"], sections["unlabeled"]
 runner = PairRunner(folder / "transforms", {"spacing": 4.0, "iterations": [20, 10]}, workers=0)
-workflow = RegistrationWorkflow(runner, labelled, unlabelled, folder, group_by="phase", figure_count=0)
+workflow = RegistrationWorkflow(runner, labeled, unlabeled, folder, group_by="phase", figure_count=0)
 registrations = workflow.registrations()
-unlabelled = registered_labels(registrations, labelled, unlabelled, folder / "labels")  # RSL
+unlabeled = propagated_labels(registrations, labeled, unlabeled, folder / "labels")  # RSL
 
 preprocessing = Compose(
     [
@@ -54,13 +54,13 @@ preprocessing = Compose(
         ClipIntensityPercentilesd("image", lower=1, upper=99, channel_wise=True),
         NormalizeIntensityd("image", channel_wise=True),
         SpaceSlicesd(KEYS, pixdim=(SPACING, SPACING, -1), mode=("bilinear", "nearest"), allow_missing_keys=True),
-        CentreSlicesd(KEYS, slice_size=SIZE, allow_missing_keys=True),
+        CenterSlicesd(KEYS, slice_size=SIZE, allow_missing_keys=True),
         StackSlicesd(labels=1),
     ]
 )
-slices = SliceDataset(labelled + unlabelled, preprocessing)
+slices = SliceDataset(labeled + unlabeled, preprocessing)
 unseen = SliceDataset(sections["test"], preprocessing)
-sampler = TwoStreamBatchSampler(slices.geometry.volumes < len(labelled), 2 * KNOWN, KNOWN, batches=12)
+sampler = TwoStreamBatchSampler(slices.geometry.volumes < len(labeled), 2 * KNOWN, KNOWN, batches=12)
 points = registered_points(registrations, slices.geometry, folder / "points", slice_distance=5.0)
 positives = students_positives(points, SIZE, stride=8, dimensions=128)  # REPS: a memory bank for each student
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""CORAL in plain PyTorch: an encoder learns from unlabelled volumes where in the body each slice lies.
+"""CORAL in plain PyTorch: an encoder learns from unlabeled volumes where in the body each slice lies.
 
 ``python examples/coral.py`` takes seconds on one core, with the embedded cardiac phantom.
 """
@@ -14,7 +14,7 @@ from monai.transforms import ClipIntensityPercentilesd, Compose, LoadImaged, Nor
 from torch.utils.data import DataLoader
 
 from custom.data import (
-    CentreSlicesd,
+    CenterSlicesd,
     OrientSlicesd,
     SliceDataset,
     SpaceSlicesd,
@@ -44,7 +44,7 @@ preprocessing = Compose(
         ClipIntensityPercentilesd("image", lower=1, upper=99, channel_wise=True),
         SpaceSlicesd("image", pixdim=(SPACING, SPACING, -1)),
         NormalizeIntensityd("image", channel_wise=True),
-        CentreSlicesd("image", slice_size=SIZE),
+        CenterSlicesd("image", slice_size=SIZE),
         StackSlicesd(),
     ]
 )

@@ -33,7 +33,7 @@ SMALL = {
     "max_epochs": 2,
     "iterations_per_epoch": 3,
     "batch_size": 4,
-    "labelled_per_batch": 2,
+    "labeled_per_batch": 2,
     "val_interval": 1,
     "mixed_precision": False,
 }
@@ -72,21 +72,21 @@ def trained(abdomen, registrations, tmp_path_factory) -> tuple[Path, str]:
 def trained_cctr(abdomen, registrations, tmp_path_factory) -> tuple[Path, str]:
     """As published: two students."""
     folder = tmp_path_factory.mktemp("trained_cctr")
-    return folder, train(folder, abdomen, registrations, "cctr", **{"train#trainer#labelled_contrast": 2})
+    return folder, train(folder, abdomen, registrations, "cctr", **{"train#trainer#labeled_contrast": 2})
 
 
 def test_training_registers_and_leaves_the_averaged_network(trained, registrations, abdomen):
     folder, printed = trained
-    labelled, *unlabelled = (abdomen / "splits" / "train.txt").read_text().split()
-    assert f"Labelled: {labelled} - {len(unlabelled)} volumes are unlabelled, 1 are for validation." in printed
-    assert f"{len(unlabelled)} pairs: {len(unlabelled)} usable" in printed
+    labeled, *unlabeled = (abdomen / "splits" / "train.txt").read_text().split()
+    assert f"Labeled: {labeled} - {len(unlabeled)} volumes are unlabeled, 1 are for validation." in printed
+    assert f"{len(unlabeled)} pairs: {len(unlabeled)} usable" in printed
     labels = list((registrations / "labels").iterdir())
-    assert {f.name.split(".")[0] for f in labels} == set(unlabelled)
+    assert {f.name.split(".")[0] for f in labels} == set(unlabeled)
     cnn = torch.load(folder / "models" / "model.pt", weights_only=True)
     last = torch.load(folder / "models" / "training_resume.pt", weights_only=True)
     assert cnn.keys() == last["teacher"].keys() == last["network"].keys()
     assert any(not torch.equal(last["teacher"][name], last["network"][name]) for name in cnn)
-    assert not (folder / "models" / "partner.pt").exists()
+    assert not (folder / "models" / "transformer.pt").exists()
 
 
 def test_cctr_as_published_leaves_both_networks(trained_cctr):
@@ -114,14 +114,14 @@ def test_studies_of_monai_label_train_with_those_beside_them(annotated, abdomen,
     folders = {"output_dir": tmp_path / "eval", "ckpt_dir": tmp_path / "models", "device": "cpu"}
     small = {key: value for key, value in SMALL.items() if key not in ("labeled_cases", "max_epochs")}
     printed = run("", ["train.json"], configs=CONFIGS, **handed_over, **folders, **small)
-    assert f"- {4 - annotated} volumes are unlabelled, 1 are for validation." in printed and "phantom" not in printed
+    assert f"- {4 - annotated} volumes are unlabeled, 1 are for validation." in printed and "phantom" not in printed
     assert printed.count("model.pt.") == 1
     labels = tmp_path / "eval" / "registration" / "labels"
     registered = {file.name.split(".")[0] for file in labels.iterdir()} if labels.is_dir() else set()
     assert registered == {image.name.split(".")[0] for image in images[annotated:]}
 
 
-def test_registered_labels_are_on_the_grid_of_their_images(trained, registrations, abdomen):
+def test_propagated_labels_are_on_the_grid_of_their_images(trained, registrations, abdomen):
     for file in (registrations / "labels").iterdir():
         label, image = nib.load(file), nib.load(abdomen / "img" / f"img{file.name.split('.')[0]}.nii.gz")
         assert label.shape == image.shape and (label.affine == image.affine).all()
@@ -156,7 +156,7 @@ def test_segmentations_with_a_map_of_their_uncertainty(variant, made_by, abdomen
 
 
 @pytest.mark.parametrize(("variant", "made_by"), [("uncertainty", "trained"), ("both_networks", "trained_cctr")])
-def test_selection_ranks_the_unlabelled_by_uncertainty(variant, made_by, abdomen, tmp_path, request):
+def test_selection_ranks_the_unlabeled_by_uncertainty(variant, made_by, abdomen, tmp_path, request):
     folder, _ = request.getfixturevalue(made_by)
     settings = {"dataset_dir": abdomen, "output_dir": tmp_path, "ckpt_dir": folder / "models", "labeled_cases": 1}
     files = ["inference.json", f"variants/{variant}.json", "selection.json"]
@@ -186,22 +186,22 @@ def test_studies_of_monai_label_are_ranked_by_uncertainty(trained, abdomen, tmp_
 
 @pytest.mark.parametrize(("overlays", "choice"), [([], "votes"), (["cctr"], "agreement")])
 def test_all_atlases_take_part(overlays, choice, abdomen, registrations, tmp_path):
-    settings = {"labeled_cases": 2, "max_epochs": 1, "registered_labels": choice}
+    settings = {"labeled_cases": 2, "max_epochs": 1, "propagated_labels": choice}
     before = set((registrations / "labels").iterdir())
     for file in before:
         file.unlink()
     train(tmp_path, abdomen, registrations, *overlays, **settings)
-    (unlabelled,) = (abdomen / "splits" / "train.txt").read_text().split()[2:]
+    (unlabeled,) = (abdomen / "splits" / "train.txt").read_text().split()[2:]
     new = set((registrations / "labels").iterdir())
-    assert len(new) == 2 and {f.name.split(".")[0] for f in new} == {unlabelled}
+    assert len(new) == 2 and {f.name.split(".")[0] for f in new} == {unlabeled}
 
 
 @pytest.mark.parametrize(
     ("overlays", "settings"),
     [
         ([], {"use_registration": "false"}),
-        ([], {"registration_weight": 0}),
-        (["cctr"], {"registration_weight": 0, "registered_positives": "false"}),
+        ([], {"propagation_weight": 0}),
+        (["cctr"], {"propagation_weight": 0, "registered_positives": "false"}),
     ],
 )
 def test_training_goes_on_without_registration_when_told_so(overlays, settings, abdomen, tmp_path):
@@ -230,7 +230,7 @@ def test_variants_train_on_their_terms(variant, terms, abdomen, registrations, t
         return output
 
     monkeypatch.setattr(CrossTeachingTrainer, "_iteration", iteration)
-    settings = {"max_epochs": 1, "val_interval": 5, "train#trainer#labelled_contrast": 1}
+    settings = {"max_epochs": 1, "val_interval": 5, "train#trainer#labeled_contrast": 1}
     printed = train(tmp_path, abdomen, registrations, "cctr", variant, **settings)
     assert seen == {"loss", *terms}
     assert ("Memory bank" in printed) == (variant == "no_rsl")
@@ -249,7 +249,7 @@ def test_some_organs_may_be_chosen(abdomen, registrations, tmp_path):
     assert kept["class_names"][0] == "aorta" and len(kept["class_names"]) == 8
     with pytest.raises(Exception) as caught:
         train(tmp_path, abdomen, registrations, class_names=["aorta", "tail"], label_values=[8, 14])
-    assert "class_names: no labelled case has tail" in told(caught.value)
+    assert "class_names: no labeled case has tail" in told(caught.value)
 
 
 def test_how_often_positives_are_right_is_reported(abdomen, registrations, tmp_path):
@@ -298,13 +298,13 @@ TWO = {  # processes, of hearts, which have two validation cases; gradients are 
         (
             ["train.json"],
             ["multi_gpu_train.json"],
-            {"registration_fade_out": 0},
+            {"propagation_fade_out": 0},
             ("propagation", "consistency"),
         ),
         (
             CCTR,
             ["multi_gpu_train.json", "variants/cctr_multi_gpu.json"],
-            {"partner_learning_rate": 1e-7, "contrast_weight": 0.1},
+            {"transformer_learning_rate": 1e-7, "contrast_weight": 0.1},
             ("cross_teaching", "contrast", "registration"),
         ),
     ],
@@ -332,11 +332,11 @@ def test_torchrun_trains_with_the_loss_of_one_process(files, over_torchrun, sett
 
 def test_faults_are_named_before_training(abdomen, registrations, tmp_path):
     with pytest.raises(Exception) as caught:  # MONAI wraps what a component raises
-        train(tmp_path, abdomen, registrations, registered_labels="magic")
-    assert "registered_labels: 'magic' is none of votes, agreement, best, majority, weighted" in told(caught.value)
+        train(tmp_path, abdomen, registrations, propagated_labels="magic")
+    assert "propagated_labels: 'magic' is none of votes, agreement, best, majority, weighted" in told(caught.value)
     with pytest.raises(Exception) as caught:
         train(tmp_path, abdomen, registrations, labeled_cases=3, use_registration="false")
-    assert "but there are no unlabelled volumes; list some under 'unlabeled'" in told(caught.value)
+    assert "but there are no unlabeled volumes; list some under 'unlabeled'" in told(caught.value)
     with pytest.raises(Exception) as caught:
         train(tmp_path, abdomen, tmp_path / "none", slice_size=[64, 72])
     assert "slice_size: [64, 72]; the networks take multiples of 16 from 32 on, such as [64, 64]" in told(caught.value)
@@ -349,7 +349,7 @@ def test_faults_are_named_before_training(abdomen, registrations, tmp_path):
     assert not (tmp_path / "none").exists()
     with pytest.raises(Exception) as caught:
         train(tmp_path, abdomen, tmp_path / "r", registration_settings={**REGISTRATION, "limits#gain": 1.9})
-    assert "no labelled case was registered onto any of the 2 unlabelled ones and is usable" in told(caught.value)
+    assert "no labeled case was registered onto any of the 2 unlabeled ones and is usable" in told(caught.value)
 
 
 def told(error: BaseException | None) -> str:

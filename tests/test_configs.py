@@ -257,9 +257,9 @@ def test_inference_with_both_networks_repeats_the_partner(bundle, more):
     train, both = (
         merged(bundle, [*files, *more]) for files in (CCTR_TRAINING, ["inference.json", "variants/both_networks.json"])
     )
-    for key in ("partner_features", "partner_def", "partner_network"):
+    for key in ("transformer_features", "transformer_def", "transformer_network"):
         assert both[key] == train[key], key
-    assert both["handlers"][-1]["network"] == "@partner_network"
+    assert both["handlers"][-1]["network"] == "@transformer_network"
 
 
 @pytest.mark.parametrize("bundle", WORKFLOWS)

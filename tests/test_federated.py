@@ -29,7 +29,7 @@ def average(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(params=SETTINGS)
 def sites(request, phantom, tmp_path) -> list[MonaiAlgo]:
-    """Two clients, each with a labelled patient of its own and the same patients to validate on."""
+    """Two clients, each with a labeled patient of its own and the same patients to validate on."""
     bundle = BUNDLES / request.param
     clients = []
     for number, patient in enumerate((phantom / "splits" / "train.txt").read_text().split()[:2]):

@@ -30,9 +30,9 @@ def block(start, size, shape=(12, 12, 12)) -> torch.Tensor:
     return mask
 
 
-def blob(centre, radius, shape) -> torch.Tensor:
+def blob(center, radius, shape) -> torch.Tensor:
     grid = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
-    return sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) <= radius**2
+    return sum((g - c) ** 2 for g, c in zip(grid, center, strict=True)) <= radius**2
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -52,7 +52,7 @@ def test_shifted_cube_by_hand(axis):
     start[axis] += 1
     scores = class_scores(truth, block(start, (3, 3, 3)), SPACING)
     # of the 26 voxels of a surface, the 9 of the far face are one step away, and that in the middle of the near face
-    # lies at the other cube's centre, one voxel of the finest spacing away from its surface; all others coincide
+    # lies at the other cube's center, one voxel of the finest spacing away from its surface; all others coincide
     assert scores["asd_mm"] == pytest.approx((9 * SPACING[axis] + min(SPACING)) / 26, rel=1e-6)
     assert scores["hd95_mm"] == pytest.approx(SPACING[axis])
     assert scores["dice"] == pytest.approx(2 * 18 / 54)
@@ -60,10 +60,10 @@ def test_shifted_cube_by_hand(axis):
     assert scores["empty_prediction"] == 0
 
 
-@pytest.mark.parametrize("centres", [((9, 8, 4), (11, 9, 5)), ((0, 2, 0), (2, 0, 1)), ((4, 4, 2), (18, 17, 9))])
-def test_crop_changes_nothing(centres):
+@pytest.mark.parametrize("centers", [((9, 8, 4), (11, 9, 5)), ((0, 2, 0), (2, 0, 1)), ((4, 4, 2), (18, 17, 9))])
+def test_crop_changes_nothing(centers):
     shape = (20, 19, 10)
-    truth, prediction = (blob(c, r, shape) for c, r in zip(centres, (4, 3), strict=True))
+    truth, prediction = (blob(c, r, shape) for c, r in zip(centers, (4, 3), strict=True))
     masks = {"y_pred": prediction[None, None], "y": truth[None, None], "include_background": True, "spacing": SPACING}
     whole = (
         compute_hausdorff_distance(percentile=95, **masks).item(),

@@ -46,21 +46,21 @@ def registered(abdomen, tmp_path_factory) -> Path:
 
 
 def test_registration_finds_corresponding_points(registered, abdomen):
-    labelled, unlabelled = (abdomen / "splits" / "train.txt").read_text().split()
+    labeled, unlabeled = (abdomen / "splits" / "train.txt").read_text().split()
     (row,) = rows(registered / "registration" / "pairs.csv")
-    assert (row["fixed"], row["moving"], row["roles"]) == (unlabelled, labelled, "atlas template")
-    transform = Registrations(registered / "registration").between(unlabelled, labelled)
-    label = nib.load(abdomen / "label" / f"label{labelled}.nii.gz")
+    assert (row["fixed"], row["moving"], row["roles"]) == (unlabeled, labeled, "atlas template")
+    transform = Registrations(registered / "registration").between(unlabeled, labeled)
+    label = nib.load(abdomen / "label" / f"label{labeled}.nii.gz")
     organs = np.argwhere(np.asarray(label.dataobj) > 0)[::97]
     moving = organs @ label.affine[:3, :3].T + label.affine[:3, 3]
-    # the template's points nearest to those of the labelled case, by inverting its true map
+    # the template's points nearest to those of the labeled case, by inverting its true map
     template = moving.copy()
     for _ in range(30):
-        template += moving - abdominal_map(labelled, 1)(template)
-    fixed = abdominal_map(unlabelled, 1)(template)
+        template += moving - abdominal_map(labeled, 1)(template)
+    fixed = abdominal_map(unlabeled, 1)(template)
     found = transform(torch.from_numpy(fixed)).numpy()
     errors = {"before": np.linalg.norm(fixed - moving, axis=1), "after": np.linalg.norm(found - moving, axis=1)}
-    # to a voxel of the finest level: within an organ of one grey nothing tells more
+    # to a voxel of the finest level: within an organ of one gray nothing tells more
     assert np.median(errors["after"]) < 4.0 < 15.0 < np.median(errors["before"])  # mm
 
 
@@ -184,7 +184,7 @@ def test_faults_end_with_what_to_do(abdomen, tmp_path):
     for changed, message in (
         ({"plan": "nothing"}, "plan: 'nothing' is none of atlas, template, similar, all, and no .json file."),
         ({"settings#spacing": -1}, "spacing: -1 must be positive."),
-        ({"labeled_cases": 9}, "labeled_cases: 9 labelled cases were asked for, the training list has 2"),
+        ({"labeled_cases": 9}, "labeled_cases: 9 labeled cases were asked for, the training list has 2"),
     ):
         done = start("registration", ["registration.json"], configs=CONFIGS, **{**settings, **changed})
         assert done.returncode != 0 and message in done.stdout.strip().splitlines()[-1]
@@ -198,20 +198,20 @@ def test_faults_of_the_data_are_named_before_anything_is_registered(abdomen, tmp
     numbers = (abdomen / "splits" / "train.txt").read_text().split() + (
         abdomen / "splits" / "test.txt"
     ).read_text().split()
-    labelled, unlabelled, test = numbers
-    label = nib.load(case(labelled)["label"])
+    labeled, unlabeled, test = numbers
+    label = nib.load(case(labeled)["label"])
     values = np.asarray(label.dataobj).copy()
     values[values == 13] = 14
     nib.save(nib.Nifti1Image(values, label.affine), tmp_path / "values.nii.gz")
     nib.save(label.slicer[:, :, 1:], tmp_path / "grid.nii.gz")
-    sound = {"training": [case(labelled)], "unlabeled": [case(unlabelled)["image"]], "test": [case(test)]}
+    sound = {"training": [case(labeled)], "unlabeled": [case(unlabeled)["image"]], "test": [case(test)]}
     names = {str(value): f"organ {value}" if value else "background" for value in range(14)}
     datalist = tmp_path / "mine.json"
     settings = {**QUICK, "datalist": datalist, "output_dir": tmp_path / "out"}
     both, atlases = ("registration", "atlas_segmentation"), ("atlas_segmentation",)
     for workflows, section, entry, message in (
         (("registration",), "unlabeled", "gone.nii.gz", "gone.nii.gz is missing"),
-        (both, "training", case(labelled, label=tmp_path / "values.nii.gz"), "label values 14, outside 0..13"),
+        (both, "training", case(labeled, label=tmp_path / "values.nii.gz"), "label values 14, outside 0..13"),
         (atlases, "test", case(test, label=tmp_path / "gone.nii.gz"), "gone.nii.gz is missing"),
         (atlases, "test", case(test, label=tmp_path / "grid.nii.gz"), "export both on the same grid"),
         (atlases, "test", case(test)["image"], 'has no "label", which this section needs'),

@@ -37,7 +37,7 @@ be is refused before anything is built. This page is written by `make bundles`.
 | setting | what it does | it may be | default |
 | --- | --- | --- | --- |"""
 MACHINERY = {
-    *("imports", "initialize", "check", "run", "sections", "handlers", "network", "partner_network", "students"),
+    *("imports", "initialize", "check", "run", "sections", "handlers", "network", "transformer_network", "students"),
     *("training", "pretraining", "evaluating", "inference", "registration", "atlas_segmentation", "selection"),
 }
 PLACE = re.compile(r"\{\{ (\w+) \}\}")

@@ -50,7 +50,7 @@ def coral(folder: Path = Path("runs/demo")) -> None:
 
 
 def cctr(folder: Path = Path("runs/demo_cctr")) -> None:
-    """Register, segment by atlases, train with and without the unlabelled volumes, score, segment, print the table.
+    """Register, segment by atlases, train with and without the unlabeled volumes, score, segment, print the table.
 
     Args:
         folder: for all that is written; a second call goes on from what is there.
@@ -72,8 +72,8 @@ def cctr(folder: Path = Path("runs/demo_cctr")) -> None:
     _where(taught, folder, began)
 
 
-def _table(scores: dict[str, dict[str, float]], classes: Sequence[str], labelled: int) -> None:
-    print(f"\nDice on the phantom's test cases, {labelled} labelled cases\n")
+def _table(scores: dict[str, dict[str, float]], classes: Sequence[str], labeled: int) -> None:
+    print(f"\nDice on the phantom's test cases, {labeled} labeled cases\n")
     widths = [max(8, len(name) + 2) for name in classes]
     print(f"{'':16s}" + "".join(f"{name:>{width}s}" for name, width in zip(classes, widths, strict=True)))
     for arm, dice in scores.items():

@@ -37,12 +37,12 @@ from custom.data.intensity import IntensityAugment, random_boxes
 from custom.data.loading import LoadVolumed
 from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.saving import SaveVolumed
-from custom.data.slices import CentreSlicesd, SelectLabelsd, SliceDataset, SliceGeometry, StackSlicesd
+from custom.data.slices import CenterSlicesd, SelectLabelsd, SliceDataset, SliceGeometry, StackSlicesd
 from custom.data.studies import announce, studies_to_annotate, study_sections, training_sections
 
 __all__ = [
     "bundle_splits",
-    "CentreSlicesd",
+    "CenterSlicesd",
     "ClipPercentilesd",
     "DataError",
     "IntensityAugment",

@@ -102,7 +102,7 @@ class SpatialAugment:
             generator: of random numbers, on the CPU.
 
         Returns:
-            "matrix" (n, 2, 2), from output to input pixels about the centre; and for elastic deformation "sigma" (n,)
+            "matrix" (n, 2, 2), from output to input pixels about the center; and for elastic deformation "sigma" (n,)
             in pixels and "noise" (n, 2, k, l) in pixels, see :func:`smooth_field`.
         """
 
@@ -141,7 +141,7 @@ class SpatialAugment:
         Returns:
             (n, height, width, 2) positions (x, y) in [-1, 1], as ``torch.nn.functional.grid_sample`` takes them.
         """
-        # in pixels from the centre, so that non-square slices rotate without shear
+        # in pixels from the center, so that non-square slices rotate without shear
         y = torch.arange(height, device=matrix.device) - (height - 1) / 2
         x = torch.arange(width, device=matrix.device) - (width - 1) / 2
         points = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(1, -1, 2) @ matrix.mT

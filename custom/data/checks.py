@@ -34,7 +34,7 @@ __all__ = [
     "check_image",
     "check_label",
     "check_label_values",
-    "check_labelled_count",
+    "check_labeled_count",
     "check_pair",
     "check_scored",
     "check_training",
@@ -70,21 +70,21 @@ def check_folder(path: str | os.PathLike, key: str = "dataset_dir") -> None:
         raise DataError(f"{key}: the folder {folder} is empty; unpack the data there, or give --{key} another folder.")
 
 
-def check_labelled_count(available: int, wanted: int) -> None:
-    """Check that there are as many labelled cases as were asked for.
+def check_labeled_count(available: int, wanted: int) -> None:
+    """Check that there are as many labeled cases as were asked for.
 
     Args:
-        available: number of labelled cases (patients) in the data.
+        available: number of labeled cases (patients) in the data.
         wanted: number asked for, at least 1.
 
     Raises:
         DataError: when there are fewer, or none was asked for.
     """
     if wanted < 1:
-        raise DataError(f"labeled_cases: {wanted} labelled cases were asked for; give --labeled_cases at least 1.")
+        raise DataError(f"labeled_cases: {wanted} labeled cases were asked for; give --labeled_cases at least 1.")
     if available < wanted:
         raise DataError(
-            f"labeled_cases: {wanted} labelled cases were asked for, the training list has {available}; "
+            f"labeled_cases: {wanted} labeled cases were asked for, the training list has {available}; "
             f"label more cases or give --labeled_cases at most {available}."
         )
 
@@ -92,7 +92,7 @@ def check_labelled_count(available: int, wanted: int) -> None:
 def check_datalist(
     sections: dict[str, list[dict[str, Any]]],
     num_classes: int | None = None,
-    labelled: Iterable[str] = ("training", "validation", "test"),
+    labeled: Iterable[str] = ("training", "validation", "test"),
     cine: Iterable[str] = ("pretraining", "unlabeled"),
     progress: bool = True,
     direction: Sequence[float] | None = None,
@@ -103,10 +103,10 @@ def check_datalist(
     absent or empty are fine, except an empty "training" or "pretraining".
 
     Args:
-        sections: section name to cases, each with "image" and, where labelled, "label".
+        sections: section name to cases, each with "image" and, where labeled, "label".
         num_classes: number of classes with the background, label values are 0 to num_classes - 1; needed only where
-            sections are labelled.
-        labelled: sections whose cases need a label; in the others labels are not looked at.
+            sections are labeled.
+        labeled: sections whose cases need a label; in the others labels are not looked at.
         cine: sections whose images may be 4-D (X, Y, Z, time).
         progress: show a progress bar on stderr when it takes longer than two seconds.
         direction: (3,) in RAS along which slices are counted; stacks across it are a problem. None for any.
@@ -114,7 +114,7 @@ def check_datalist(
     Raises:
         DataError: with a line for each problem, 20 at most, then their number.
     """
-    labelled, cine = set(labelled), set(cine)
+    labeled, cine = set(labeled), set(cine)
     problems = [
         f"{section}: the section is empty; list at least one case."
         for section in ("training", "pretraining")
@@ -125,7 +125,7 @@ def check_datalist(
     cases = [(section, entry) for section, entries in sections.items() for entry in entries]
     found = _checked(
         lambda c: [
-            *check_case(c[1], num_classes, c[0] in labelled, c[0] in cine, c[0] in MAY_BE_EMPTY),
+            *check_case(c[1], num_classes, c[0] in labeled, c[0] in cine, c[0] in MAY_BE_EMPTY),
             *check_direction(c[1].get("image"), direction),
         ],
         cases,
@@ -186,7 +186,7 @@ def check_scored(
         DataError: with a line for each problem.
     """
     used, count = {section: cases}, label_count(class_names, label_values)
-    check_datalist(used, count, labelled=[section], direction=direction)
+    check_datalist(used, count, labeled=[section], direction=direction)
 
 
 def label_count(class_names: Sequence[str], label_values: Sequence[int] | None) -> int:
@@ -197,10 +197,10 @@ def label_count(class_names: Sequence[str], label_values: Sequence[int] | None) 
 def check_classes(
     cases: Sequence[dict[str, Any]], class_names: Sequence[str], label_values: Sequence[int] | None = None
 ) -> None:
-    """Check that each class is labelled in at least one case: what nobody shows cannot be learned.
+    """Check that each class is labeled in at least one case: what nobody shows cannot be learned.
 
     Args:
-        cases: labelled ones, with "label".
+        cases: labeled ones, with "label".
         class_names: without the background.
         label_values: of the classes in the files; None for 1, 2, ...
 
@@ -213,7 +213,7 @@ def check_classes(
     if missing := [name for name, value in zip(class_names, values, strict=True) if value not in found]:
         names = ", ".join(case_id(case) for case in cases)
         raise DataError(
-            f"class_names: no labelled case has {', '.join(missing)} ({names}); label a case that has it, raise "
+            f"class_names: no labeled case has {', '.join(missing)} ({names}); label a case that has it, raise "
             "labeled_cases, or leave the class out of class_names and label_values."
         )
 
@@ -236,14 +236,14 @@ def check_label_values(class_names: Sequence[str], label_values: Sequence[int] |
 
 
 def check_case(
-    entry: dict[str, Any], num_classes: int, labelled: bool = True, cine: bool = False, empty: bool = False
+    entry: dict[str, Any], num_classes: int, labeled: bool = True, cine: bool = False, empty: bool = False
 ) -> list[str]:
-    """Check the image of a case and, where it is to be labelled, its label and whether the two belong together.
+    """Check the image of a case and, where it is to be labeled, its label and whether the two belong together.
 
     Args:
         entry: the case.
         num_classes: number of classes with the background.
-        labelled: whether the case needs a label.
+        labeled: whether the case needs a label.
         cine: whether the image may be 4-D.
         empty: whether the label may have no foreground.
 
@@ -254,9 +254,9 @@ def check_case(
         return [f'the entry {entry} has no "image"; give the path of a NIfTI file, or of the folder of a DICOM series.']
     know_case(entry)
     problems = check_image(entry["image"], cine)
-    if labelled and not entry.get("label"):
+    if labeled and not entry.get("label"):
         problems.append(f'{entry["image"]} has no "label", which this section needs; add it or remove the case.')
-    elif labelled:
+    elif labeled:
         problems += check_label(entry["label"], num_classes, empty)
         problems += check_pair(entry["image"], entry["label"])
     return problems
@@ -363,7 +363,7 @@ def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) 
         )
     if not values.any() and not empty:
         problems.append(
-            f"{path} has no foreground, every voxel is 0; draw the label or move the case to the unlabelled."
+            f"{path} has no foreground, every voxel is 0; draw the label or move the case to the unlabeled."
         )
     return problems
 

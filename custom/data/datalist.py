@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cases in: the official ACDC or BTCV folder, or a JSON data list of one's own, as lists of file names.
 
-A case is a dict with "image" and, where it is labelled, "label" (paths); "case" and "patient" name it, and "phase"
+A case is a dict with "image" and, where it is labeled, "label" (paths); "case" and "patient" name it, and "phase"
 is "ED" or "ES" in cardiac data. Sections are lists of cases:
 
-    training     the labelled cases
+    training     the labeled cases
     unlabeled    the other training cases, without their labels
-    pretraining  every training image, labelled or not; cine series where they are there
+    pretraining  every training image, labeled or not; cine series where they are there
     validation   chooses the network
     test         scored once
 """
@@ -24,7 +24,7 @@ from custom.data.checks import (
     DataError,
     case_id,
     check_folder,
-    check_labelled_count,
+    check_labeled_count,
     check_unique,
     usable_images,
 )
@@ -99,7 +99,7 @@ def load_sections(
     Args:
         dataset_dir: the official ACDC training folder, with one folder a patient, or the official Synapse/BTCV
             training folder, with "img" and "label".
-        split_dir: folder with ``train.txt``, ``val.txt``, ``test.txt``, a patient a line; the labelled patients are
+        split_dir: folder with ``train.txt``, ``val.txt``, ``test.txt``, a patient a line; the labeled patients are
             those of ``labeled_<n>.txt`` where that file is there, else the first n of ``train.txt``.
         labeled_cases: how many patients of the training list have labels, or their names; None for all.
         datalist: a JSON data list instead of a folder: "training" (image and label), "unlabeled" (images),
@@ -112,7 +112,7 @@ def load_sections(
         folder holds none of its patients.
 
     Raises:
-        DataError: a folder or file is missing, there are fewer labelled cases than asked for, a case is listed twice
+        DataError: a folder or file is missing, there are fewer labeled cases than asked for, a case is listed twice
             or on both sides of a split.
     """
     if datalist:
@@ -121,21 +121,21 @@ def load_sections(
         training, held_out_cases, images = _from_folder(Path(dataset_dir), Path(split_dir), labeled_cases)
     patients = list(dict.fromkeys(case["patient"] for case in training))
     if labeled_cases is None:
-        labelled = set(patients)
+        labeled = set(patients)
     elif isinstance(labeled_cases, int):
-        check_labelled_count(len(patients), labeled_cases)
-        labelled = set(patients[:labeled_cases])
+        check_labeled_count(len(patients), labeled_cases)
+        labeled = set(patients[:labeled_cases])
     else:
-        labelled = {str(p) for p in labeled_cases}
-        if unknown := sorted(labelled - set(patients)):
+        labeled = {str(p) for p in labeled_cases}
+        if unknown := sorted(labeled - set(patients)):
             there = ", ".join(patients[:5]) + (", ..." if len(patients) > 5 else "")
             raise DataError(
                 f"labeled_cases: {unknown} are not in the training list of {datalist or split_dir}; there are {there}."
             )
     known = {case["image"] for case in training}
-    others = [case for case in training if case["patient"] not in labelled]
+    others = [case for case in training if case["patient"] not in labeled]
     sections = {
-        "training": [case for case in training if case["patient"] in labelled],
+        "training": [case for case in training if case["patient"] in labeled],
         "unlabeled": without_labels(others) + [case for case in images if datalist and case["image"] not in known],
         "pretraining": images,
         **held_out_cases,
@@ -155,7 +155,7 @@ def with_spacing(cases: list[Case], header_spacing: Sequence[float] | None) -> l
 
 
 def _from_folder(root: Path, splits: Path, labeled_cases: int | Sequence[str] | None) -> tuple:
-    """Training cases, the labelled patients first; validation and test; images of pre-training."""
+    """Training cases, the labeled patients first; validation and test; images of pre-training."""
     check_folder(root, key="dataset_dir")
     layout = layout_of(root)
     train = _read_ids(splits / "train.txt")
@@ -208,17 +208,17 @@ def _from_json(file: Path) -> tuple:
     return sections["training"], {name: sections[name] for name in _HELD_OUT}, images
 
 
-def with_labels(cases: Sequence[Case], labelled: Sequence[Case]) -> list[Case]:
+def with_labels(cases: Sequence[Case], labeled: Sequence[Case]) -> list[Case]:
     """The same cases with their true labels, for a report.
 
     Args:
         cases: in their order, with labels or without.
-        labelled: among which they are.
+        labeled: among which they are.
 
     Raises:
         DataError: one of them has none.
     """
-    labels = {case["image"]: case["label"] for case in labelled}
+    labels = {case["image"]: case["label"] for case in labeled}
     if missing := [case["case"] for case in cases if case["image"] not in labels]:
         raise DataError(f"truth: there is no label for {', '.join(missing[:5])}; report without it.")
     return [{**case, "label": labels[case["image"]]} for case in cases]
@@ -311,7 +311,7 @@ def cases_to_annotate(
     direction: Sequence[float] | None = None,
     header_spacing: Sequence[float] | None = None,
 ) -> list[Case]:
-    """Images without labels: the usable ones of ``images`` where it is given, else the unlabelled training cases.
+    """Images without labels: the usable ones of ``images`` where it is given, else the unlabeled training cases.
 
     Args:
         dataset_dir, split_dir, labeled_cases, datalist, header_spacing: see :func:`load_sections`.

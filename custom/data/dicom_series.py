@@ -14,7 +14,7 @@ from custom.data.nifti_geometry import VolumeFileError
 
 __all__ = ["Series", "read_series"]
 
-SLICE_TOLERANCE = 0.1  # mm, between neighbours
+SLICE_TOLERANCE = 0.1  # mm, between neighbors
 TILT_TOLERANCE = 1.0  # mm, from the first slice to the last
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 TAGS = {
@@ -56,7 +56,7 @@ def read_series(folder: str, spacing: Sequence[float] | None = None) -> Series:
         spacing: voxel sizes in mm to be taken instead of the headers', or None.
 
     Raises:
-        VolumeFileError: there is none, or it is no straight stack of grey slices; the message says which of these.
+        VolumeFileError: there is none, or it is no straight stack of gray slices; the message says which of these.
     """
     try:
         files = dicom_files(folder)
@@ -138,7 +138,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _check_slices(folder: str, slices: Sequence[dict[str, str]], spacing_given: bool) -> None:
-    """Check that each slice is a grey image with a place, and that all are of one kind."""
+    """Check that each slice is a gray image with a place, and that all are of one kind."""
     for tags in slices:
         if tags["frames"] not in ("", "1"):
             raise VolumeFileError(
@@ -162,7 +162,7 @@ def _check_slices(folder: str, slices: Sequence[dict[str, str]], spacing_given: 
                 raise VolumeFileError(f"{folder} has a slice with the {name} {tags[name]}; export it again.")
         if tags["samples per pixel"] not in ("", "1") or tags["photometric interpretation"] not in ("", "MONOCHROME2"):
             raise VolumeFileError(
-                f"{folder} holds images of the kind {tags['photometric interpretation'] or 'colour'}, not grey values "
+                f"{folder} holds images of the kind {tags['photometric interpretation'] or 'color'}, not gray values "
                 "that grow with brightness (MONOCHROME2); convert them."
             )
     for name in SAME:

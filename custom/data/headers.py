@@ -62,7 +62,7 @@ def _spacing(facts: Facts) -> np.ndarray:
 
 
 def _lost(facts: Facts) -> bool:
-    """Whether a stack that seems to be of thick slices has voxels of exactly one millimetre."""
+    """Whether a stack that seems to be of thick slices has voxels of exactly one millimeter."""
     shape = facts.shape[:3]
     return len(shape) == 3 and bool(np.all(_spacing(facts) == 1)) and min(shape) < FLAT * max(shape)
 

@@ -15,8 +15,8 @@ from custom.utils.errors import UserError
 
 __all__ = ["Geometry", "VolumeFileError", "corner_distance", "nifti_geometry"]
 
-MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # of the header's unit of length: unknown, m, mm, micron
-UNIT_NAMES = {1: "metres", 3: "microns"}
+MILLIMETERS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # of the header's unit of length: unknown, m, mm, micron
+UNIT_NAMES = {1: "meters", 3: "microns"}
 SIZE_TOLERANCE = 0.01  # relative
 RIGHT_ANGLE_TOLERANCE = 1e-3  # cosine
 SCANNER = 1  # code of a form in the coordinates of the scanner
@@ -62,13 +62,13 @@ def nifti_geometry(header: nib.Nifti1Header, path: str, spacing: Sequence[float]
     if header["pixdim"][0] not in (-1, 1):  # which says how the qform is meant; 0 is 1
         header["pixdim"][0] = 1
     unit = int(header["xyzt_units"]) & 7
-    if unit not in MILLIMETRES:
+    if unit not in MILLIMETERS:
         raise VolumeFileError(f"{path} has the unit of length {unit} (xyzt_units), which there is not; set it to mm.")
-    scale = np.diag([MILLIMETRES[unit]] * 3 + [1.0])
+    scale = np.diag([MILLIMETERS[unit]] * 3 + [1.0])
     codes = {"sform": int(header["sform_code"]), "qform": int(header["qform_code"])}
     found = {name: _form(header, name) for name, code in codes.items() if code > 0}
     forms = {name: scale @ form for name, form in found.items() if form is not None}
-    pixdim = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64)) * MILLIMETRES[unit]
+    pixdim = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64)) * MILLIMETERS[unit]
     notes = []
     if unit in UNIT_NAMES:
         notes.append(f"{path} has lengths in {UNIT_NAMES[unit]}; they are converted to mm.")
@@ -91,7 +91,7 @@ def nifti_geometry(header: nib.Nifti1Header, path: str, spacing: Sequence[float]
             f"{path} has axes that are not perpendicular (a sheared {name}); resample it to a straight grid first."
         )
     if name == "sform" and "qform" not in forms and not _same(_sizes(affine), pixdim):
-        if not _unset(pixdim) or _unset(_sizes(affine) / MILLIMETRES[unit]):
+        if not _unset(pixdim) or _unset(_sizes(affine) / MILLIMETERS[unit]):
             raise VolumeFileError(
                 f"{path} contradicts itself: voxels of {_listed(_sizes(affine))} mm in its sform, of {_listed(pixdim)} "
                 f"mm in its pixdim; {REMEDY}."

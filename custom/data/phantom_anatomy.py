@@ -32,10 +32,10 @@ GROUPS = {
 # Shapes and signals -----------------------------------------------------------------------------------------------
 
 
-def _ellipse(u: np.ndarray, v: np.ndarray, centre: Sequence, axes: Sequence, angle: float = 0.0) -> np.ndarray:
-    """Signed distance in mm, exact near the boundary of a round ellipse; centre and axes may vary by slice."""
+def _ellipse(u: np.ndarray, v: np.ndarray, center: Sequence, axes: Sequence, angle: float = 0.0) -> np.ndarray:
+    """Signed distance in mm, exact near the boundary of a round ellipse; center and axes may vary by slice."""
     cos, sin = math.cos(angle), math.sin(angle)  # Python floats keep single precision single
-    u, v = u - centre[0], v - centre[1]
+    u, v = u - center[0], v - center[1]
     return (np.hypot((cos * u + sin * v) / axes[0], (cos * v - sin * u) / axes[1]) - 1) * np.minimum(*axes)
 
 
@@ -108,9 +108,9 @@ class Heart:
         self.background = self._surroundings(rng, u, v)
         tilt = rng.normal(0, 9, 2)
         breath = np.repeat(rng.normal(0, 1.2, (2, self.slices)), self.subslices, axis=1)
-        centre = (tilt[:, None] * (self.z / self.length - 0.5) + breath).astype(np.float32)
+        center = (tilt[:, None] * (self.z / self.length - 0.5) + breath).astype(np.float32)
         angle = math.radians(rng.normal(155, 14))  # from the LV to the RV: to the patient's right and back
-        u, v = u - centre[0], v - centre[1]
+        u, v = u - center[0], v - center[1]
         self.along = math.cos(angle) * u + math.sin(angle) * v
         self.across = math.cos(angle) * v - math.sin(angle) * u
         self.oval = rng.uniform(0.93, 1.07)
@@ -126,36 +126,36 @@ class Heart:
 
     def _surroundings(self, rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         d = self.z / self.length  # 0 at the base, 1 at the apex
-        grey = rng.uniform
+        gray = rng.uniform
         image = np.full(u.shape, 0.02, np.float32)
-        chest, lean = (-12 + grey(-8, 8), 42 + grey(-6, 6)), grey(0.2, 0.6)
+        chest, lean = (-12 + gray(-8, 8), 42 + gray(-6, 6)), gray(0.2, 0.6)
         skin = _ellipse(u, v, chest, (128 - 14 * d, 122 - 22 * d), lean)
-        wall = grey(9, 22)
+        wall = gray(9, 22)
         _paint(image, self.fat, skin)
-        _paint(image, grey(0.25, 0.45), skin + wall)
+        _paint(image, gray(0.25, 0.45), skin + wall)
         _paint(image, self.fat * 0.6, skin + wall + 9)
-        _paint(image, grey(0.05, 0.12), skin + wall + 12)  # lung
+        _paint(image, gray(0.05, 0.12), skin + wall + 12)  # lung
         for _ in range(14):  # vessels of the lung
-            middle, reach = grey(0, 1), grey(0.1, 0.3)
-            size = grey(1.5, 4) * np.sqrt(np.clip(1 - ((d - middle) / reach) ** 2, 1e-3, 1))
-            _paint(image, grey(0.3, 0.8), _ellipse(u, v, (grey(0, 85), grey(-60, 30)), (size, size * grey(1, 2))))
-        rise = grey(18, 34) * d  # the diaphragm comes nearer towards the apex
-        liver = _ellipse(u, v, (-45 + grey(-10, 10), 128 - rise), (105, 74), grey(-0.2, 0.1))
-        _paint(image, grey(0.3, 0.6), liver)
+            middle, reach = gray(0, 1), gray(0.1, 0.3)
+            size = gray(1.5, 4) * np.sqrt(np.clip(1 - ((d - middle) / reach) ** 2, 1e-3, 1))
+            _paint(image, gray(0.3, 0.8), _ellipse(u, v, (gray(0, 85), gray(-60, 30)), (size, size * gray(1, 2))))
+        rise = gray(18, 34) * d  # the diaphragm comes nearer towards the apex
+        liver = _ellipse(u, v, (-45 + gray(-10, 10), 128 - rise), (105, 74), gray(-0.2, 0.1))
+        _paint(image, gray(0.3, 0.6), liver)
         for _ in range(6):  # vessels and bowel below the diaphragm, as bright as the LV and sometimes as large
-            centre, size = (grey(-80, 10), grey(75, 105) - rise), grey(3, 11)
-            _paint(image, grey(0.5, 1.1), _ellipse(u, v, centre, (size, size * grey(1, 1.8)), grey(0, 3)))
-        aorta = (44 + grey(-6, 6), 50 + grey(-5, 5) + 14 * d)
+            center, size = (gray(-80, 10), gray(75, 105) - rise), gray(3, 11)
+            _paint(image, gray(0.5, 1.1), _ellipse(u, v, center, (size, size * gray(1, 1.8)), gray(0, 3)))
+        aorta = (44 + gray(-6, 6), 50 + gray(-5, 5) + 14 * d)
         _paint(image, self.myo, _ellipse(u, v, aorta, (13.5, 13.5)) + 12 * np.clip(d - 0.6, 0, 1))
-        _paint(image, self.blood * grey(0.9, 1.1), _ellipse(u, v, aorta, (11, 11)) + 12 * np.clip(d - 0.6, 0, 1))
-        stomach = _ellipse(u, v, (48 + grey(-8, 8), 88 - 1.2 * rise), (26 + 16 * d, 20 + 9 * d), grey(-0.5, 0.5))
+        _paint(image, self.blood * gray(0.9, 1.1), _ellipse(u, v, aorta, (11, 11)) + 12 * np.clip(d - 0.6, 0, 1))
+        stomach = _ellipse(u, v, (48 + gray(-8, 8), 88 - 1.2 * rise), (26 + 16 * d, 20 + 9 * d), gray(-0.5, 0.5))
         _paint(image, self.fat * 0.7, stomach - 5)
-        _paint(image, grey(0.25, 0.9), stomach)
-        _paint(image, grey(0.4, 0.9), _ellipse(u, v, (82, 84 - rise), (20, 34), 0.5))  # spleen
+        _paint(image, gray(0.25, 0.9), stomach)
+        _paint(image, gray(0.4, 0.9), _ellipse(u, v, (82, 84 - rise), (20, 34), 0.5))  # spleen
         for _ in range(2):  # loops of bowel: bright inside a dark wall, like the LV
-            centre, size = (grey(-30, 85), grey(80, 115) - rise), grey(9, 17)
-            _paint(image, self.myo, _ellipse(u, v, centre, (size, size)))
-            _paint(image, grey(0.6, 1.1), _ellipse(u, v, centre, (size, size)) + grey(3, 6))
+            center, size = (gray(-30, 85), gray(80, 115) - rise), gray(9, 17)
+            _paint(image, self.myo, _ellipse(u, v, center, (size, size)))
+            _paint(image, gray(0.6, 1.1), _ellipse(u, v, center, (size, size)) + gray(3, 6))
         return image
 
     def _walls(self, phase: float) -> tuple[np.ndarray, ...]:
@@ -204,9 +204,9 @@ class Heart:
         image += (flow - image) * expit(-(epi + 3) / edge) * (1 - below_base)  # the atrium, which has no label
         image += (flow - image) * in_cavity
         for angle, size in self.papillary:
-            centre = 0.66 * radius * math.cos(angle), 0.66 * radius * math.sin(angle)
+            center = 0.66 * radius * math.cos(angle), 0.66 * radius * math.sin(angle)
             size = size * radius.max() * np.sqrt(np.clip(1 - ((depth - 0.5) / 0.3) ** 2, 1e-3, 1))
-            muscle = expit(-_ellipse(self.along, self.across, centre, (size, size)) / edge)
+            muscle = expit(-_ellipse(self.along, self.across, center, (size, size)) / edge)
             image += (self.myo - image) * 0.85 * muscle * in_cavity
 
         # The scanner: thick slices, gain, blur, Rician noise. A voxel's label is what fills most of it.
@@ -226,8 +226,8 @@ class Heart:
 
 def _ball(x: float, y: float, z: float, *axes: float) -> Callable[[np.ndarray], np.ndarray]:
     """Signed distance to an ellipsoid with these semi-axes, of (..., 3) points."""
-    centre, size = np.float32([x, y, z]), np.float32(axes)
-    return lambda points: (np.linalg.norm((points - centre) / size, axis=-1) - 1) * size.min()
+    center, size = np.float32([x, y, z]), np.float32(axes)
+    return lambda points: (np.linalg.norm((points - center) / size, axis=-1) - 1) * size.min()
 
 
 def _tube(*knots: tuple[float, float, float, float]) -> Callable[[np.ndarray], np.ndarray]:

@@ -27,13 +27,13 @@ from custom.utils.describe import describe
 from custom.utils.errors import SettingError
 from custom.utils.files import save_atomically
 
-__all__ = ["UNKNOWN", "CentreSlicesd", "SelectLabelsd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
+__all__ = ["UNKNOWN", "CenterSlicesd", "SelectLabelsd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
 
 UNKNOWN = 255  # label of a pixel of which nothing is known
 FORMAT = 3  # raise it when StackSlicesd returns other stacks for the same settings: cached ones are made anew
 
 
-class CentreSlicesd(ResizeWithPadOrCropd):
+class CenterSlicesd(ResizeWithPadOrCropd):
     """MONAI's ``ResizeWithPadOrCropd`` in the plane of the slices, which does not lose foreground unnoticed.
 
     Without labels, which would say how much is lost, a line says that there are images which reach beyond.
@@ -68,7 +68,7 @@ class CentreSlicesd(ResizeWithPadOrCropd):
                 f"{self.slice_size} pixels; raise slice_size or spacing."
             )
             if data.get("registered"):
-                message = f"registered_labels: of {case_id(data)} {lost:.0%} lie outside the slices of training."
+                message = f"propagated_labels: of {case_id(data)} {lost:.0%} lie outside the slices of training."
             elif before and not after:
                 raise DataError(message)
             if lost > 0.01:

@@ -23,12 +23,12 @@ from custom.utils.log import logger
 __all__ = ["announce", "studies_to_annotate", "study_sections", "training_sections"]
 
 
-def study_sections(annotated: Sequence[Case], unlabelled: bool = True) -> dict[str, list[Case]]:
+def study_sections(annotated: Sequence[Case], unlabeled: bool = True) -> dict[str, list[Case]]:
     """List the cases of every section, as :func:`~custom.data.load_sections` does for a folder.
 
     Args:
         annotated: each with "image" and "label".
-        unlabelled: whether to use the studies that nobody has annotated. Those that are annotated and not in the list,
+        unlabeled: whether to use the studies that nobody has annotated. Those that are annotated and not in the list,
             such as those for validation, are none of them; images that cannot be used are left out, and a line says
             why.
 
@@ -41,7 +41,7 @@ def study_sections(annotated: Sequence[Case], unlabelled: bool = True) -> dict[s
     if not annotated:
         raise DataError("No study is annotated yet: save a label first.")
     training = [{**case, "case": case_id(case), "patient": case_id(case)} for case in annotated]
-    others = _beside(Path(annotated[0]["label"]).parent) if unlabelled else []
+    others = _beside(Path(annotated[0]["label"]).parent) if unlabeled else []
     if not others:
         logger.warning("No study without a label is used: training with the annotated ones alone.")
     images = [{k: v for k, v in case.items() if k != "label"} for case in training] + others
@@ -50,7 +50,7 @@ def study_sections(annotated: Sequence[Case], unlabelled: bool = True) -> dict[s
 
 def training_sections(
     annotated: Sequence[Case] | None,
-    unlabelled_studies: bool,
+    unlabeled_studies: bool,
     dataset_dir: str,
     split_dir: str,
     labeled_cases: int | Sequence[str] | None,
@@ -61,7 +61,7 @@ def training_sections(
 
     Args:
         annotated: what a server hands over; None elsewhere.
-        unlabelled_studies: see :func:`study_sections`.
+        unlabeled_studies: see :func:`study_sections`.
         dataset_dir: see :func:`~custom.data.load_sections`, as all that follows.
         split_dir: folder of the patient lists.
         labeled_cases: number or names of the labeled patients.
@@ -69,15 +69,15 @@ def training_sections(
         header_spacing: voxel sizes in mm that take the place of those in the headers.
     """
     if annotated is not None:
-        return study_sections(annotated, unlabelled_studies)
+        return study_sections(annotated, unlabeled_studies)
     return load_sections(dataset_dir, split_dir, labeled_cases, datalist, header_spacing)
 
 
 def announce(sections: Mapping[str, Sequence[Case]], validation: Sequence[Case]) -> None:
     """Say which cases are labeled, and how many others there are."""
     labeled = " ".join(sorted({case_id(case) for case in sections["training"]}))
-    others = f"{len(sections['unlabeled'])} volumes are unlabelled, {len(validation)} are for validation"
-    logger.info(f"Labelled: {labeled} - {others}.")
+    others = f"{len(sections['unlabeled'])} volumes are unlabeled, {len(validation)} are for validation"
+    logger.info(f"Labeled: {labeled} - {others}.")
 
 
 def studies_to_annotate(folder: str, header_spacing: Sequence[float] | None = None) -> dict[str, list[Case]]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation by registration alone: labelled volumes are atlases, and nothing is trained."""
+"""Segmentation by registration alone: labeled volumes are atlases, and nothing is trained."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class AtlasEvaluator(Evaluator):
     stays empty; a line says so.
 
     Args:
-        atlases: the labelled cases.
+        atlases: the labeled cases.
         workflow: registers them, with the plan "atlas".
         fusion: see :func:`~custom.registration.fusion.fuse_labels`.
         arguments: of :class:`monai.engines.Evaluator`; batches hold one volume.

@@ -59,10 +59,10 @@ def check_terms(
 
 
 def uses_registration(
-    use_registration: bool, registration_weight: float, contrast_weight: float, registered_positives: bool
+    use_registration: bool, propagation_weight: float, contrast_weight: float, registered_positives: bool
 ) -> bool:
     """Whether a training has a term that needs registrations, and is to have them."""
-    return use_registration and (registration_weight > 0 or (contrast_weight > 0 and registered_positives))
+    return use_registration and (propagation_weight > 0 or (contrast_weight > 0 and registered_positives))
 
 
 class CrossTeachingTrainer(TwoStreamTrainer):
@@ -70,14 +70,14 @@ class CrossTeachingTrainer(TwoStreamTrainer):
 
     The loss is the weighted sum, over both students, of
 
-    - "supervised": on labelled slices;
-    - "cross_teaching": on unlabelled slices, with what the other student decides as the label;
+    - "supervised": on labeled slices;
+    - "cross_teaching": on unlabeled slices, with what the other student decides as the label;
     - "contrast": between the pixels of both in one space, by label or by what the other student is confident of, and
       with the features at registered points of other volumes among the positives (REPS);
-    - "registration" (RSL): on unlabelled slices, with a registered labelled volume's label.
+    - "registration" (RSL): on unlabeled slices, with a registered labeled volume's label.
 
     A term whose weight is 0 is not computed. With several processes batch norms, if a student has any, are to be
-    global ones, see :func:`custom.networks.synchronise`.
+    global ones, see :func:`custom.networks.synchronize`.
 
     Args:
         partner: the second student, which shares the projectors' last layers with the first one.
@@ -86,7 +86,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         registration_loss: the same for "registration".
         contrast_loss: of one tap's features, see :class:`custom.losses.PixelContrastLoss`.
         confidence: probability from which on what a teacher decides about a pixel takes part in the contrast.
-        labelled_contrast: so many first iterations contrast labelled pixels only, without registered positives: what
+        labeled_contrast: so many first iterations contrast labeled pixels only, without registered positives: what
             a bank holds of students that know nothing yet is no positive.
         positives: of the two students, for the tap ``registered_tap`` (REPS); None goes without.
         registered_tap: name of the tap whose features are kept in the memory banks.
@@ -106,7 +106,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
 
     SETTINGS: ClassVar[tuple[str, ...]] = (
         *TwoStreamTrainer.SETTINGS,
-        *("labelled_per_batch", "weights", "confidence", "labelled_contrast", "select_by_agreement"),
+        *("labeled_per_batch", "weights", "confidence", "labeled_contrast", "select_by_agreement"),
         *("teaching_loss", "registration_loss", "contrast_loss"),
     )
 
@@ -119,7 +119,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         registration_loss: nn.Module,
         contrast_loss: nn.Module,
         confidence: float = 0.8,
-        labelled_contrast: int = 0,
+        labeled_contrast: int = 0,
         positives: Sequence[RegisteredPositives] | None = None,
         registered_tap: str = "eighth",
         unaugmented: DataLoader | None = None,
@@ -134,7 +134,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         self.weights = {n: w if isinstance(w, Schedule) else Schedule(float(w)) for n, w in weights.items()}
         self.teaching_loss, self.registration_loss = teaching_loss, registration_loss
         self.contrast_loss = contrast_loss
-        self.confidence, self.labelled_contrast = confidence, labelled_contrast
+        self.confidence, self.labeled_contrast = confidence, labeled_contrast
         self.positives, self.registered_tap, self.unaugmented = positives, registered_tap, unaugmented
         self.select_by_agreement = select_by_agreement
         self.selected: Tensor | None = None  # (N,), which of a slice's registered labels is used
@@ -154,7 +154,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         Args:
             engine: this trainer.
             batchdata: this process's part: "image" (n, 1, H, W); "label" (n, K, H, W) integers, K times the same for
-                labelled slices, those of K registered volumes for the others, UNKNOWN where there is none; "slice"
+                labeled slices, those of K registered volumes for the others, UNKNOWN where there is none; "slice"
                 (n,), their numbers.
 
         Returns:
@@ -163,9 +163,9 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         images, labels, places = engine.prepared(batchdata)
         labels = engine.gathered(labels)
         weights = {name: schedule(engine.state.iteration) for name, schedule in engine.weights.items()}
-        if len(images) * process_count() == engine.labelled_per_batch:  # nothing is unlabelled
+        if len(images) * process_count() == engine.labeled_per_batch:  # nothing is unlabeled
             weights |= {"cross_teaching": 0.0, "registration": 0.0}
-        known, unknown = slice(engine.labelled_per_batch), slice(engine.labelled_per_batch, None)
+        known, unknown = slice(engine.labeled_per_batch), slice(engine.labeled_per_batch, None)
         students = (engine.network.train(), engine.partner.train())
         engine.optimizer.zero_grad()
         with engine.autocast():
@@ -207,20 +207,20 @@ class CrossTeachingTrainer(TwoStreamTrainer):
 
         Args:
             features: of each student, tap to (n, d, h, w), this process's.
-            labels: (N, H, W), of the global batch; those of the labelled slices count.
+            labels: (N, H, W), of the global batch; those of the labeled slices count.
             pseudo_labels: for each student, (N, H, W) each: how confident the other one is, and of which class.
             places: slices (n,) and grids (n, H, W, 2), this process's.
 
         Returns:
             A scalar, twice the loss of their pixels: the weight of the term is that of one student, as in MCSC.
         """
-        known, labelled_only = self.labelled_per_batch, self.state.iteration <= self.labelled_contrast
-        least = 2.0 if labelled_only else self.confidence  # no probability reaches that
+        known, labeled_only = self.labeled_per_batch, self.state.iteration <= self.labeled_contrast
+        least = 2.0 if labeled_only else self.confidence  # no probability reaches that
         classes = [
             torch.cat([labels[:known], torch.where(confidence >= least, decided, -1)[known:]])
             for confidence, decided in pseudo_labels
         ]
-        positives = None if labelled_only else self.positives
+        positives = None if labeled_only else self.positives
         if positives:
             places = [self.gathered(values) for values in places]
         students = (self.network, self.partner)
@@ -239,7 +239,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
     @staticmethod
     def _positives_begin(engine: CrossTeachingTrainer, iteration: int) -> bool:
         """Whether registered positives begin within an epoch, at this iteration."""
-        return iteration == engine.labelled_contrast + 1 and engine.labelled_contrast % engine.state.epoch_length > 0
+        return iteration == engine.labeled_contrast + 1 and engine.labeled_contrast % engine.state.epoch_length > 0
 
     @staticmethod
     @torch.no_grad()
@@ -250,7 +250,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         goes on with the same. It costs a pass of both students over all slices, up to the registered tap, which
         processes share: epochs should have more slices.
         """
-        if not engine.positives or engine.state.iteration < engine.labelled_contrast:
+        if not engine.positives or engine.state.iteration < engine.labeled_contrast:
             return
         banks = [positives.bank for positives in engine.positives]
         for bank in banks:

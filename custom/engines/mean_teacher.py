@@ -65,7 +65,7 @@ class MeanTeacherTrainer(TwoStreamTrainer):
 
     SETTINGS: ClassVar[tuple[str, ...]] = (
         *TwoStreamTrainer.SETTINGS,
-        *("labelled_per_batch", "weights", "intensity", "strong_factor", "cut_mix", "confidence"),
+        *("labeled_per_batch", "weights", "intensity", "strong_factor", "cut_mix", "confidence"),
         *("squared_dice", "gradient_norm"),
     )
 
@@ -110,10 +110,10 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         Returns:
             "loss" and each term that was computed, by name, without its weight.
         """
-        labeled, unlabeled = slice(engine.labelled_per_batch), slice(engine.labelled_per_batch, None)
+        labeled, unlabeled = slice(engine.labeled_per_batch), slice(engine.labeled_per_batch, None)
         images, labels, _ = engine.prepared(batchdata)
         weights = {name: schedule(engine.state.iteration) for name, schedule in engine.weights.items()}
-        if len(images) * process_count() == engine.labelled_per_batch:  # nothing is unlabeled
+        if len(images) * process_count() == engine.labeled_per_batch:  # nothing is unlabeled
             weights |= {"propagation": 0.0, "consistency": 0.0}
         with torch.no_grad():
             views, lesson, confident = engine.views(images, bool(weights["consistency"]))
@@ -133,7 +133,7 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         terms = {
             "supervised": lambda: loss_of(mild[labeled], target[labeled], known[labeled]),
             "propagation": lambda: loss_of(mild[unlabeled], target[unlabeled], known[unlabeled]),
-            "consistency": lambda: loss_of(engine.gathered(strong, labelled=0), lesson.to(mild.dtype), confident),
+            "consistency": lambda: loss_of(engine.gathered(strong, labeled=0), lesson.to(mild.dtype), confident),
         }
         terms = {name: term() for name, term in terms.items() if weights[name]}
         loss = sum(weights[name] * term for name, term in terms.items())
@@ -161,7 +161,7 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         mild = self.changed(images, self.intensity.draw(len(images) * world, *size, generator), None)
         if not consistency:
             return [mild], None, None
-        weak = images[self.labelled_per_batch // world :]
+        weak = images[self.labeled_per_batch // world :]
         count = len(weak) * world
         strong = self.changed(weak, self.intensity.draw(count, *size, generator, self.strong_factor), 0)
         with self.autocast():
@@ -171,11 +171,11 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         # boxes come from any slice of the global batch
         strong, probabilities = (
             torch.where(box, values.roll(1, dims=0), values)
-            for values in (self.gathered(strong, labelled=0), self.gathered(probabilities, labelled=0))
+            for values in (self.gathered(strong, labeled=0), self.gathered(probabilities, labeled=0))
         )
-        return [mild, self.share(strong, labelled=0)], *confident_decisions(probabilities, self.confidence)
+        return [mild, self.share(strong, labeled=0)], *confident_decisions(probabilities, self.confidence)
 
-    def changed(self, images: Tensor, drawn: Mapping[str, Tensor], labelled: int | None) -> Tensor:
+    def changed(self, images: Tensor, drawn: Mapping[str, Tensor], labeled: int | None) -> Tensor:
         """This process's images (n, 1, H, W) with changes of intensity that were drawn for the global batch."""
-        drawn = {name: self.share(values, labelled).to(images) for name, values in drawn.items()}
+        drawn = {name: self.share(values, labeled).to(images) for name, values in drawn.items()}
         return self.intensity.apply(images, **drawn)

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning of a segmentation network on the slices of a few labelled volumes."""
+"""Fine-tuning of a segmentation network on the slices of a few labeled volumes."""
 
 from __future__ import annotations
 

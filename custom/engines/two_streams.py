@@ -25,12 +25,12 @@ class TwoStreamTrainer(SliceTrainer):
     the batch among them. All processes draw the same random numbers.
 
     Args:
-        labelled_per_batch: number of labeled slices in the global batch.
+        labeled_per_batch: number of labeled slices in the global batch.
         **arguments: those of :class:`SliceTrainer`, all by name.
     """
 
-    def __init__(self, *, labelled_per_batch: int, **arguments: Any) -> None:
-        self.labelled_per_batch = labelled_per_batch
+    def __init__(self, *, labeled_per_batch: int, **arguments: Any) -> None:
+        self.labeled_per_batch = labeled_per_batch
         super().__init__(**arguments)
 
     def prepared(self, batchdata: dict) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
@@ -69,21 +69,21 @@ class TwoStreamTrainer(SliceTrainer):
         drawn = {name: self.share(values).to(images.device, non_blocking=True) for name, values in drawn.items()}
         return self.augment.grid(*images.shape[2:], **drawn)
 
-    def gathered(self, values: Tensor, labelled: int | None = None) -> Tensor:
+    def gathered(self, values: Tensor, labeled: int | None = None) -> Tensor:
         """The global batch (N, ...) of each process's (n, ...), with gradients, labeled slices first.
 
         Args:
             values: of this process.
-            labelled: how many of the N are labeled; None for ``labelled_per_batch``.
+            labeled: how many of the N are labeled; None for ``labeled_per_batch``.
         """
         world = process_count()
         if world == 1:
             return values
-        known = (self.labelled_per_batch if labelled is None else labelled) // world
+        known = (self.labeled_per_batch if labeled is None else labeled) // world
         parts = gather_embeddings(values).unflatten(0, (world, -1))  # (processes, n, ...)
         return torch.cat([parts[:, :known].flatten(0, 1), parts[:, known:].flatten(0, 1)])
 
-    def share(self, values: Tensor, labelled: int | None = None) -> Tensor:
+    def share(self, values: Tensor, labeled: int | None = None) -> Tensor:
         """This process's (n, ...) of a global batch (N, ...); the arguments as in :meth:`gathered`."""
-        known = self.labelled_per_batch if labelled is None else labelled
+        known = self.labeled_per_batch if labeled is None else labeled
         return torch.cat([part.tensor_split(process_count())[process_rank()] for part in values.tensor_split([known])])

@@ -43,7 +43,7 @@ class ResumeCheckpoint:
 
     Args:
         path: of the checkpoint.
-        objects: what has ``state_dict`` and ``load_state_dict``, by name: network, optimiser, scheduler, guards.
+        objects: what has ``state_dict`` and ``load_state_dict``, by name: network, optimizer, scheduler, guards.
         settings: what must be the same for the run to go on, by name: plain values, or objects that are described by
             their attributes. The optimizer's defaults and what the trainer names in ``SETTINGS`` join them.
         resume: whether to load.
@@ -150,7 +150,7 @@ class SaveWeights:
         network: to save.
         settings: of the preprocessing that the network needs, by name; written beside it as JSON.
         evaluator: with a key metric, or None.
-        trained_on: lists of the cases that the network learns from, "labelled" and "unlabelled", and that it is chosen
+        trained_on: lists of the cases that the network learns from, "labeled" and "unlabeled", and that it is chosen
             on, "validation". The hashes of their images are written beside the settings, so that an evaluation knows
             them again; names are not, since weights are handed on.
         goes_on: whether a network whose weights are there already goes on from them: their cases stay in the lists.
@@ -304,13 +304,13 @@ class LoadWeights:
                 continue
             which = f"{len(seen)} of the {len(hashes)} cases to be scored"
             which += f" ({', '.join(seen[:5])}{', ...' if len(seen) > 5 else ''})"
-            if kind == "labelled" and self.unseen:
+            if kind == "labeled" and self.unseen:
                 raise WeightsError(
                     f"{self.key}: {self.path} was trained on {which}; give the --split_dir or --datalist that it was "
                     "trained with, or other cases; --section training, with the training's --labeled_cases, scores "
                     "those of the training."
                 )
-            how = {"labelled": "trained on", "validation": "chosen by"}.get(kind, "trained, without their labels, on")
+            how = {"labeled": "trained on", "validation": "chosen by"}.get(kind, "trained, without their labels, on")
             logger.warning(f"{self.path} was {how} {which}: no scores of unseen cases.")
 
 

@@ -133,7 +133,7 @@ class EmbeddingReport:
 
 
 def _draw_paths(axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str):
-    """Dots of the slices coloured by position, and for each patient a line through the mean at each position."""
+    """Dots of the slices colored by position, and for each patient a line through the mean at each position."""
     values = {key: np.array([row[key] for row in rows]) for key in ("patient", "position", x, y)}
     for patient in dict.fromkeys(values["patient"].tolist()):
         mine = values["patient"] == patient

@@ -24,7 +24,7 @@ from custom.data.geometry import HEAD, OrientSlices
 from custom.handlers.report import identity
 from custom.metrics import dice
 from custom.utils.distributed import process_rank
-from custom.utils.figures import ABOVE, COLOURS, as_seen, class_style, outline, plain, show, view_square, window_around
+from custom.utils.figures import ABOVE, COLORS, as_seen, class_style, outline, plain, show, view_square, window_around
 from custom.utils.files import replacing
 from custom.utils.log import logger
 
@@ -54,7 +54,7 @@ class OverviewFigure:
         folder: for the file.
         class_names: of the foreground classes, label 1 first.
         max_cases: the first ones are shown.
-        slices: name to fraction in [0, 1] of the labelled slices, along ``direction``.
+        slices: name to fraction in [0, 1] of the labeled slices, along ``direction``.
         direction: (3,) vector in RAS along which slices are counted.
     """
 
@@ -76,7 +76,7 @@ class OverviewFigure:
     def attach(self, engine: Engine) -> None:
         """
         Args:
-            engine: an evaluator that decollates; "pred" of its output and, where labelled, "label" are (1, H, W, S)
+            engine: an evaluator that decollates; "pred" of its output and, where labeled, "label" are (1, H, W, S)
                 integer maps; "image" (C, ...), the first channel of which is shown, may be in another geometry.
         """
         if process_rank() != 0:
@@ -114,9 +114,9 @@ class OverviewFigure:
         arrays = {name: as_seen(v.numpy()[0]) for name, v in volumes.items()}  # (h, w, S)
         found = [(arrays[n] > 0) for n in maps]
         shown = next((f for f in found if f.any()), np.ones_like(found[0]))
-        labelled = np.flatnonzero(shown.any((0, 1)))
+        labeled = np.flatnonzero(shown.any((0, 1)))
         window = window_around(np.any(found, axis=0).any(2), spacing)
-        chosen = [labelled[round(f * (len(labelled) - 1))] for f in self.slices.values()]
+        chosen = [labeled[round(f * (len(labeled) - 1))] for f in self.slices.values()]
         return _Case(title, spacing, [{n: a[(*window, k)] for n, a in arrays.items()} for k in chosen])
 
     def __call__(self, engine: Engine) -> None:
@@ -124,7 +124,7 @@ class OverviewFigure:
             return
         panels = max((list(case.slices[0]) for case in self.cases), key=len)
         rows, columns = len(self.cases), len(self.slices) * len(panels)
-        entries = min(len(COLOURS), int(columns * PANEL / ENTRY))  # of the legend, side by side
+        entries = min(len(COLORS), int(columns * PANEL / ENTRY))  # of the legend, side by side
         below = 0.2 + 0.2 * ceil(len(self.class_names) / entries)  # inches for the legend
         figure = Figure(figsize=(columns * PANEL + 0.3, rows * (PANEL + 0.25) + 0.35 + below))
         FigureCanvasAgg(figure)
@@ -163,6 +163,6 @@ class OverviewFigure:
     def _legend(self) -> list[Patch]:
         styles = [class_style(k) for k in range(1, len(self.class_names) + 1)]
         return [
-            Patch(facecolor=to_rgba(colour, 0.3), edgecolor=colour, linestyle=line, linewidth=1.5, label=plain(name))
-            for (colour, line), name in zip(styles, self.class_names, strict=True)
+            Patch(facecolor=to_rgba(color, 0.3), edgecolor=color, linestyle=line, linewidth=1.5, label=plain(name))
+            for (color, line), name in zip(styles, self.class_names, strict=True)
         ]

@@ -35,9 +35,9 @@ class PositivesReport:
     """Share of positives of the anchor's true class, for registered ones (REPS) and for those by pseudo-label.
 
     After the last iteration of each epoch, so that handlers of its end find the means among the metrics; on some
-    unlabelled slices as they are, in batches of 16, at pixels drawn from each class that the network is confident of.
+    unlabeled slices as they are, in batches of 16, at pixels drawn from each class that the network is confident of.
     The mean is over these classes, as the loss's is: most pixels are background, whose positives are nearly always
-    right. It looks at the truth of unlabelled slices, which nothing else in training does, and changes nothing.
+    right. It looks at the truth of unlabeled slices, which nothing else in training does, and changes nothing.
 
     Args:
         path: of the CSV, in each epoch a row a class and one of their mean: "epoch", "class", "registered",
@@ -48,11 +48,11 @@ class PositivesReport:
         points: of the training slices; None leaves "registered" undefined.
         data: the training slices.
         truth: the same slices with their true labels.
-        labelled: how many cases, the first ones of the data, are labelled and left out.
+        labeled: how many cases, the first ones of the data, are labeled and left out.
         confidence: see :class:`custom.engines.CrossTeachingTrainer`.
         stride: of the pixels that are drawn, in pixels of the slices.
         anchors: of each class in a batch, at most so many times its slices.
-        count: slices, evenly spread over the unlabelled ones.
+        count: slices, evenly spread over the unlabeled ones.
         seed: of the pixels, the same ones in each epoch where the network decides alike.
 
     Raises:
@@ -67,7 +67,7 @@ class PositivesReport:
         points: RegisteredPoints | None,
         data: SliceDataset,
         truth: SliceDataset,
-        labelled: int,
+        labeled: int,
         confidence: float = 0.8,
         stride: int = 8,
         anchors: int = 50,
@@ -80,9 +80,9 @@ class PositivesReport:
         self.class_names = ["background", *class_names]
         self.data, self.truth = data, truth
         self.confidence, self.stride, self.anchors, self.seed = confidence, stride, anchors, seed
-        unlabelled = (data.geometry.volumes >= labelled).nonzero()[:, 0]
-        spread = torch.linspace(0, len(unlabelled) - 1, min(count, len(unlabelled))).round().long()
-        self.chosen = unlabelled[spread].tolist()
+        unlabeled = (data.geometry.volumes >= labeled).nonzero()[:, 0]
+        spread = torch.linspace(0, len(unlabeled) - 1, min(count, len(unlabeled))).round().long()
+        self.chosen = unlabeled[spread].tolist()
         self.rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a segmentation, per case and per class, in native space and millimetres."""
+"""Scores of a segmentation, per case and per class, in native space and millimeters."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class SegmentationReport:
             lines.append(f"{line}{found} patients with ED and ES, {missed} more without a prediction.")
         if summary[-1]["empty_predictions"]:
             lines.append(
-                "empty: what was labelled and not found, over all classes in the last line; its Dice is 0, and its "
+                "empty: what was labeled and not found, over all classes in the last line; its Dice is 0, and its "
                 "distances are the diagonal of the volume."
             )
         return [*lines, f"Written to {self.folder / 'cases.csv'} and {self.folder / 'summary.csv'}."]

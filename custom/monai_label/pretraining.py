@@ -22,7 +22,7 @@ def study_encoder(
     """The encoder to begin with: pre-trained once on all studies, annotated or not.
 
     Args:
-        sections: of :func:`~custom.data.study_sections`. Without unlabelled studies nothing is pre-trained; an encoder
+        sections: of :func:`~custom.data.study_sections`. Without unlabeled studies nothing is pre-trained; an encoder
             that is there is used all the same.
         bundle_root: the bundle's folder, whose ``pretrain.json`` says the rest.
         ckpt_dir: folder of the encoder.

@@ -4,7 +4,7 @@
 
 from custom.networks.both import BothStudents, MeanAndDisagreementd
 from custom.networks.embedder import SliceEmbedder, UNetEncoder
-from custom.networks.global_norm import GlobalBatchNorm2d, distribute, synchronise
+from custom.networks.global_norm import GlobalBatchNorm2d, distribute, synchronize
 from custom.networks.projected import ProjectedNetwork, check_slice_size, projector_parameters
 from custom.networks.swin import load_swin
 from custom.networks.turned import TurnedSliceInferer
@@ -29,6 +29,6 @@ __all__ = [
     "load_weights",
     "projector_parameters",
     "read_weights",
-    "synchronise",
+    "synchronize",
     "unwrapped",
 ]

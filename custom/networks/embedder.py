@@ -39,7 +39,7 @@ class UNetEncoder(BasicUNet):
 class SliceEmbedder(nn.Module):
     """One embedding a slice: encoder, global average pooling, linear - ReLU - linear.
 
-    The ordinal axis of CORAL lives here, so that it is saved, resumed and synchronised with the weights.
+    The ordinal axis of CORAL lives here, so that it is saved, resumed and synchronized with the weights.
 
     Args:
         encoder: maps (n, c, H, W) to (n, features, h, w).
@@ -63,7 +63,7 @@ class SliceEmbedder(nn.Module):
             x: (n, c, H, W).
 
         Returns:
-            (n, dimensions) embeddings, not normalised.
+            (n, dimensions) embeddings, not normalized.
         """
         return self.head(self.pooled(x))
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Batch normalisation over the batches of all processes."""
+"""Batch normalization over the batches of all processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from custom.utils.distributed import process_count
 
-__all__ = ["GlobalBatchNorm2d", "distribute", "synchronise"]
+__all__ = ["GlobalBatchNorm2d", "distribute", "synchronize"]
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -27,7 +27,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             x: (n, num_features, H, W), this process's part of the batch.
 
         Returns:
-            (n, num_features, H, W), normalised with the statistics of the global batch.
+            (n, num_features, H, W), normalized with the statistics of the global batch.
         """
         world = process_count()
         if not self.training or world == 1:
@@ -65,7 +65,7 @@ class _Sum(torch.autograd.Function):
         return idist.all_reduce(grad.clone())
 
 
-def synchronise(network: nn.Module, device: torch.device | str) -> nn.Module:
+def synchronize(network: nn.Module, device: torch.device | str) -> nn.Module:
     """Prepare a network for several processes whose gradients the trainer averages.
 
     Args:

@@ -122,7 +122,7 @@ def check_slice_size(slice_size: Sequence[int], multiple: int = 32, least: int =
     Args:
         slice_size: (height, width) in pixels.
         multiple: of each length, the networks' strides together.
-        least: below it the deepest level is a single pixel, which cannot be normalised.
+        least: below it the deepest level is a single pixel, which cannot be normalized.
 
     Raises:
         SettingError: a length that the networks cannot take; found before the work, where they would find it after.

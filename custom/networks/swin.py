@@ -16,7 +16,7 @@ from custom.utils.log import logger
 
 __all__ = ["load_swin"]
 
-KEY = "partner_checkpoint"
+KEY = "transformer_checkpoint"
 REMEDY = (
     "Swin-T's weights need a SwinUNETR with spatial_dims 2, feature_size 96, depths [2, 2, 6, 2], "
     "num_heads [3, 6, 12, 24], patch_norm true, patch_size 2 and use_v2 false; add variants/swin_t.json to the configs."
@@ -34,7 +34,7 @@ def load_swin(network: nn.Module, path: str | Path | None) -> nn.Module:
     Two layouts are known: the original release's ``swin_tiny_patch4_window7_224.pth``, and timm's
     ``pytorch_model.bin``, of any version.
 
-    - The network sees its image as the original sees it in grey, enlarged by 4 / ``patch_size``, nearest neighbour: the
+    - The network sees its image as the original sees it in gray, enlarged by 4 / ``patch_size``, nearest neighbor: the
       patch kernel is summed over red, green and blue, and over blocks of pixels. With several input channels each has
       its share of the sum.
     - MONAI merges 2 x 2 pixels in the original's order, so that these weights fit as they are.
@@ -90,12 +90,12 @@ def _fitted(given: dict[str, Tensor], own: dict[str, Tensor], window: tuple[int,
             given[name] = _resized(given[name], window)
     name = "patch_embed.proj.weight"
     if name in given and given[name].ndim == 4:
-        given[name] = _grey(given[name], *own[name].shape[1:3])
+        given[name] = _gray(given[name], *own[name].shape[1:3])
     return given
 
 
-def _grey(kernel: Tensor, channels: int, side: int) -> Tensor:
-    """(d, 3, k, k), the kernel of a colour image's patches, to (d, channels, side, side) where side divides k."""
+def _gray(kernel: Tensor, channels: int, side: int) -> Tensor:
+    """(d, 3, k, k), the kernel of a color image's patches, to (d, channels, side, side) where side divides k."""
     step = kernel.shape[-1] // side
     blocks = F.avg_pool2d(kernel.float().sum(dim=1, keepdim=True), max(step, 1), divisor_override=1)
     return blocks.expand(-1, channels, -1, -1) / channels

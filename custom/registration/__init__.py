@@ -5,7 +5,7 @@
 Here is what configs and users call; the rest is imported from its module.
 """
 
-from custom.registration.labels import check_choice, label_maps, no_registrations, registered_labels
+from custom.registration.labels import check_choice, label_maps, no_registrations, propagated_labels
 from custom.registration.library import Registrations
 from custom.registration.pairwise import register
 from custom.registration.points import registered_points
@@ -26,7 +26,7 @@ __all__ = [
     "map_points",
     "no_registrations",
     "register",
-    "registered_labels",
+    "propagated_labels",
     "registered_points",
     "training_registrations",
     "warp_label",

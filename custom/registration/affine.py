@@ -41,10 +41,10 @@ def refine_affine(target: Volume, source: Volume, mask: Volume, matrix: np.ndarr
         parameters = _fit(*pair, grid, within(organ, grid.spacing, options.rim) > 0, *frame, parameters, options)
     if frame is None:
         return matrix
-    centre, radius = frame
+    center, radius = frame
     move = np.eye(4)
     move[:3, :3] += parameters[:3].double().numpy() / radius
-    move[:3, 3] = centre + parameters[3].double().numpy() - move[:3, :3] @ centre
+    move[:3, 3] = center + parameters[3].double().numpy() - move[:3, :3] @ center
     return matrix @ move
 
 
@@ -74,9 +74,9 @@ def affine_similarity(target: Volume, source: Volume, mask: Volume, matrix: np.n
 
 
 def _frame(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Centre (3,) and root mean square radius, mm: in that unit a turn or a strain moves as much as a shift does."""
-    centre = points.mean(axis=0)
-    return centre, float(np.sqrt(((points - centre) ** 2).sum(axis=1).mean()))
+    """Center (3,) and root mean square radius, mm: in that unit a turn or a strain moves as much as a shift does."""
+    center = points.mean(axis=0)
+    return center, float(np.sqrt(((points - center) ** 2).sum(axis=1).mean()))
 
 
 def _fit(
@@ -84,7 +84,7 @@ def _fit(
     moving: Tensor,
     grid: Grid,
     where: Tensor,
-    centre: np.ndarray,
+    center: np.ndarray,
     radius: float,
     parameters: Tensor,
     options: Settings,
@@ -94,10 +94,10 @@ def _fit(
     Args:
         fixed, moving: on ``grid``.
         where: (X, Y, Z), the voxels that are compared.
-        centre, radius: see :func:`_frame`.
+        center, radius: see :func:`_frame`.
         parameters: (4, 3) mm, the start: strain and rotation times the radius, and the shift, in RAS.
     """
-    middle = torch.from_numpy(centre)
+    middle = torch.from_numpy(center)
     away, values = (grid.points()[where] - middle).float(), fixed[where]
     volume, weight = moving[None], torch.ones_like(values)
     parameters = parameters.clone().requires_grad_()

@@ -61,7 +61,7 @@ def _demons(
     method.SetMaximumUpdateStepLength(2.0)
     method.SmoothDisplacementFieldOn()
     method.SmoothUpdateFieldOff()
-    # as many mm across slices as within them, yet some, or neighbouring slices come apart
+    # as many mm across slices as within them, yet some, or neighboring slices come apart
     voxels = np.maximum(options.smoothing * grid.spacing.min() / grid.spacing, 0.7)
     method.SetStandardDeviations(voxels.tolist())
     if start is not None:

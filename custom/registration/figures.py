@@ -24,7 +24,7 @@ from custom.registration.record import PairResult
 from custom.registration.storage import load_transform
 from custom.registration.transform import Transform, warp_label
 from custom.registration.volume import Grid, Volume, read_volume
-from custom.utils.figures import ABOVE, COLOURS, as_seen, outline, show, view_square, window_around
+from custom.utils.figures import ABOVE, COLORS, as_seen, outline, show, view_square, window_around
 from custom.utils.files import replacing
 from custom.utils.log import logger
 
@@ -41,7 +41,7 @@ TINTS = {"fixed": np.array([0.80, 0.90, 1.0]), "moving": np.array([1.0, 0.87, 0.
 NEAR = 10.0  # mm around the organ, to whose intensities a picture is scaled
 MOST_CHARACTERS = 130  # that fit above a row
 MOST_FAILED = 5  # that are named
-WARNING = to_rgb(COLOURS[5])
+WARNING = to_rgb(COLORS[5])
 
 
 @dataclass
@@ -205,13 +205,13 @@ def _draw(axes: Sequence[Axes], view: _View) -> None:
     """Fill the four panels of a pair."""
     before, after = view.stages
     organ = _near(after.label, view)
-    grey = _scaled(view.fixed, view.fixed[organ])
+    gray = _scaled(view.fixed, view.fixed[organ])
     known = after.image[organ]  # one scale for before and after, so that they can be compared
     known = known if np.isfinite(known).any() else before.image
     for stage, checkered, outlined in zip(view.stages, axes[:2], axes[2:], strict=True):
-        board = _checkerboard(grey, _scaled(stage.image, known), view.spacing)
+        board = _checkerboard(gray, _scaled(stage.image, known), view.spacing)
         show(checkered, board, view.spacing)
-        show(outlined, grey, view.spacing, cmap="gray", vmin=0, vmax=1)
+        show(outlined, gray, view.spacing, cmap="gray", vmin=0, vmax=1)
         if stage.label is not None:
             outline(outlined, stage.label, view.spacing)
         overlaps = np.isfinite(stage.image).any()
@@ -219,13 +219,13 @@ def _draw(axes: Sequence[Axes], view: _View) -> None:
         _remark(outlined, _about_label(stage.label) if overlaps else "no overlap")
     for panel in axes:
         panel.set(xticks=[], yticks=[], facecolor="black")
-        view_square(panel, grey.shape, view.spacing)
+        view_square(panel, gray.shape, view.spacing)
 
 
 def _near(label: np.ndarray | None, view: _View) -> np.ndarray:
     """(h, w) bool, the organ and what is around it; everything where there is no organ.
 
-    With the air around a patient in it, a scale of greys would leave one shade to soft tissue.
+    With the air around a patient in it, a scale of grays would leave one shade to soft tissue.
     """
     if label is None or not label.any():
         return np.ones(view.fixed.shape, dtype=bool)
@@ -274,8 +274,8 @@ def _entitle(axes: Axes, result: PairResult) -> None:
     """Write what is known of a pair above its row; a dollar sign in its name is no formula."""
     usable, message = result.state == "usable", result.message
     left = {**ABOVE, "ha": "left", "fontsize": 9, "parse_math": False}
-    colour = "black" if usable else WARNING
-    axes.annotate(_cut(_title(result)), (0, 1), (0, 16 if message else 3), **left, weight="bold", color=colour)
+    color = "black" if usable else WARNING
+    axes.annotate(_cut(_title(result)), (0, 1), (0, 16 if message else 3), **left, weight="bold", color=color)
     if message:
         axes.annotate(_cut(message), (0, 1), (0, 3), **left)
 

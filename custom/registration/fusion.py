@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation by atlases: labels warped onto a volume from several labelled ones, made one."""
+"""Segmentation by atlases: labels warped onto a volume from several labeled ones, made one."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 from custom.registration.settings import Settings
 from custom.registration.volume import Grid, Volume
 
-__all__ = ["box_around", "centred", "coarser", "covered_share", "organ_grid", "thick_axis"]
+__all__ = ["box_around", "centerd", "coarser", "covered_share", "organ_grid", "thick_axis"]
 
 THICK = 1.5  # a slice axis is coarser than the others by this factor
 
@@ -27,11 +27,11 @@ def coarser(grid: Grid, spacing: float) -> Grid:
     return grid.part(np.zeros(3), np.array(grid.shape), np.maximum(grid.spacing, spacing))
 
 
-def centred(fixed: Grid, moving: Grid, scale: np.ndarray, turn: np.ndarray) -> np.ndarray:
+def centerd(fixed: Grid, moving: Grid, scale: np.ndarray, turn: np.ndarray) -> np.ndarray:
     """Middle onto middle, the fixed organ ``scale`` (3,) times as large and turned by ``turn`` (3, 3)."""
     matrix = np.eye(4)
     matrix[:3, :3] = fixed.directions @ np.diag(1 / scale) @ fixed.directions.T @ turn
-    matrix[:3, 3] = moving.centre - matrix[:3, :3] @ fixed.centre
+    matrix[:3, 3] = moving.center - matrix[:3, :3] @ fixed.center
     return matrix
 
 

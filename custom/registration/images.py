@@ -19,8 +19,8 @@ __all__ = [
     "compared",
     "correlation",
     "intensity_window",
-    "locally_normalised",
-    "normalised",
+    "locally_normalized",
+    "normalized",
     "read_region",
     "scaled",
     "within",
@@ -29,7 +29,7 @@ __all__ = [
 CLIP = (1.0, 99.0)  # percentiles of the intensities
 
 
-def normalised(fixed: Volume, moving: Volume, options: Settings) -> tuple[Volume, Volume]:
+def normalized(fixed: Volume, moving: Volume, options: Settings) -> tuple[Volume, Volume]:
     """Intensities from 0 to 1 between the percentiles of each volume; in one window where intensities are compared."""
     windows = [intensity_window(volume) for volume in (fixed, moving)]
     if options.contrast is None or options.affine_contrast is None:
@@ -83,13 +83,13 @@ def compared(
     """Both images on a grid, the moving one read at ``points``.
 
     Args:
-        window: see :func:`locally_normalised`.
+        window: see :func:`locally_normalized`.
     """
     fixed, moving = target.smoothed(grid).at(grid.points()), source.smoothed(grid, matrix).at(points)
-    return tuple(locally_normalised(values, grid.spacing, window) for values in (fixed, moving))
+    return tuple(locally_normalized(values, grid.spacing, window) for values in (fixed, moving))
 
 
-def locally_normalised(values: Tensor, spacing: np.ndarray, window: float | None) -> Tensor:
+def locally_normalized(values: Tensor, spacing: np.ndarray, window: float | None) -> Tensor:
     """(X, Y, Z) with its mean and contrast taken out in a Gaussian window of mm within the slice; None leaves them."""
     if window is None:
         return values

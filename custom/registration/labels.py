@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Registered labels as pseudo-labels for training (RSL): what labelled volumes say of unlabelled ones."""
+"""Registered labels as pseudo-labels for training (RSL): what labeled volumes say of unlabeled ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from custom.utils.errors import SettingError
 from custom.utils.files import replacing
 from custom.utils.log import logger
 
-__all__ = ["check_choice", "label_maps", "no_registrations", "registered_labels", "warped_labels"]
+__all__ = ["check_choice", "label_maps", "no_registrations", "propagated_labels", "warped_labels"]
 
 SEVERAL = ("votes", "agreement")  # label maps for each case
 CHOICES = (*SEVERAL, *FUSIONS)
@@ -33,14 +33,14 @@ FORMAT = 1  # raise it when the same registrations make other label maps
 
 
 def warped_labels(
-    registrations: Registrations, case: str, labelled: Sequence[Case], usable: bool = True, outside: int = 0
+    registrations: Registrations, case: str, labeled: Sequence[Case], usable: bool = True, outside: int = 0
 ) -> tuple[list[MetaTensor], list[float]]:
-    """The labels of the labelled cases that were registered onto a case.
+    """The labels of the labeled cases that were registered onto a case.
 
     Args:
         registrations: of a finished run.
         case: id.
-        labelled: cases with "case" and "label".
+        labeled: cases with "case" and "label".
         usable: False takes registrations marked unusable, too.
         outside: value where an atlas does not reach.
 
@@ -48,20 +48,20 @@ def warped_labels(
         Label maps (1, X, Y, Z) on the case's grid, and the similarity that each atlas reached when the two were
         registered, the most similar first.
     """
-    files = {atlas["case"]: atlas["label"] for atlas in labelled}
+    files = {atlas["case"]: atlas["label"] for atlas in labeled}
     atlases = registrations.atlases(case, files, usable)
     warped = [warp_label(files[name], registrations.between(case, name, usable), outside) for name, _ in atlases]
     return warped, [similarity for _, similarity in atlases]
 
 
 def check_choice(choice: str) -> None:
-    """Check a choice of :func:`registered_labels` before the work begins.
+    """Check a choice of :func:`propagated_labels` before the work begins.
 
     Raises:
         SettingError: there is no such choice.
     """
     if choice not in CHOICES:
-        raise SettingError(f"registered_labels: {choice!r} is none of {', '.join(CHOICES)}.")
+        raise SettingError(f"propagated_labels: {choice!r} is none of {', '.join(CHOICES)}.")
 
 
 def no_registrations() -> None:
@@ -70,24 +70,24 @@ def no_registrations() -> None:
 
 
 def label_maps(cases: Sequence[Case]) -> int:
-    """How many label maps the cases of :func:`registered_labels` have each, 1 where there are none."""
+    """How many label maps the cases of :func:`propagated_labels` have each, 1 where there are none."""
     return max((len(case["label"]) for case in cases if isinstance(case.get("label"), list)), default=1)
 
 
-def registered_labels(
+def propagated_labels(
     registrations: Registrations | None,
-    labelled: Sequence[Case],
-    unlabelled: Sequence[Case],
+    labeled: Sequence[Case],
+    unlabeled: Sequence[Case],
     folder: str | Path,
     choice: str = "best",
 ) -> list[dict[str, Any]]:
-    """Give unlabelled cases a label from registration, if there is one; UNKNOWN is where no atlas reaches.
+    """Give unlabeled cases a label from registration, if there is one; UNKNOWN is where no atlas reaches.
 
     Args:
-        registrations: of a finished run in which labelled cases were registered onto the unlabelled ones; None gives
+        registrations: of a finished run in which labeled cases were registered onto the unlabeled ones; None gives
             none a label.
-        labelled: the atlases.
-        unlabelled: cases without "label"; their truth is not looked at.
+        labeled: the atlases.
+        unlabeled: cases without "label"; their truth is not looked at.
         folder: for the label maps; each is named after what it is made of, and made once.
         choice: "best", "majority" or "weighted" make one label map of the usable atlases, see
             :func:`~custom.registration.fusion.fuse_labels`; "votes" and "agreement" give each case all of them, as
@@ -95,29 +95,29 @@ def registered_labels(
             chooses by what the networks say.
 
     Returns:
-        The unlabelled cases, with "label", a file or a list of files, and "registered", True; those onto which no
-        labelled case has a usable registration are without, and a line names them.
+        The unlabeled cases, with "label", a file or a list of files, and "registered", True; those onto which no
+        labeled case has a usable registration are without, and a line names them.
 
     Raises:
         SettingError: another choice, or none of the cases gets a label.
     """
     check_choice(choice)
     if registrations is None:
-        return [dict(case) for case in unlabelled]
+        return [dict(case) for case in unlabeled]
     cases = []
-    for case in progress_bar(unlabelled, "Registered labels", "case"):
-        files = _label_files(registrations, case["case"], labelled, Path(folder), choice)
+    for case in progress_bar(unlabeled, "Registered labels", "case"):
+        files = _label_files(registrations, case["case"], labeled, Path(folder), choice)
         label = {"label": files if choice in SEVERAL else files[0], "registered": True} if files else {}
         cases.append({**case, **label})
     without = [case["case"] for case in cases if "label" not in case]
     if cases and len(without) == len(cases):
         raise SettingError(
-            f"registered_labels: no labelled case was registered onto any of the {len(cases)} unlabelled ones and is "
+            f"propagated_labels: no labeled case was registered onto any of the {len(cases)} unlabeled ones and is "
             f"usable (see {registrations.folder}/pairs.csv): the plan must have 'atlas' or such pairs; look at its "
             "pictures, or train with --use_registration false."
         )
     if without:
-        logger.warning(f"registered_labels: none for {', '.join(without)}: no labelled case is usable.")
+        logger.warning(f"propagated_labels: none for {', '.join(without)}: no labeled case is usable.")
     if choice in SEVERAL:
         most = label_maps(cases)
         for case in cases:
@@ -127,10 +127,10 @@ def registered_labels(
 
 
 def _label_files(
-    registrations: Registrations, case: str, labelled: Sequence[Case], folder: Path, choice: str
+    registrations: Registrations, case: str, labeled: Sequence[Case], folder: Path, choice: str
 ) -> list[str]:
     """The label maps of a case, written if they are not there; none where no atlas is usable."""
-    by_id = {atlas["case"]: atlas for atlas in labelled}
+    by_id = {atlas["case"]: atlas for atlas in labeled}
     atlases = [by_id[name] for name, _ in registrations.atlases(case, by_id)]
     several = choice in SEVERAL
     choice = "best" if several else choice

@@ -110,13 +110,13 @@ class Registrations:
         raise RegistrationError(f"{name} has no registration in {self.folder} that did not fail.")
 
     def atlases(
-        self, fixed: str, labelled: Collection[str] | None = None, usable: bool = True
+        self, fixed: str, labeled: Collection[str] | None = None, usable: bool = True
     ) -> list[tuple[str, float]]:
-        """The labelled cases that were registered onto a case, with the similarity reached, the most similar first.
+        """The labeled cases that were registered onto a case, with the similarity reached, the most similar first.
 
         Args:
             fixed: id.
-            labelled: their ids; None for those of the plan "atlas".
+            labeled: their ids; None for those of the plan "atlas".
             usable: False takes those marked unusable, too.
         """
         states = ("usable",) if usable else ("usable", "unusable")
@@ -125,7 +125,7 @@ class Registrations:
             for pair, result in self.results.items()
             if pair.fixed == fixed
             and result.state in states
-            and ("atlas" in result.roles.split() if labelled is None else pair.moving in labelled)
+            and ("atlas" in result.roles.split() if labeled is None else pair.moving in labeled)
         ]
         return sorted(found, key=lambda atlas: -atlas[1])
 
@@ -136,7 +136,7 @@ class Registrations:
     def partners(self, cases: Sequence[str], count: int = 5, seed: int = 0) -> dict[str, list[str]]:
         """For each case up to ``count`` of the others, all with a usable map to them.
 
-        Half of them are of those that it was registered with itself, those with the least error first; labelled cases,
+        Half of them are of those that it was registered with itself, those with the least error first; labeled cases,
         as a rule, which many share. The rest are drawn at random from all others.
 
         Args:

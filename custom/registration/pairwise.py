@@ -3,8 +3,8 @@
 """Registration of one volume onto another: find the organ, fit an affine map, then a diffeomorphism.
 
 Between patients the organ of interest lies anywhere in the image, in another size, and what surrounds it outweighs it.
-So the start is not the whole image: the moving volume's organ (known where the volume is labelled) is looked for in
-the fixed image at several sizes and turns by normalised cross-correlation, each of the best places is refined to an
+So the start is not the whole image: the moving volume's organ (known where the volume is labeled) is looked for in
+the fixed image at several sizes and turns by normalized cross-correlation, each of the best places is refined to an
 affine map that may not stretch at will, and the best of those starts the deformable step, within a box around the
 organ. All steps compare images whose local mean and contrast are taken out, so that the changing contrast of MR does
 not pull; for CT, whose intensities are the same in every scan, a step can do without. Voxels are refined from
@@ -26,8 +26,8 @@ from custom.registration.images import (
     compared,
     correlation,
     intensity_window,
-    locally_normalised,
-    normalised,
+    locally_normalized,
+    normalized,
     read_region,
     scaled,
 )
@@ -63,7 +63,7 @@ def register(
         TypeError: an unknown setting.
     """
     options = Settings(**settings)
-    target, source = normalised(read_volume(fixed), read_volume(moving), options)
+    target, source = normalized(read_volume(fixed), read_volume(moving), options)
     mask = read_region(region, source)
     if start is not None:
         candidates = [nearest_affine(_between(start, target, source), mask, options)]
@@ -102,7 +102,7 @@ def similarity(fixed: Any, moving: Any, transform: Transform | None = None, *, r
         From -1 to 1; 0 where nothing overlaps.
     """
     options = Settings(**settings)
-    target, source = normalised(read_volume(fixed), read_volume(moving), options)
+    target, source = normalized(read_volume(fixed), read_volume(moving), options)
     mapped = _between(transform or Transform((), target.grid, source.grid), target, source)
     grid = coarser(target.grid, options.spacing)
     points = mapped(grid.points())
@@ -130,7 +130,7 @@ def organ_image(image: Any, transform: Transform | None, template: Any, region: 
     grid = organ_grid(target.grid, mask, np.eye(4), 2 * options.spacing, options)
     points = grid.points()
     mapped = points if transform is None else transform(points)
-    values = locally_normalised(volume.smoothed(grid).at(mapped), grid.spacing, options.contrast)
+    values = locally_normalized(volume.smoothed(grid).at(mapped), grid.spacing, options.contrast)
     return values[mask.at(points, outside=0.0) > 0.5]
 
 

@@ -32,18 +32,18 @@ class Pair(NamedTuple):
     moving: str
 
 
-def atlas_pairs(labelled: Sequence[Case], others: Sequence[Case], group_by: str | None = None) -> list[Pair]:
-    """Every labelled case onto each of the others.
+def atlas_pairs(labeled: Sequence[Case], others: Sequence[Case], group_by: str | None = None) -> list[Pair]:
+    """Every labeled case onto each of the others.
 
     Args:
-        labelled: cases, see :class:`custom.data.cases.Case`.
-        others: cases; what is also among the labelled is left out.
+        labeled: cases, see :class:`custom.data.cases.Case`.
+        others: cases; what is also among the labeled is left out.
         group_by: key of the cases, "phase" say; only cases that agree in it make pairs.
     """
     return [
         Pair(other["case"], atlas["case"])
         for other in others
-        for atlas in labelled
+        for atlas in labeled
         if other["case"] != atlas["case"] and _same(other, atlas, group_by)
     ]
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The search for the organ of one volume in another one, by normalised cross-correlation."""
+"""The search for the organ of one volume in another one, by normalized cross-correlation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from custom.data.geometry import slice_axis
-from custom.registration.grids import box_around, centred, coarser, thick_axis
-from custom.registration.images import locally_normalised, within
+from custom.registration.grids import box_around, centerd, coarser, thick_axis
+from custom.registration.images import locally_normalized, within
 from custom.registration.settings import Settings
 from custom.registration.transform import Affine
 from custom.registration.volume import Grid, RegistrationError, Volume
@@ -27,14 +27,14 @@ FLAT = 0.3  # of the template's variance: places with less than that are no matc
 def locate(target: Volume, source: Volume, mask: Volume, options: Settings) -> list[np.ndarray]:
     """Where the moving organ may lie in the fixed image: matrices from fixed to moving, the likeliest first."""
     grid = coarser(target.grid, 2.5 * options.spacing)
-    image = locally_normalised(target.smoothed(grid).at(grid.points()), grid.spacing, options.affine_contrast)
+    image = locally_normalized(target.smoothed(grid).at(grid.points()), grid.spacing, options.affine_contrast)
     along = slice_axis(target.grid.affine, target.grid.shape)
     reach = np.full(3, options.reach)
     stacks = thick_axis(target.grid.spacing) is not None and thick_axis(source.grid.spacing) is not None
     reach[along] = options.stack_reach if stacks else np.inf
     found = []
     for scale, turn in product(_scales(target.grid, mask, options), _turns(target.grid, source.grid, along, options)):
-        matrix = centred(target.grid, source.grid, scale, _turned(target.grid, along, turn))
+        matrix = centerd(target.grid, source.grid, scale, _turned(target.grid, along, turn))
         template = _template(grid, source, mask, matrix, options)
         if template is None:
             continue
@@ -111,11 +111,11 @@ def _template(grid: Grid, source: Volume, mask: Volume, matrix: np.ndarray, opti
     weight = within(organ, box.spacing, options.context) * known
     organ = grid.to_voxels(box_around(mask, 0.0) @ back[:3, :3].T + back[:3, 3])
     middle = (organ.min(axis=0) + organ.max(axis=0)) / 2 - low
-    return locally_normalised(values, box.spacing, options.affine_contrast), weight, low, middle
+    return locally_normalized(values, box.spacing, options.affine_contrast), weight, low, middle
 
 
 def match(image: Tensor, template: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Normalised cross-correlation for every place of the template's first voxel, negative ones at the far end.
+    """Normalized cross-correlation for every place of the template's first voxel, negative ones at the far end.
 
     ITK has this filter too, but counts a match in noise (air, lung) as one; here flat places score low.
 

@@ -3,7 +3,7 @@
 """Transforms in files: small, whole or not there, and checked when they are read.
 
 A file is a line that names the format, a line with the SHA-256 of the rest, and the rest: a NumPy archive with the
-numbers and a JSON header. Displacements are stored as half-precision millimetres, which rounds 30 mm by less than
+numbers and a JSON header. Displacements are stored as half-precision millimeters, which rounds 30 mm by less than
 0.01 mm.
 """
 

@@ -58,7 +58,7 @@ def template_similarity(
         settings: see :class:`~custom.registration.Settings`.
 
     Returns:
-        Function of two ids: correlation of the locally normalised images, -1 to 1.
+        Function of two ids: correlation of the locally normalized images, -1 to 1.
     """
     options = Settings(**settings)
     rows = []

@@ -183,7 +183,7 @@ def compose(first: Transform, second: Transform) -> Transform:
 def invert(transform: Transform) -> Transform:
     """Map from the moving volume to the fixed one, where the transform does not fold.
 
-    Turned round again, a point comes back to within a thousandth of a millimetre.
+    Turned round again, a point comes back to within a thousandth of a millimeter.
 
     A point within a fold has no one inverse; some point near by is returned.
     """

@@ -60,7 +60,7 @@ class Grid:
         return self.spacing * self.shape
 
     @property
-    def centre(self) -> np.ndarray:
+    def center(self) -> np.ndarray:
         """(3,), RAS mm."""
         return self.to_mm((np.asarray(self.shape) - 1) / 2)
 
@@ -73,7 +73,7 @@ class Grid:
         return (np.asarray(points) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
 
     def points(self, first: int = 0, last: int | None = None) -> Tensor:
-        """RAS mm of the voxel centres, (X, Y, Z, 3) float64; of a slab along the first axis where that is given."""
+        """RAS mm of the voxel centers, (X, Y, Z, 3) float64; of a slab along the first axis where that is given."""
         ranges = [torch.arange(n, dtype=torch.float64) for n in self.shape]
         axes = torch.meshgrid(ranges[0][first:last], *ranges[1:], indexing="ij")
         matrix, origin = torch.from_numpy(self.affine[:3, :3].copy()), torch.from_numpy(self.affine[:3, 3].copy())
@@ -136,7 +136,7 @@ def interpolate(values: Tensor, grid: Grid, points: Tensor, outside: float | Non
         values: (C, X, Y, Z) float32.
         grid: of the values.
         points: (..., 3) RAS mm.
-        outside: value beyond the grid's outermost voxel centres by more than half a voxel; None repeats the border.
+        outside: value beyond the grid's outermost voxel centers by more than half a voxel; None repeats the border.
 
     Returns:
         (C, ...) float32.
@@ -206,7 +206,7 @@ def read_volume(image: Any, label: bool = False) -> Volume:
 
 
 def same_grid(a: Grid, b: Grid) -> bool:
-    """Whether two grids have the same voxels in the same places, to a hundredth of a millimetre."""
+    """Whether two grids have the same voxels in the same places, to a hundredth of a millimeter."""
     if a.shape != b.shape:
         return False
     corners = np.array([[0, 0, 0], *np.diag(a.shape)]) - 0.5

@@ -40,8 +40,8 @@ from custom.utils.log import logger
 __all__ = ["PLANS", "RegistrationWorkflow"]
 
 PLANS = ("atlas", "template", "similar", "all")
-TEMPLATE_CANDIDATES = 6  # labelled volumes, each of which is tried
-TEMPLATE_TRIALS = 8  # on so many unlabelled ones: up to 48 registrations, which the plan "atlas" has anyway
+TEMPLATE_CANDIDATES = 6  # labeled volumes, each of which is tried
+TEMPLATE_TRIALS = 8  # on so many unlabeled ones: up to 48 registrations, which the plan "atlas" has anyway
 
 
 class RegistrationWorkflow:
@@ -49,22 +49,22 @@ class RegistrationWorkflow:
 
     A plan is one or more of:
 
-    - "atlas": every labelled volume onto every unlabelled one;
-    - "template": every volume to one labelled volume, so that N registrations give the map between any two
-      (:class:`~custom.registration.Registrations` composes it). The template is the labelled volume that fits some
+    - "atlas": every labeled volume onto every unlabeled one;
+    - "template": every volume to one labeled volume, so that N registrations give the map between any two
+      (:class:`~custom.registration.Registrations` composes it). The template is the labeled volume that fits some
       of the others best (:func:`~custom.registration.template.best_template`), of which the first few are tried;
     - "similar": the volumes most similar to each one onto it, compared in the template's space;
     - "all": every volume onto every other, n (n - 1) registrations;
 
     or the path of a JSON list of ["fixed", "moving"].
 
-    Where an unlabelled volume is the moving one, its organ is marked by the template's labels, warped; a pair for
+    Where an unlabeled volume is the moving one, its organ is marked by the template's labels, warped; a pair for
     which that is not to be had fails.
 
     Args:
         runner: registers.
-        labelled: cases with "case", "image", "label"; for ``leading`` with "patient", too.
-        unlabelled: the same without "label".
+        labeled: cases with "case", "image", "label"; for ``leading`` with "patient", too.
+        unlabeled: the same without "label".
         folder: for the tables; the transforms are in the runner's.
         plan: see above.
         group_by: key of the cases; only volumes that agree in it are registered with each other ("phase": diastole
@@ -77,15 +77,15 @@ class RegistrationWorkflow:
         figure_count: pairs in the picture, the worst ones; 0 draws none.
 
     Raises:
-        SettingError: an unknown plan or none, a plan of unknown cases, a template that is no case, no labelled case,
+        SettingError: an unknown plan or none, a plan of unknown cases, a template that is no case, no labeled case,
             a leading group that there is not, a negative number of pictures.
     """
 
     def __init__(
         self,
         runner: PairRunner,
-        labelled: Sequence[Case],
-        unlabelled: Sequence[Case],
+        labeled: Sequence[Case],
+        unlabeled: Sequence[Case],
         folder: str | Path,
         plan: str | Sequence[str] = ("atlas", "template"),
         group_by: str | None = None,
@@ -95,7 +95,7 @@ class RegistrationWorkflow:
         figure_count: int = 12,
     ) -> None:
         self.runner, self.folder = runner, Path(folder)
-        self.labelled, self.unlabelled = list(labelled), [dict(case) for case in unlabelled]
+        self.labeled, self.unlabeled = list(labeled), [dict(case) for case in unlabeled]
         self.group_by, self.leading = group_by, leading
         self.similar_count, self.template = similar_count, template
         self.given = read_plan(plan) if isinstance(plan, str) and plan.endswith(".json") else None
@@ -112,18 +112,18 @@ class RegistrationWorkflow:
         ids = {case["case"] for case in self.cases}
         if unknown := sorted({name for pair in self.given or () for name in pair} - ids):
             raise SettingError(f"plan: no such case: {', '.join(unknown[:5])}; the cases are {', '.join(sorted(ids))}.")
-        if not self.labelled:
-            raise SettingError("registration: no case is labelled; the label says where the organ is: label one.")
-        if template is not None and template not in {case["case"] for case in self.labelled}:
-            raise SettingError(f"template: {template} is none of the labelled cases.")
+        if not self.labeled:
+            raise SettingError("registration: no case is labeled; the label says where the organ is: label one.")
+        if template is not None and template not in {case["case"] for case in self.labeled}:
+            raise SettingError(f"template: {template} is none of the labeled cases.")
         if figure_count < 0:
             raise SettingError(f"figure_count: {figure_count}; give a number of pairs, or 0 for no picture.")
         self.figure_count = figure_count
 
     @property
     def cases(self) -> list[Case]:
-        """All of them, the labelled ones first."""
-        return [*self.labelled, *self.unlabelled]
+        """All of them, the labeled ones first."""
+        return [*self.labeled, *self.unlabeled]
 
     def run(self) -> list[PairResult]:
         """Register what is not yet registered.
@@ -163,16 +163,16 @@ class RegistrationWorkflow:
         if self.given is not None:
             add(self.given, "given")
         if "atlas" in self.plan:
-            add(atlas_pairs(self.labelled, self.unlabelled, self.group_by), "atlas")
-        unlabelled = {case["case"] for case in self.unlabelled}
-        if {"template", "similar", "all"} & set(self.plan) or any(pair.moving in unlabelled for pair in roles):
+            add(atlas_pairs(self.labeled, self.unlabeled, self.group_by), "atlas")
+        unlabeled = {case["case"] for case in self.unlabeled}
+        if {"template", "similar", "all"} & set(self.plan) or any(pair.moving in unlabeled for pair in roles):
             templates = self._templates()
             grouped = [case for case in self.cases if group_of(case, self.group_by) in templates]
             if left_out := len(self.cases) - len(grouped):
-                logger.warning(f"template: {left_out} volumes belong to groups without a labelled one: left out.")
+                logger.warning(f"template: {left_out} volumes belong to groups without a labeled one: left out.")
             to_template = template_pairs(grouped, templates, self.group_by)
             add(to_template, "template")
-            if {"similar", "all"} & set(self.plan) or any(pair.moving in unlabelled for pair in roles):
+            if {"similar", "all"} & set(self.plan) or any(pair.moving in unlabeled for pair in roles):
                 found = self._register(to_template, name="To the template")
                 self._mark_organs(found, templates)
                 if "all" in self.plan:
@@ -218,28 +218,28 @@ class RegistrationWorkflow:
         templates: dict[Any, str] = {}
         patient = None
         if self.leading is not None and self.template is not None:
-            patient = next(case["patient"] for case in self.labelled if case["case"] == self.template)
-        groups = dict.fromkeys(group_of(case, self.group_by) for case in self.labelled)
+            patient = next(case["patient"] for case in self.labeled if case["case"] == self.template)
+        groups = dict.fromkeys(group_of(case, self.group_by) for case in self.labeled)
         for group in sorted(groups, key=lambda group: group != self.leading):
-            labelled = [case for case in self.labelled if group_of(case, self.group_by) == group]
-            named = [case["case"] for case in labelled if case["case"] == self.template]
+            labeled = [case for case in self.labeled if group_of(case, self.group_by) == group]
+            named = [case["case"] for case in labeled if case["case"] == self.template]
             if patient is not None:
-                named += [case["case"] for case in labelled if case["patient"] == patient]
-            templates[group] = named[0] if named else self._choose(labelled, group)
+                named += [case["case"] for case in labeled if case["patient"] == patient]
+            templates[group] = named[0] if named else self._choose(labeled, group)
             if self.leading is not None and patient is None:
-                patient = next(case["patient"] for case in labelled if case["case"] == templates[group])
+                patient = next(case["patient"] for case in labeled if case["case"] == templates[group])
         return templates
 
-    def _choose(self, labelled: Sequence[Case], group: Any) -> str:
-        candidates = labelled[:TEMPLATE_CANDIDATES]
+    def _choose(self, labeled: Sequence[Case], group: Any) -> str:
+        candidates = labeled[:TEMPLATE_CANDIDATES]
         if len(candidates) == 1:
             return candidates[0]["case"]
-        others = [case for case in self.unlabelled if group_of(case, self.group_by) == group] or candidates
+        others = [case for case in self.unlabeled if group_of(case, self.group_by) == group] or candidates
         spread = np.linspace(0, len(others) - 1, min(len(others), TEMPLATE_TRIALS)).round().astype(int)
         others = [others[number] for number in spread]
         template = best_template(self._register(atlas_pairs(candidates, others), name="Choosing a template"))
         about = "" if group is None else f" of {self.group_by} {group}"
-        logger.info(f"Template{about}: {template}, of {len(candidates)} labelled volumes.")
+        logger.info(f"Template{about}: {template}, of {len(candidates)} labeled volumes.")
         return template
 
     def _loaded(self, result: PairResult) -> Transform | None:
@@ -248,10 +248,10 @@ class RegistrationWorkflow:
         return load_transform(self.runner.folder / result.transform)
 
     def _mark_organs(self, results: Sequence[PairResult], templates: Mapping[Any, str]) -> None:
-        """Give unlabelled volumes the template's labels as their "region", so that they can be moving ones."""
+        """Give unlabeled volumes the template's labels as their "region", so that they can be moving ones."""
         by_id = {case["case"]: case for case in self.cases}
         to_template = {result.fixed: result for result in results if result.moving in templates.values()}
-        for case in self.unlabelled:
+        for case in self.unlabeled:
             result = to_template.get(case["case"])
             if result is None or (transform := self._loaded(result)) is None:
                 continue

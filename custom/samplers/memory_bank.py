@@ -77,7 +77,7 @@ class MemoryBank:
 
         Args:
             slots: (m,).
-            points: (m, 2), (x, y) in [-1, 1] from edge to edge; beyond the outermost pixel centres theirs goes on.
+            points: (m, 2), (x, y) in [-1, 1] from edge to edge; beyond the outermost pixel centers theirs goes on.
 
         Returns:
             (m, dimensions) float32.
@@ -94,7 +94,7 @@ def bilinear(maps: Tensor, number: Tensor, points: Tensor, align_corners: bool =
         maps: (n, H, W, ...), any type.
         number: (m,), which map.
         points: (m, 2), (x, y) in [-1, 1]; beyond the outermost pixels theirs goes on.
-        align_corners: whether -1 and 1 are the outermost pixels' centres, not their edges, as for ``grid_sample``.
+        align_corners: whether -1 and 1 are the outermost pixels' centers, not their edges, as for ``grid_sample``.
 
     Returns:
         (m, ...) in the type of ``points``.

@@ -38,7 +38,7 @@ __all__ = [
     "unaugmented",
 ]
 
-UNIT = 1 / 32  # mm; 16 bits of it reach a metre to either side and round by a 64th of a millimetre at most
+UNIT = 1 / 32  # mm; 16 bits of it reach a metre to either side and round by a 64th of a millimeter at most
 
 
 def check_positives(partners: int = 1, **distances: float) -> None:
@@ -75,12 +75,12 @@ class Correspondence(NamedTuple):
 class RegisteredPoints:
     """Table of where each slice's points lie in other volumes, made once before training.
 
-    Registration's maps are smooth but slow, so they are evaluated at knots every few millimetres, and what lies
+    Registration's maps are smooth but slow, so they are evaluated at knots every few millimeters, and what lies
     between is interpolated: between slices here, in the plane of a slice when it is looked up. Several processes share
     the pairs of volumes among them.
 
     Args:
-        geometry: of the training slices, labelled and unlabelled.
+        geometry: of the training slices, labeled and unlabeled.
         partners: id of a case to those of the cases that it looks for positives in; a map to each must be there.
         between: of two ids, the map of points (..., 3) of the first to those of the second, RAS mm, as
             :meth:`custom.registration.Registrations.between` gives it.
@@ -211,7 +211,7 @@ def students_positives(
 
 
 def points_of(index: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Centres of pixels.
+    """Centers of pixels.
 
     Args:
         index: (m,), into (n, height, width) flattened.

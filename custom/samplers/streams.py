@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of a few labelled slices and some unlabelled ones."""
+"""Batches of a few labeled slices and some unlabeled ones."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ __all__ = ["TwoStreamBatchSampler", "check_streams"]
 
 
 def check_streams(
-    batch_size: int, labelled_per_batch: int, unlabelled: int, labelled_only: bool = False, world: int | None = None
+    batch_size: int, labeled_per_batch: int, unlabeled: int, labeled_only: bool = False, world: int | None = None
 ) -> None:
     """Check what a batch is to hold before the work begins.
 
     Args:
         batch_size: see :class:`TwoStreamBatchSampler`.
-        labelled_per_batch: see :class:`TwoStreamBatchSampler`.
-        unlabelled: how many unlabelled volumes there are.
-        labelled_only: whether batches have no unlabelled slices.
+        labeled_per_batch: see :class:`TwoStreamBatchSampler`.
+        unlabeled: how many unlabeled volumes there are.
+        labeled_only: whether batches have no unlabeled slices.
         world: number of processes; None for those that there are.
 
     Raises:
-        SettingError: no batch has so many labelled slices; there is no place for unlabelled ones, or there are none;
+        SettingError: no batch has so many labeled slices; there is no place for unlabeled ones, or there are none;
             or either kind cannot be shared equally by the processes.
     """
-    _check_batch(batch_size, labelled_per_batch, process_count() if world is None else world)
-    if labelled_only:
+    _check_batch(batch_size, labeled_per_batch, process_count() if world is None else world)
+    if labeled_only:
         return
-    if batch_size <= labelled_per_batch:
+    if batch_size <= labeled_per_batch:
         raise SettingError(
-            f"batch_size: {batch_size} with labelled_per_batch {labelled_per_batch} leaves no unlabelled slice in a "
+            f"batch_size: {batch_size} with labeled_per_batch {labeled_per_batch} leaves no unlabeled slice in a "
             "batch; raise the one or lower the other, or train with the overlay variants/supervised.json."
         )
-    if not unlabelled:
+    if not unlabeled:
         raise SettingError(
-            f"batch_size: each batch is to have {batch_size - labelled_per_batch} unlabelled slices, but there are no "
-            "unlabelled volumes; list some under 'unlabeled', lower labeled_cases, or train with the overlay "
+            f"batch_size: each batch is to have {batch_size - labeled_per_batch} unlabeled slices, but there are no "
+            "unlabeled volumes; list some under 'unlabeled', lower labeled_cases, or train with the overlay "
             "variants/supervised.json."
         )
 
 
 class TwoStreamBatchSampler(Sampler[list[int]]):
-    """Each batch has so many labelled slices, which come first, and so many unlabelled ones.
+    """Each batch has so many labeled slices, which come first, and so many unlabeled ones.
 
     Each stream goes through all of its slices in random order before it begins again, also from one epoch to the next,
     however different their numbers are. Batches depend on the seed and the epoch alone; with several processes each
     takes its part of both streams.
 
     Args:
-        labelled: (N,) bool, which slices of the data set are.
+        labeled: (N,) bool, which slices of the data set are.
         batch_size: slices in the global batch.
-        labelled_per_batch: how many of them are labelled; the others are not.
+        labeled_per_batch: how many of them are labeled; the others are not.
         batches: an epoch's.
         seed: of the order.
-        labelled_only: whether batches have the labelled slices alone.
+        labeled_only: whether batches have the labeled slices alone.
         rank: number of this process.
         world: number of processes.
 
@@ -71,25 +71,25 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
 
     def __init__(
         self,
-        labelled: Tensor,
+        labeled: Tensor,
         batch_size: int,
-        labelled_per_batch: int,
+        labeled_per_batch: int,
         batches: int,
         seed: int = 0,
-        labelled_only: bool = False,
+        labeled_only: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        _check_batch(batch_size, labelled_per_batch, world)
-        shares = (labelled_per_batch, 0 if labelled_only else batch_size - labelled_per_batch)
+        _check_batch(batch_size, labeled_per_batch, world)
+        shares = (labeled_per_batch, 0 if labeled_only else batch_size - labeled_per_batch)
         if batches < 1:
             raise SettingError(f"iterations_per_epoch: {batches}; an epoch has at least 1 batch.")
-        self.streams = [kind.nonzero()[:, 0] for kind in (labelled, ~labelled)]
-        for share, stream, name in zip(shares, self.streams, ("labelled", "unlabelled"), strict=True):
+        self.streams = [kind.nonzero()[:, 0] for kind in (labeled, ~labeled)]
+        for share, stream, name in zip(shares, self.streams, ("labeled", "unlabeled"), strict=True):
             if share and not len(stream):
                 raise SettingError(
                     f"batch_size: each batch is to have {share} {name} slices, but there are none; "
-                    f"{'list labelled cases' if name == 'labelled' else 'add unlabelled cases, or train supervised'}."
+                    f"{'list labeled cases' if name == 'labeled' else 'add unlabeled cases, or train supervised'}."
                 )
         self.shares, self.batches, self.seed, self.rank, self.world = shares, batches, seed, rank, world
         self.epoch = 0
@@ -122,11 +122,11 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         return torch.randperm(len(self.streams[kind]), generator=torch.Generator().manual_seed(seed))
 
 
-def _check_batch(batch_size: int, labelled: int, world: int) -> None:
-    if not 1 <= labelled <= batch_size:
-        raise SettingError(f"labelled_per_batch: {labelled} of a batch of {batch_size}; take 1 to {batch_size}.")
-    if labelled % world or batch_size % world:
+def _check_batch(batch_size: int, labeled: int, world: int) -> None:
+    if not 1 <= labeled <= batch_size:
+        raise SettingError(f"labeled_per_batch: {labeled} of a batch of {batch_size}; take 1 to {batch_size}.")
+    if labeled % world or batch_size % world:
         raise SettingError(
-            f"batch_size: {labelled} labelled and {batch_size - labelled} unlabelled slices a batch do not divide by "
+            f"batch_size: {labeled} labeled and {batch_size - labeled} unlabeled slices a batch do not divide by "
             f"{world} processes; choose multiples."
         )

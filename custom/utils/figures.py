@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""How pictures of volumes look: the classes' colours, the orientation radiologists expect, true millimetres."""
+"""How pictures of volumes look: the classes' colors, the orientation radiologists expect, true millimeters."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-__all__ = ["ABOVE", "COLOURS", "as_seen", "class_style", "outline", "plain", "show", "view_square", "window_around"]
+__all__ = ["ABOVE", "COLORS", "as_seen", "class_style", "outline", "plain", "show", "view_square", "window_around"]
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, the colours that stand out from grey first
-COLOURS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
-LINES = ("solid", "dashed", "dotted")  # a class beyond the palette takes its colours again with the next line
+# Okabe and Ito's palette, which color-blind readers can tell apart, the colors that stand out from gray first
+COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
+LINES = ("solid", "dashed", "dotted")  # a class beyond the palette takes its colors again with the next line
 ABOVE = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom", "annotation_clip": False}
 
 
@@ -24,9 +24,9 @@ def plain(text: str) -> str:
 
 
 def class_style(value: int) -> tuple[str, str]:
-    """Colour and line of a class, from 1."""
-    repetition, number = divmod(value - 1, len(COLOURS))
-    return COLOURS[number], LINES[repetition % len(LINES)]
+    """Color and line of a class, from 1."""
+    repetition, number = divmod(value - 1, len(COLORS))
+    return COLORS[number], LINES[repetition % len(LINES)]
 
 
 def as_seen(values: np.ndarray) -> np.ndarray:
@@ -54,13 +54,13 @@ def window_around(found: np.ndarray, spacing: Sequence[float]) -> tuple[slice, s
     half = 0.67 * max((last - first + 1) * s for (first, last), s in zip(ends, spacing, strict=True)) + 5  # mm
     windows = []
     for (first, last), s, size in zip(ends, spacing, found.shape, strict=True):
-        centre = (first + last + 1) / 2
-        windows.append(slice(max(0, int(centre - half / s)), min(size, int(np.ceil(centre + half / s)))))
+        center = (first + last + 1) / 2
+        windows.append(slice(max(0, int(center - half / s)), min(size, int(np.ceil(center + half / s)))))
     return windows[0], windows[1]
 
 
 def show(axes: Axes, values: np.ndarray, spacing: Sequence[float], **how: Any) -> None:
-    """Draw (h, w) intensities or (h, w, 3) colours, ``spacing`` mm of rows and columns, with the axes in mm."""
+    """Draw (h, w) intensities or (h, w, 3) colors, ``spacing`` mm of rows and columns, with the axes in mm."""
     height, width = np.multiply(values.shape[:2], spacing)
     axes.imshow(values, extent=(0, width, height, 0), **how)
 
@@ -68,11 +68,11 @@ def show(axes: Axes, values: np.ndarray, spacing: Sequence[float], **how: Any) -
 def outline(axes: Axes, labels: np.ndarray, spacing: Sequence[float]) -> None:
     """Draw the contours of all classes of a label map (h, w), ``spacing`` mm of rows and columns."""
     for value in np.unique(labels[labels > 0]):
-        colour, line = class_style(int(value))
+        color, line = class_style(int(value))
         # a frame of background closes the contours of what touches the picture's edge
         mask = np.pad(labels == value, 1)
         y, x = ((np.arange(n) - 0.5) * s for n, s in zip(mask.shape, spacing, strict=True))
-        axes.contour(x, y, mask, levels=[0.5], colors=[colour], linestyles=[line], linewidths=1.1)
+        axes.contour(x, y, mask, levels=[0.5], colors=[color], linestyles=[line], linewidths=1.1)
 
 
 def view_square(axes: Axes, shape: Sequence[int], spacing: Sequence[float]) -> None:

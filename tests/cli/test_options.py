@@ -33,7 +33,7 @@ def given(monkeypatch):
 
 def test_a_run_stops_at_a_misspelt_option():
     done = start("training", ["train.json"], datasetdir="/nowhere")
-    assert done.returncode == 1 and "Labelled:" not in done.stdout
+    assert done.returncode == 1 and "Labeled:" not in done.stdout
     assert done.stdout.endswith("\n--datasetdir: no config file has this key; did you mean --dataset_dir?\n")
 
 

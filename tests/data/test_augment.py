@@ -59,8 +59,8 @@ def test_labels_follow_images_and_stay_labels():
 def test_elastic_displacement_has_the_given_size_and_smoothness():
     augment = still(elastic=(3.0, 3.0), elastic_sigma=(20.0, 20.0))
     grid = augment.grid(96, 96, **augment.draw(64, 96, 96, iteration_generator(0, 0))) * 48
-    centre = still().grid(96, 96, **still().draw(64, 96, 96, iteration_generator(0, 0))) * 48
-    displacement = (grid - centre) * 2.0  # in mm
+    center = still().grid(96, 96, **still().draw(64, 96, 96, iteration_generator(0, 0))) * 48
+    displacement = (grid - center) * 2.0  # in mm
     assert abs(float(displacement.std()) - 3.0) < 0.3
     # a Gaussian-filtered field of sigma s has autocorrelation exp(-d^2 / (4 s^2)); here s = 10 pixels
     correlation = (displacement[:, :, :-10] * displacement[:, :, 10:]).mean() / displacement.square().mean()

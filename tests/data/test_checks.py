@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from custom.data import checks, volume_file
-from custom.data.checks import DataError, check_datalist, check_folder, check_image, check_labelled_count, check_pair
+from custom.data.checks import DataError, check_datalist, check_folder, check_image, check_labeled_count, check_pair
 
 AFFINE = np.diag([-1.5, -1.5, 8.0, 1.0])
 SHAPE = (6, 7, 4)
@@ -101,15 +101,15 @@ def test_folder_with_something_in_it_passes(tmp_path):
     check_folder(tmp_path)
 
 
-def test_fewer_labelled_cases_than_asked_for():
-    check_labelled_count(3, 3)
+def test_fewer_labeled_cases_than_asked_for():
+    check_labeled_count(3, 3)
     with pytest.raises(DataError, match=r"labeled_cases: 4 .* asked for, the training list has 3.* at most 3"):
-        check_labelled_count(3, 4)
+        check_labeled_count(3, 4)
 
 
-def test_no_labelled_case_asked_for():
+def test_no_labeled_case_asked_for():
     with pytest.raises(DataError, match="labeled_cases: 0 .* at least 1"):
-        check_labelled_count(3, 0)
+        check_labeled_count(3, 0)
 
 
 # Files that cannot be read
@@ -172,9 +172,9 @@ def test_file_of_another_format(make, tmp_path):
     assert "a.mgz is not a NIfTI file but MGHImage" in only_problem(make() | {"image": str(tmp_path / "a.mgz")})
 
 
-def test_colours(make):
-    colours = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    assert "not grey values" in only_problem(make(image=colours))
+def test_colors(make):
+    colors = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    assert "not gray values" in only_problem(make(image=colors))
 
 
 def test_folder_or_list_instead_of_a_file(make, tmp_path):
@@ -280,15 +280,15 @@ def test_one_slice_volume(tmp_path, axis):
 
 
 def test_entry_without_a_label_or_an_image(make):
-    unlabelled = make()
-    del unlabelled["label"]
-    assert 'has no "label", which this section needs; add it' in only_problem(unlabelled)
-    check_datalist({"training": [unlabelled]}, labelled=[])
+    unlabeled = make()
+    del unlabeled["label"]
+    assert 'has no "label", which this section needs; add it' in only_problem(unlabeled)
+    check_datalist({"training": [unlabeled]}, labeled=[])
     assert 'has no "image"; give the path' in only_problem({"case": "x"})
 
 
 def test_labels_are_not_looked_at_where_none_is_needed(make):
-    check_datalist({"validation": [make(label=drawing(9))]}, labelled=[])
+    check_datalist({"validation": [make(label=drawing(9))]}, labeled=[])
 
 
 def test_duplicate_case_ids(make):
@@ -330,7 +330,7 @@ def test_a_patient_in_two_splits(make):
 
 
 @pytest.mark.parametrize("other", ["pretraining", "unlabeled"])
-def test_unlabelled_images_may_be_those_of_training(make, other):
+def test_unlabeled_images_may_be_those_of_training(make, other):
     check_datalist({"training": [make()], other: [make()]}, 4)
 
 
@@ -389,10 +389,10 @@ def test_progress_bar_only_when_asked_for(make, capfd, monkeypatch):
     assert "checking the data" in capfd.readouterr().err
 
 
-def test_classes_that_no_labelled_case_has_are_named(make):
+def test_classes_that_no_labeled_case_has_are_named(make):
     cases = [make("a", label=drawing(1, 3)), make("b", label=drawing(3, 7))]
     checks.check_classes(cases, ["one", "three"], [1, 3])
-    with pytest.raises(DataError, match=r"no labelled case has two \(a, b\); label a case that has it"):
+    with pytest.raises(DataError, match=r"no labeled case has two \(a, b\); label a case that has it"):
         checks.check_classes(cases, ["one", "two", "three"])
     with pytest.raises(DataError, match="2 values for 1 classes"):
         checks.check_classes(cases, ["one"], [1, 3])

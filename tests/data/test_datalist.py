@@ -71,7 +71,7 @@ def test_pretraining_takes_every_training_image_and_the_cine_series_where_there_
     assert all("label" not in c for c in cases)
 
 
-def test_labelled_patients_by_name_or_by_list(acdc):
+def test_labeled_patients_by_name_or_by_list(acdc):
     assert {c["patient"] for c in load(acdc, ["patient002"])["training"]} == {"patient002"}
     (acdc / "splits" / "labeled_1.txt").write_text("patient001\n")
     assert {c["patient"] for c in load(acdc, 1)["training"]} == {"patient001"}
@@ -107,7 +107,7 @@ def test_folder_of_something_else(acdc, tmp_path_factory):
         load_sections(str(other), str(acdc / "splits"), 1)
 
 
-def test_more_labelled_cases_than_there_are(acdc):
+def test_more_labeled_cases_than_there_are(acdc):
     with pytest.raises(DataError, match=r"labeled_cases.*4.*3"):
         load(acdc, 4)
 
@@ -223,8 +223,8 @@ def test_data_list_faults(datalist):
     datalist.write_text("{}")
     with pytest.raises(DataError, match="none of 'training', 'unlabeled', 'test'"):
         load_sections("", "", 1, str(datalist))
-    datalist.write_text(json.dumps({"training": [{"image": "a.nii.gz"}], "unlabelled": ["b.nii.gz"]}))
-    with pytest.raises(DataError, match="section 'unlabelled'; its name is 'unlabeled'"):
+    datalist.write_text(json.dumps({"training": [{"image": "a.nii.gz"}], "unlabeled": ["b.nii.gz"]}))
+    with pytest.raises(DataError, match="section 'unlabeled'; its name is 'unlabeled'"):
         load_sections("", "", None, str(datalist))
     datalist.write_text(json.dumps({"trainning": [{"image": "a.nii.gz"}], "test": ["b.nii.gz"], "numTraining": 1}))
     with pytest.raises(DataError, match="section 'trainning'; its name is 'training'"):
@@ -288,7 +288,7 @@ def test_acdc_lists_of_the_field():
     assert lists["train"][:3] == ["patient099", "patient038", "patient050"]
 
 
-def test_the_other_training_cases_are_unlabelled(acdc):
+def test_the_other_training_cases_are_unlabeled(acdc):
     sections = load(acdc, 1)
     assert [c["case"] for c in sections["unlabeled"]] == [
         f"{patient}_frame{frame}" for patient in ("patient001", "patient002") for frame in ("01", "09")
@@ -297,7 +297,7 @@ def test_the_other_training_cases_are_unlabelled(acdc):
     assert load(acdc, 3)["unlabeled"] == []
 
 
-def test_unlabelled_cases_of_a_data_list(tmp_path):
+def test_unlabeled_cases_of_a_data_list(tmp_path):
     datalist = tmp_path / "mine.json"
     pairs = [{"image": f"{name}.nii.gz", "label": f"{name}_seg.nii.gz"} for name in "ab"]
     datalist.write_text(json.dumps({"training": pairs, "unlabeled": ["c.nii.gz"]}))
@@ -374,7 +374,7 @@ def test_a_stack_across_the_direction_is_named_and_left_out(tmp_path, capsys):
     assert [c["case"] for c in cases] == ["a"]
     assert re.search(r"Left out: .*coronal.nii.gz: slice_direction .* is perpendicular", capsys.readouterr().out)
     with pytest.raises(DataError, match=r"coronal\.nii\.gz: slice_direction"):
-        check_datalist({"images": [{"image": str(tmp_path / "coronal.nii.gz")}]}, labelled=[], direction=[0, 0, 1])
+        check_datalist({"images": [{"image": str(tmp_path / "coronal.nii.gz")}]}, labeled=[], direction=[0, 0, 1])
 
 
 def written(datalist, content, **changes) -> None:

@@ -141,7 +141,7 @@ def tilt(dataset, number):
         (delete_tag("PixelSpacing"), "without a usable pixel spacing"),
         (set_tag("PixelSpacing", [3, 3], only=2), "different pixel spacing"),
         (set_tag("RescaleSlope", 0, only=2), "the rescale slope 0"),
-        (set_tag("PhotometricInterpretation", "MONOCHROME1"), "MONOCHROME1, not grey values that grow"),
+        (set_tag("PhotometricInterpretation", "MONOCHROME1"), "MONOCHROME1, not gray values that grow"),
         (set_tag("NumberOfFrames", 7, only=0), "an image of 7 frames"),
         (set_tag("Modality", "PT", only=1), "different modality (MR, PT)"),
     ],

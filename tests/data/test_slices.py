@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, ScaleIntensityd, Spacingd
 
-from custom.data import CentreSlicesd, DataError, OrientSlicesd, SelectLabelsd, SliceDataset, StackSlicesd, slices
+from custom.data import CenterSlicesd, DataError, OrientSlicesd, SelectLabelsd, SliceDataset, StackSlicesd, slices
 from custom.data.slices import UNKNOWN, _cache_key
 from custom.utils.errors import SettingError
 
@@ -102,7 +102,7 @@ def test_affine_follows_spacing_and_cropping(cases):
     affine = np.diag([-1.0, -1.0, 8.0, 1.0])
     affine[:3, 3] = 40, -7, 11
     case = {"image": write(Path(cases[0]["image"]).with_name("d.nii.gz"), array, affine)}
-    steps = [Spacingd("image", pixdim=(0.5, 0.5, -1)), CentreSlicesd("image", [30, 36])]
+    steps = [Spacingd("image", pixdim=(0.5, 0.5, -1)), CenterSlicesd("image", [30, 36])]
     stacks = Compose([*transform(("image",)).transforms[:2], *steps, StackSlicesd()])(case)
     slices, rows, columns = (stacks["image"][0] > 0.99).nonzero(as_tuple=True)
     found = torch.stack([rows, columns, slices, torch.ones_like(rows)]).double().mean(dim=1)
@@ -160,7 +160,7 @@ def test_cache_key_is_the_same_in_another_process(cases):
 def test_images_wider_than_the_slices_are_mentioned_once(capsys):
     slices._tell_of_wider_images.cache_clear()
     for size in ([20, 24], [16, 24], [16, 24]):
-        CentreSlicesd("image", size)({"image": torch.rand(1, 20, 20, 3), "case": "a"})
+        CenterSlicesd("image", size)({"image": torch.rand(1, 20, 20, 3), "case": "a"})
     told = "slice_size: the central 16 x 24 pixels of each slice are looked at; there are images that reach beyond.\n"
     assert capsys.readouterr().out == told
 
@@ -169,18 +169,18 @@ def test_foreground_outside_the_slices_is_noticed(capsys):
     label = torch.zeros(1, 20, 20, 3)
     label[:, 6:16, 8:12] = 1
     image = torch.rand(1, 20, 20, 3)
-    same = CentreSlicesd(["image", "label"], [20, 24])({"image": image, "label": label, "case": "a"})
+    same = CenterSlicesd(["image", "label"], [20, 24])({"image": image, "label": label, "case": "a"})
     assert same["label"].shape == (1, 20, 24, 3) and capsys.readouterr().out == ""
-    CentreSlicesd(["image", "label"], [8, 8])({"image": image, "label": label, "case": "a"})
+    CenterSlicesd(["image", "label"], [8, 8])({"image": image, "label": label, "case": "a"})
     assert "slice_size: a has 20% of its foreground outside the central [8, 8] pixels" in capsys.readouterr().out
     registered = torch.where(label > 0, label, slices.UNKNOWN)  # nothing is known around it
-    CentreSlicesd(["image", "label"], [12, 8])({"image": image, "label": registered, "case": "a"})
+    CenterSlicesd(["image", "label"], [12, 8])({"image": image, "label": registered, "case": "a"})
     assert capsys.readouterr().out == ""
     with pytest.raises(DataError, match="slice_size: a has 100% of its foreground outside"):
-        CentreSlicesd(["image", "label"], [8, 8])({"image": image, "label": label.roll(9, 1).roll(9, 2), "case": "a"})
+        CenterSlicesd(["image", "label"], [8, 8])({"image": image, "label": label.roll(9, 1).roll(9, 2), "case": "a"})
     case = {"image": image, "label": label.roll(9, 1).roll(9, 2), "case": "a", "registered": True}
-    CentreSlicesd(["image", "label"], [8, 8])(case)  # a bad registration, perhaps: no reason to stop
-    assert capsys.readouterr().out == "registered_labels: of a 100% lie outside the slices of training.\n"
+    CenterSlicesd(["image", "label"], [8, 8])(case)  # a bad registration, perhaps: no reason to stop
+    assert capsys.readouterr().out == "propagated_labels: of a 100% lie outside the slices of training.\n"
 
 
 @pytest.mark.parametrize("slice_size", [192, [192]])
@@ -188,7 +188,7 @@ def test_slice_size_is_a_pair(slice_size):
     with pytest.raises(
         SettingError, match=r'slice_size: .*192.* is not a height and a width; write e.g. "\[192,192\]"'
     ):
-        CentreSlicesd("image", slice_size)
+        CenterSlicesd("image", slice_size)
 
 
 def test_chosen_label_values_become_the_classes():
@@ -230,7 +230,7 @@ def test_the_preprocessing_of_each_bundle_is_cached(config, tmp_path):
         case["label"] = write(tmp_path / "b.nii.gz", (voxels > 450).astype(np.uint8), affine)
     parser = ConfigParser()
     parser.read_config(str(BUNDLES / config))
-    parser.update({"train#unlabelled": [], "bundle_root": "", "label_values": None})
+    parser.update({"train#unlabeled": [], "bundle_root": "", "label_values": None})
     preprocessing = parser.get_parsed_content("train#preprocessing")
     plain = SliceDataset([case], preprocessing)
     cached = SliceDataset([case], preprocessing, memory_gib=0, cache_dir=str(tmp_path / "cache"))

@@ -32,7 +32,7 @@ def pairs(studies: Path, names: str) -> list[dict[str, str]]:
     return [{"image": str(studies / f"{n}.nii.gz"), "label": str(label / f"{n}.nii.gz")} for n in names]
 
 
-def test_studies_without_a_label_are_the_unlabelled_cases(studies):
+def test_studies_without_a_label_are_the_unlabeled_cases(studies):
     handed_over = pairs(studies, "ba")  # "c" is for validation
     sections = study_sections(handed_over)
     assert sections["training"] == [
@@ -47,7 +47,7 @@ def test_studies_without_a_label_are_the_unlabelled_cases(studies):
 
 
 def test_they_can_be_left_aside(studies, capsys):
-    sections = study_sections(pairs(studies, "ab"), unlabelled=False)
+    sections = study_sections(pairs(studies, "ab"), unlabeled=False)
     assert sections["unlabeled"] == [] and len(sections["pretraining"]) == 2
     assert "training with the annotated ones alone" in capsys.readouterr().out
 

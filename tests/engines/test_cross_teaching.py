@@ -18,17 +18,17 @@ from custom.data import SliceGeometry, SpatialAugment
 from custom.data.slices import UNKNOWN
 from custom.engines import CrossTeachingTrainer, Schedule, check_terms
 from custom.losses import KnownDiceCELoss, PixelContrastLoss
-from custom.networks import ProjectedNetwork, synchronise
+from custom.networks import ProjectedNetwork, synchronize
 from custom.samplers import RegisteredPoints, TwoStreamBatchSampler, students_positives
 from custom.utils.distributed import process_count, process_rank
 from custom.utils.errors import SettingError
 
-SIZE, CLASSES, LABELLED, TOTAL = 32, 3, 4, 12
+SIZE, CLASSES, LABELED, TOTAL = 32, 3, 4, 12
 OFF = {"supervised": 0.0, "cross_teaching": 0.0, "contrast": 0.0, "registration": 0.0}
 
 
 class Slices(Dataset):
-    """Three volumes of four slices, the first one labelled; ``maps`` label maps each."""
+    """Three volumes of four slices, the first one labeled; ``maps`` label maps each."""
 
     def __init__(self, maps: int = 1) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -55,13 +55,13 @@ def trainer(data: Dataset | None = None, epochs: int = 1, **more) -> CrossTeachi
     network = student()
     partner = student(share_head_with=network)
     parameters = torch.nn.ModuleList([network, partner]).parameters()
-    sampler = TwoStreamBatchSampler(torch.arange(TOTAL) < LABELLED, 4, 2, batches=2)
+    sampler = TwoStreamBatchSampler(torch.arange(TOTAL) < LABELED, 4, 2, batches=2)
     settings = {
         "weights": {**OFF, "supervised": 1.0},
         "teaching_loss": DiceLoss(to_onehot_y=True, softmax=True, batch=True),
         "registration_loss": KnownDiceCELoss(),
         "contrast_loss": PixelContrastLoss(anchors=50),
-        "labelled_per_batch": 2,
+        "labeled_per_batch": 2,
         "optimizer": torch.optim.SGD(parameters, 0.0),
         "augment": SpatialAugment(2.0, mirror=0.0, probability=0.0),
         "unaugmented": DataLoader(data, batch_size=5),
@@ -159,7 +159,7 @@ def test_registered_positives_are_each_students_own_where_the_augmented_slices_c
         weights={**OFF, "contrast": 1.0},
         contrast_loss=Contrast(),
         positives=positives,
-        labelled_contrast=1,
+        labeled_contrast=1,
         augment=SpatialAugment(2.0, probability=1.0),
     )
     made.fill_banks(made)
@@ -186,14 +186,14 @@ def test_registered_positives_are_each_students_own_where_the_augmented_slices_c
     assert not torch.equal(labels, batch["label"].long())
 
 
-@pytest.mark.parametrize(("labelled_only", "fills"), [(0, [0, 2, 4]), (1, [2, 2, 4]), (2, [2, 4]), (5, [6])])
-def test_memory_banks_are_filled_when_positives_begin_and_at_each_epoch_after(labelled_only, fills):
+@pytest.mark.parametrize(("labeled_only", "fills"), [(0, [0, 2, 4]), (1, [2, 2, 4]), (2, [2, 4]), (5, [6])])
+def test_memory_banks_are_filled_when_positives_begin_and_at_each_epoch_after(labeled_only, fills):
     class Watched(Gathered):
         def clear(self) -> None:
             filled.append(made.state.iteration)
 
     filled = []
-    made = trainer(epochs=3, positives=[Watched(1), Watched(2)], labelled_contrast=labelled_only)
+    made = trainer(epochs=3, positives=[Watched(1), Watched(2)], labeled_contrast=labeled_only)
     made.run()
     assert filled[::2] == filled[1::2] == fills
 
@@ -235,9 +235,7 @@ def test_the_contrast_sees_labels_and_what_the_other_one_is_sure_of():
             return sum(values.mean() for values in features)
 
     data = Slices()
-    made = trainer(
-        data, weights={**OFF, "contrast": 1.0}, contrast_loss=Contrast(), labelled_contrast=1, confidence=0.5
-    )
+    made = trainer(data, weights={**OFF, "contrast": 1.0}, contrast_loss=Contrast(), labeled_contrast=1, confidence=0.5)
     batch = batch_of(data)
     one_step(made, batch)
     assert [[tuple(own.shape) for own in labels] for labels in seen] == [[(4, 32, 32)] * 2, [(4, 4, 4)] * 2]
@@ -300,9 +298,9 @@ def trained(kind: str) -> dict:
     cnn = student("batch")
     students = [cnn.double(), student("instance", share_head_with=cnn).double()]
     if world > 1:
-        students = [synchronise(one, "cpu") for one in students]
+        students = [synchronize(one, "cpu") for one in students]
     batch = torch.utils.data.DataLoader(
-        data, batch_sampler=TwoStreamBatchSampler(torch.arange(TOTAL) < LABELLED, 6, 2, 3, rank=rank, world=world)
+        data, batch_sampler=TwoStreamBatchSampler(torch.arange(TOTAL) < LABELED, 6, 2, 3, rank=rank, world=world)
     )
     made = trainer(
         data,
@@ -320,7 +318,7 @@ def trained(kind: str) -> dict:
         optimizer=torch.optim.AdamW(torch.nn.ModuleList(students).parameters(), 0.001),
         contrast_loss=PixelContrastLoss(anchors=60, negatives=20),
         confidence=0.34,
-        labelled_contrast=1,
+        labeled_contrast=1,
         positives=students_positives(points, (SIZE, SIZE), 8, 8),
         unaugmented=DataLoader(data, batch_size=5, sampler=range(rank, TOTAL, world)),
         select_by_agreement=True,

@@ -17,7 +17,7 @@ from custom.data import IntensityAugment, SpatialAugment
 from custom.data.slices import UNKNOWN
 from custom.engines import MeanTeacherTrainer, Schedule
 from custom.handlers import AveragingWarmUp
-from custom.networks import synchronise
+from custom.networks import synchronize
 from custom.samplers import TwoStreamBatchSampler
 from custom.utils.distributed import process_count, process_rank
 from custom.utils.errors import SettingError
@@ -51,7 +51,7 @@ def trainer(data: Dataset | None = None, epochs: int = 1, **more) -> MeanTeacher
     sampler = TwoStreamBatchSampler(torch.arange(TOTAL) < LABELED, 6, 2, batches=3, rank=rank, world=world)
     settings = {
         "weights": {**OFF, "supervised": 1.0},
-        "labelled_per_batch": 2,
+        "labeled_per_batch": 2,
         "optimizer": torch.optim.SGD(network.parameters(), 0.0),
         "augment": SpatialAugment(2.0, mirror=0.0, probability=0.0),
         "intensity": IntensityAugment(0.0),
@@ -180,7 +180,7 @@ def trained() -> dict:
     torch.manual_seed(rank)  # the first process's weights are everybody's
     network = BasicUNet(2, 1, CLASSES, features=(4, 6, 8, 10, 16, 5), norm="batch").double()
     if process_count() > 1:
-        network = synchronise(network, "cpu")
+        network = synchronize(network, "cpu")
     made = trainer(
         data,
         epochs=2,

@@ -73,7 +73,7 @@ def load(network: torch.nn.Module, path: Path, *scored: dict[str, str], unseen: 
 
 
 def test_weights_know_the_cases_that_they_were_trained_on(network, cases, tmp_path, capsys):
-    trained_on = {"labelled": [cases["a"]], "unlabelled": [cases["b"]], "validation": [cases["c"]]}
+    trained_on = {"labeled": [cases["a"]], "unlabeled": [cases["b"]], "validation": [cases["c"]]}
     train(network, SaveWeights(tmp_path / "model.pt", network, {}, trained_on=trained_on))
     (tmp_path / "renamed.nii").write_text("a")
     with pytest.raises(WeightsError, match=r"on 1 of the 2 cases to be scored \(renamed\); give the --split_dir"):
@@ -93,7 +93,7 @@ def test_weights_know_the_cases_that_they_were_trained_on(network, cases, tmp_pa
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_a_network_that_goes_on_keeps_the_cases_of_before(goes_on, network, cases, tmp_path):
     for name in "ab":
-        trained_on = {"labelled": [cases[name]]}
+        trained_on = {"labeled": [cases[name]]}
         train(network, SaveWeights(tmp_path / "model.pt", network, {}, trained_on=trained_on, goes_on=goes_on))
     with pytest.raises(WeightsError, match="trained on 1 of the 2" if not goes_on else "trained on 2 of the 2"):
         load(network, tmp_path / "model.pt", cases["a"], cases["b"])
@@ -101,7 +101,7 @@ def test_a_network_that_goes_on_keeps_the_cases_of_before(goes_on, network, case
 
 def test_an_image_that_cannot_be_read_stops_the_training_at_its_start(network, tmp_path):
     handler = SaveWeights(
-        tmp_path / "model.pt", network, {}, trained_on={"labelled": [{"image": tmp_path / "gone.nii"}]}
+        tmp_path / "model.pt", network, {}, trained_on={"labeled": [{"image": tmp_path / "gone.nii"}]}
     )
     with pytest.raises(FileNotFoundError):
         train(network, handler)
@@ -114,7 +114,7 @@ def test_weights_without_that_list_are_scored_on_any_case(network, cases, tmp_pa
 
 
 def test_settings_of_the_training_are_asked_for_by_what_gives_them(network, tmp_path):
-    train(network, SaveWeights(tmp_path / "partner.pt", network, {"class_names": ["aorta"], "spacing": 2.0}))
+    train(network, SaveWeights(tmp_path / "transformer.pt", network, {"class_names": ["aorta"], "spacing": 2.0}))
     for settings, remedy in (
         (
             {"class_names": ["spleen"]},
@@ -122,7 +122,7 @@ def test_settings_of_the_training_are_asked_for_by_what_gives_them(network, tmp_
         ),
         ({"spacing": 3.0}, r'spacing 2\.0, this run has 3\.0; give --spacing "2\.0"'),
     ):
-        handler = LoadWeights(tmp_path / "partner.pt", network, settings, key="partner")
+        handler = LoadWeights(tmp_path / "transformer.pt", network, settings, key="partner")
         with pytest.raises(WeightsError, match=f"partner: .* was trained with {remedy}"):
             handler(Engine(lambda engine, batch: None))
     with pytest.raises(WeightsError, match="partner: .* does not exist"):
@@ -170,7 +170,7 @@ def test_weights_that_are_not_finite_are_neither_kept_nor_used(value, network, t
     "content",
     [
         *(b"", b"[1]", b"null", b'{"spacing": 5', b"\xff\xfe", b"[" * 200000),
-        *(b'{"trained_on": 5}', b'{"trained_on": {"labelled": 3}}', b'{"sha256": 3}'),
+        *(b'{"trained_on": 5}', b'{"trained_on": {"labeled": 3}}', b'{"sha256": 3}'),
     ],
 )
 def test_settings_that_cannot_be_read_are_named(content, network, tmp_path):

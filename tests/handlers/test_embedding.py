@@ -77,7 +77,7 @@ def test_order_on_the_axis(gain, tmp_path, capsys):
     assert list(rows[0]) == ["case", "patient", "position", "projection", "pc1", "pc2"]
     assert len(rows) == 48
     assert (rows[-1]["case"], rows[-1]["patient"]) == ("case5", "carl")
-    for row in rows:  # the axis is normalised
+    for row in rows:  # the axis is normalized
         assert float(row["projection"]) == pytest.approx(gain * float(row["position"]), abs=1e-5)
         # the first component is the position up to its mean, with its direction; the second tells the patients apart
         assert float(row["pc1"]) == pytest.approx(abs(gain) * (float(row["position"]) - 0.5), abs=1e-5)

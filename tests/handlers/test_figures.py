@@ -15,7 +15,7 @@ from custom.handlers import OverviewFigure
 from custom.utils.figures import class_style
 
 SHAPE = (40, 30, 20)
-LABELLED = range(4, 15)  # 15 %, 50 % and 85 % of these eleven slices are numbers 6 (5.5, to even), 9 and 12
+LABELED = range(4, 15)  # 15 %, 50 % and 85 % of these eleven slices are numbers 6 (5.5, to even), 9 and 12
 
 
 def meta(values, affine=None) -> MetaTensor:
@@ -24,10 +24,10 @@ def meta(values, affine=None) -> MetaTensor:
 
 
 def heart() -> torch.Tensor:
-    """(1, H, W, S) map: label 1, and 2 on the side of the first index, in all labelled slices."""
+    """(1, H, W, S) map: label 1, and 2 on the side of the first index, in all labeled slices."""
     labels = torch.zeros(SHAPE)
-    labels[16:28, 10:18, LABELLED.start : LABELLED.stop] = 1
-    labels[16:20, 10:18, LABELLED.start : LABELLED.stop] = 2
+    labels[16:28, 10:18, LABELED.start : LABELED.stop] = 1
+    labels[16:20, 10:18, LABELED.start : LABELED.stop] = 2
     return labels[None]
 
 
@@ -117,7 +117,7 @@ def test_window_is_around_truth_and_prediction(tmp_path, drawn):
 
 def test_image_in_another_geometry_is_brought_to_the_prediction(tmp_path):
     affine = np.diag([2.0, 2.0, 8.0, 1.0])
-    affine[0, 3] = 0.5  # the first axis at half the resolution, centre of two voxels
+    affine[0, 3] = 0.5  # the first axis at half the resolution, center of two voxels
     handler = OverviewFigure(tmp_path, ["wall", "blood"])
     evaluate([{"image": meta(ramp()[:, ::2], affine), "label": meta(heart())}], meta(heart()), handler)
     (case,) = handler.cases
@@ -144,7 +144,7 @@ def test_title_says_what_there_is(tmp_path):
     assert many._scores(meta(label), meta(half)) == "mean 0.46"
 
 
-def test_nothing_predicted_and_more_classes_than_colours(tmp_path, drawn):
+def test_nothing_predicted_and_more_classes_than_colors(tmp_path, drawn):
     names = [f"organ {k}" for k in range(13)]
     handler = OverviewFigure(tmp_path, names, slices={"lower": 0.0, "upper": 1.0})
     evaluate([{"image": meta(ramp())}], meta(torch.zeros(1, *SHAPE)), handler)

@@ -98,7 +98,7 @@ def report(folder, **changes) -> PositivesReport:
         "points": RegisteredPoints(GEOMETRY, {"b": ["c", "a"]}, between),
         "data": Slices(true=False),
         "truth": Slices(true=True),
-        "labelled": 1,
+        "labeled": 1,
         "stride": STRIDE,
     }
     return PositivesReport(str(folder / "positives.csv"), **(settings | changes))
@@ -147,9 +147,9 @@ def test_without_registration_there_are_pseudo_labels_only(tmp_path):
     assert math.isnan(mean["registered"]) and mean["pseudo_label"] == pytest.approx(PSEUDO_LABEL["mean"])
 
 
-def test_slices_are_spread_over_the_unlabelled_ones(tmp_path):
+def test_slices_are_spread_over_the_unlabeled_ones(tmp_path):
     assert report(tmp_path, count=2).chosen == [2, 5]
-    assert report(tmp_path, labelled=2).chosen == [4, 5]
+    assert report(tmp_path, labeled=2).chosen == [4, 5]
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -114,7 +114,7 @@ def test_files_and_metrics(cases, tmp_path, capsys):
     assert [metrics["ejection_fraction_mae"], metrics["ejection_fraction_bias"]] == [50, 50]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cases.csv", "ejection_fraction.csv", "summary.csv"]
     printed = capsys.readouterr().out
-    assert "empty: what was labelled and not found" in printed
+    assert "empty: what was labeled and not found" in printed
     assert "section 'test'" in printed and "0.333 ± 0.333" in printed and "bias +50.0" in printed
     assert printed.endswith(f"Written to {tmp_path / 'cases.csv'} and {tmp_path / 'summary.csv'}.\n")
 
@@ -163,9 +163,9 @@ def test_faults_are_named(tmp_path):
     twins = [case([], [], case="twin")] * 2
     with pytest.raises(ValueError, match="twin: two cases have this id"):
         evaluate(twins, SegmentationReport(tmp_path, ["LV"]))
-    unlabelled = {"image": volume(), "case": "bare"}
+    unlabeled = {"image": volume(), "case": "bare"}
     with pytest.raises(ValueError, match="bare: has no label"):
-        evaluate([unlabelled], SegmentationReport(tmp_path, ["LV"]))
+        evaluate([unlabeled], SegmentationReport(tmp_path, ["LV"]))
     elsewhere = {"image": volume(spacing=(1, 3, 5)), "label": volume(), "case": "resampled"}
     with pytest.raises(ValueError, match="resampled: the prediction .* is not in the geometry of the label"):
         evaluate([elsewhere], SegmentationReport(tmp_path, ["LV"]))

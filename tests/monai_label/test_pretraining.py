@@ -47,7 +47,7 @@ def test_the_encoder_comes_from_all_studies_once(studies, tmp_path):
     printed = train(tmp_path, studies)
     assert f"Pre-training on {len(list(studies.glob('*.nii.gz'))) - 1} studies, once" in printed
     assert f"tensors of the encoder loaded from {tmp_path / 'models' / 'encoder.pt'}" in printed
-    assert "Labelled: patient001_frame01 patient002_frame01\n" in printed
+    assert "Labeled: patient001_frame01 patient002_frame01\n" in printed
     encoder = torch.load(tmp_path / "models" / "encoder.pt", weights_only=True)
     again = train(tmp_path, studies)
     assert "Pre-training" not in again and "encoder.pt is used as it is: no pre-training" in again
@@ -59,7 +59,7 @@ def test_the_encoder_comes_from_all_studies_once(studies, tmp_path):
 @pytest.mark.parametrize("run_id", ["run", ""])
 def test_annotated_studies_alone(studies, tmp_path, run_id):
     """3D Slicer sends no run id, for which MONAI evaluates the whole config: it trains once all the same."""
-    printed = train(tmp_path, studies, run_id, unlabelled_studies=False)
+    printed = train(tmp_path, studies, run_id, unlabeled_studies=False)
     assert "training with the annotated ones alone" in printed and "Pre-training" not in printed
     assert printed.count("the best in validation: ") == 1 and "phantom" not in printed
     assert {file.name for file in (tmp_path / "models").glob("*.pt")} == {"model.pt", "training_resume.pt"}
@@ -69,7 +69,7 @@ def test_the_seed_holds_whatever_the_run_id(studies, tmp_path):
     """Where the whole config is evaluated, the network is made before anything is run."""
     weights = []
     for run_id in ("run", ""):
-        train(tmp_path / f"as_{run_id}", studies, run_id, unlabelled_studies=False)
+        train(tmp_path / f"as_{run_id}", studies, run_id, unlabeled_studies=False)
         weights.append(torch.load(tmp_path / f"as_{run_id}" / "models" / "model.pt", weights_only=True))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 

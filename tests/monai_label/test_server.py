@@ -44,7 +44,7 @@ SETTINGS = {
         },
         "iterations_per_epoch": 20,
         "batch_size": 6,
-        "labelled_per_batch": 3,
+        "labeled_per_batch": 3,
         "learning_rate": 0.01,
     },
     "cctr_acdc/configs/inference.json": IMAGES,
@@ -330,7 +330,7 @@ def test_three_annotated_studies_train_a_model_that_is_served(server, model):
     assert printed.count("the best in validation: ") == 1
     assert f"Left out: {server.studies}/empty.nii.gz" in printed
     if model == "cctr_acdc":
-        assert f"{len(others)} volumes are unlabelled, 1 are for validation." in printed
+        assert f"{len(others)} volumes are unlabeled, 1 are for validation." in printed
         labels = (server.models / model / "eval" / "registration" / "labels").iterdir()
         assert {file.name.split(".")[0] for file in labels} == set(others)
     else:
@@ -359,10 +359,10 @@ def test_a_drawn_label_is_corrected_and_training_goes_on_with_the_annotated_alon
     drawn, _ = server.client.infer("cctr_acdc", study, {})
     server.client.save_label(study, drawn)
     config = server.models / "cctr_acdc" / "configs" / "train.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "unlabelled_studies": False}))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "unlabeled_studies": False}))
     served = torch.load(server.models / "cctr_acdc" / "models" / "model.pt", weights_only=True)
     printed = train(server, "cctr_acdc", val_split=0.0, max_epochs=1)
-    assert "training with the annotated ones alone" in printed and "0 volumes are unlabelled, 0 are for" in printed
+    assert "training with the annotated ones alone" in printed and "0 volumes are unlabeled, 0 are for" in printed
     assert "Add Checkpoint Loader" in printed
     now = torch.load(server.models / "cctr_acdc" / "models" / "model.pt", weights_only=True)
     assert served.keys() == now.keys() and any(not torch.equal(served[name], now[name]) for name in now)

@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Spacingd
 
-from custom.data import CentreSlicesd
+from custom.data import CenterSlicesd
 from custom.networks import BothStudents, MeanAndDisagreementd
 
 
@@ -30,7 +30,7 @@ def test_the_disagreement_goes_from_0_to_1():
 def test_the_mean_may_go_back_to_native_space_in_place_of_both():
     affine = torch.diag(torch.tensor([1.5, 2.0, 5.0, 1.0], dtype=torch.float64))
     spacing = Spacingd("image", pixdim=[2.7, 2.7, -1], mode="bilinear")
-    preprocessing = Compose([spacing, CentreSlicesd("image", slice_size=[12, 12])])
+    preprocessing = Compose([spacing, CenterSlicesd("image", slice_size=[12, 12])])
     image = preprocessing({"image": MetaTensor(torch.rand(1, 30, 20, 3), affine=affine)})
     logits = torch.randn(2, 4, *image["image"].shape[1:]) * 20  # two networks, four classes
     case = {**image, "pred": MetaTensor(logits.softmax(dim=1).flatten(0, 1))}

@@ -165,7 +165,7 @@ def test_distributed_data_parallel(tmp_path):
         idist.finalize()
 
 
-def test_normalised_in_float32_under_autocast():
+def test_normalized_in_float32_under_autocast():
     network = unet()
     with torch.autocast("cpu", torch.bfloat16):
         logits, features = network(torch.randn(2, 1, 32, 32))

@@ -118,13 +118,13 @@ def swin_file(tmp_path):
 
 @pytest.mark.parametrize("layout", [dict, released], ids=["timm", "release"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_features_are_those_of_the_original_on_the_grey_image_enlarged(layout, channels, tmp_path, capsys):
+def test_features_are_those_of_the_original_on_the_gray_image_enlarged(layout, channels, tmp_path, capsys):
     weights = swin_weights()
     torch.save(layout(weights), tmp_path / "swin.pt")
     network = swin_unetr(channels)
     assert load_swin(network, tmp_path / "swin.pt") is network
     count = sum(not k.startswith(("norm.", "head.")) for k in weights)
-    assert f"partner_checkpoint: {count} tensors" in capsys.readouterr().out
+    assert f"transformer_checkpoint: {count} tensors" in capsys.readouterr().out
 
     encoder = network.swinViT
     encoder.layers4[0].downsample = None  # the original has nothing like it
@@ -187,7 +187,7 @@ def test_other_settings_are_refused_and_change_nothing(changes, found, swin_file
     network = swin_unetr(**changes)
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with pytest.raises(
-        WeightsError, match=rf"partner_checkpoint: .*{found}.*feature_size 96, depths \[2, 2, 6, 2\], num_h"
+        WeightsError, match=rf"transformer_checkpoint: .*{found}.*feature_size 96, depths \[2, 2, 6, 2\], num_h"
     ):
         load_swin(network, swin_file)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
@@ -197,7 +197,9 @@ def test_other_settings_are_refused_and_change_nothing(changes, found, swin_file
     "network", [BasicUNet(2, features=(2, 2, 2, 2, 2, 2)), SwinUNETR(1, 2, feature_size=12, depths=(1, 1, 1, 1))]
 )
 def test_other_networks_are_refused(network, swin_file):
-    with pytest.raises(WeightsError, match="partner_checkpoint: .* cannot go into .* spatial_dims 2, feature_size 96"):
+    with pytest.raises(
+        WeightsError, match="transformer_checkpoint: .* cannot go into .* spatial_dims 2, feature_size 96"
+    ):
         load_swin(network, swin_file)
 
 
@@ -213,12 +215,12 @@ def test_other_networks_are_refused(network, swin_file):
 )
 def test_files_of_other_networks_are_refused(content, tmp_path):
     torch.save(content, tmp_path / "other.pt")
-    with pytest.raises(WeightsError, match="partner_checkpoint: .*other.pt belongs to another network"):
+    with pytest.raises(WeightsError, match="transformer_checkpoint: .*other.pt belongs to another network"):
         load_swin(swin_unetr(window_size=4), tmp_path / "other.pt")
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(WeightsError, match=r"partner_checkpoint: .*nothing.pt does not exist"):
+    with pytest.raises(WeightsError, match=r"transformer_checkpoint: .*nothing.pt does not exist"):
         load_swin(swin_unetr(), tmp_path / "nothing.pt")
 
 
@@ -228,10 +230,10 @@ def test_training_with_the_overlay_takes_the_weights_of_swin_t(tmp_path):
     torch.save(weights, path)
     files = [BUNDLES / "cctr_synapse" / "configs" / name for name in ("train.json", "variants/swin_t.json")]
     parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in files]))
-    parser.update({"partner_checkpoint": str(path), "device": "cpu"})
+    parser.update({"transformer_checkpoint": str(path), "device": "cpu"})
     (number,) = (n for n, step in enumerate(parser["training"]) if "load_swin" in step)
     network = parser.get_parsed_content(f"training#{number}")
     path.unlink()  # 110 MB, which pytest would keep
-    assert network is parser.get_parsed_content("partner_network")
+    assert network is parser.get_parsed_content("transformer_network")
     name = "layers.2.blocks.5.attn.qkv.weight"
     torch.testing.assert_close(network.swinViT.layers3[0].blocks[5].attn.qkv.weight.detach(), weights[name])

@@ -25,17 +25,17 @@ SHIFT = np.array([10.0, -6.0, 5.0])  # mm, from the fixed to the moving organ
 MIDDLE = np.array([40.0, 36.0, 25.0])  # of the fixed organ, mm
 
 
-def scene(points: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def scene(points: np.ndarray, center: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A ball with a second class on the patient's right, as image and label map."""
-    offset = points - centre
+    offset = points - center
     label = (np.linalg.norm(offset, axis=-1) < 12).astype(np.uint8)
     label[(label == 1) & (offset[..., 0] > 5)] = 2
     return (100.0 * label + points[..., 1]).astype(np.float32), label
 
 
-def write_case(folder: Path, name: str, centre: np.ndarray, affine: np.ndarray, shape=SHAPE) -> dict[str, str]:
+def write_case(folder: Path, name: str, center: np.ndarray, affine: np.ndarray, shape=SHAPE) -> dict[str, str]:
     case = {"case": name}
-    image, label = scene(Grid(shape, affine).points().numpy(), centre)
+    image, label = scene(Grid(shape, affine).points().numpy(), center)
     for key, values in (("image", image), ("label", label)):
         case[key] = str(folder / f"{name}_{key}.nii.gz")
         nib.save(nib.Nifti1Image(values, affine), case[key])
@@ -183,8 +183,8 @@ def test_without_a_label_there_are_no_contours(tmp_path, fixed, moving, drawn):
     draw_pairs(tmp_path / "pairs.png", [row("moving")], [fixed, moving], tmp_path)
     assert [len(axes.collections) for axes in drawn[0].axes] == [0, 0, 0, 0]
     assert texts(drawn[0]).count("no label") == 2
-    labelled = {**moving, "region": fixed["label"]}  # on the same grid
-    draw_pairs(tmp_path / "pairs.png", [row("moving")], [fixed, labelled], tmp_path)
+    labeled = {**moving, "region": fixed["label"]}  # on the same grid
+    draw_pairs(tmp_path / "pairs.png", [row("moving")], [fixed, labeled], tmp_path)
     assert [len(axes.collections) for axes in drawn[1].axes] == [0, 0, 2, 2]
 
 

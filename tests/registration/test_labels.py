@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom.registration import Registrations, label_maps, no_registrations, registered_labels
+from custom.registration import Registrations, label_maps, no_registrations, propagated_labels
 from custom.registration.record import PairResult
 from custom.registration.runner import write_table
 from custom.registration.storage import save_transform
@@ -17,7 +17,7 @@ from custom.registration.volume import Grid
 from custom.utils.errors import SettingError
 
 SHAPE = (4, 5, 3)
-LABELLED, UNLABELLED = [{"case": name} for name in "abc"], [{"case": name, "image": f"{name}.nii.gz"} for name in "uv"]
+LABELED, UNLABELED = [{"case": name} for name in "abc"], [{"case": name, "image": f"{name}.nii.gz"} for name in "uv"]
 
 
 def label_of(atlas: str) -> np.ndarray:
@@ -29,7 +29,7 @@ def label_of(atlas: str) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    for case in LABELLED:
+    for case in LABELED:
         case["label"] = str(tmp_path / f"{case['case']}_gt.nii.gz")
         nib.save(nib.Nifti1Image(label_of(case["case"]), np.eye(4)), case["label"])
     return tmp_path
@@ -57,19 +57,19 @@ ALL = {f"{u}{a}": "usable" for u in "uv" for a in "abc"}
 
 @pytest.mark.parametrize(("choice", "atlas"), [("best", "a"), ("majority", "b"), ("weighted", "b")])
 def test_one_label_map_is_made_of_the_usable_atlases(choice, atlas, folder):
-    cases = registered_labels(finished(folder, ALL), LABELLED, UNLABELLED, folder / "labels", choice)
+    cases = propagated_labels(finished(folder, ALL), LABELED, UNLABELED, folder / "labels", choice)
     assert [case["image"] for case in cases] == ["u.nii.gz", "v.nii.gz"] and label_maps(cases) == 1
     for case in cases:
         assert (read(case["label"]) == label_of(atlas)).all()
-    assert "label" not in UNLABELLED[0]
+    assert "label" not in UNLABELED[0]
     few = finished(folder, ALL | {"ua": "unusable", "ub": "failed"})
-    (u, _) = registered_labels(few, LABELLED, UNLABELLED, folder / "labels", choice)
+    (u, _) = propagated_labels(few, LABELED, UNLABELED, folder / "labels", choice)
     assert (read(u["label"]) == label_of("c")).all()
 
 
 def test_agreement_gets_all_of_them_as_many_for_each_case(folder):
     found = finished(folder, ALL | {"ua": "unusable"})
-    u, v = registered_labels(found, LABELLED, UNLABELLED, folder / "labels", "agreement")
+    u, v = propagated_labels(found, LABELED, UNLABELED, folder / "labels", "agreement")
     assert label_maps([u, v]) == 3
     assert [int(read(path).sum()) // 12 for path in u["label"]] == [2, 3, 2]  # b, c, and b again
     assert [int(read(path).sum()) // 12 for path in v["label"]] == [1, 2, 3]
@@ -77,26 +77,26 @@ def test_agreement_gets_all_of_them_as_many_for_each_case(folder):
 
 def test_volumes_without_a_usable_atlas_stay_without_a_label(folder, capsys):
     found = finished(folder, {"ua": "usable", "va": "unusable"})
-    u, v = registered_labels(found, LABELLED, UNLABELLED, folder / "labels")
+    u, v = propagated_labels(found, LABELED, UNLABELED, folder / "labels")
     assert "label" in u and "label" not in v
-    assert "registered_labels: none for v: no labelled case is usable" in capsys.readouterr().out
+    assert "propagated_labels: none for v: no labeled case is usable" in capsys.readouterr().out
     nothing = finished(folder, {"ua": "failed", "va": "unusable"})
-    with pytest.raises(SettingError, match="no labelled case was registered onto any of the 2 unlabelled ones"):
-        registered_labels(nothing, LABELLED, UNLABELLED, folder / "labels")
-    with pytest.raises(SettingError, match="registered_labels: 'all' is none of votes, agreement, best"):
-        registered_labels(found, LABELLED, UNLABELLED, folder / "labels", "all")
+    with pytest.raises(SettingError, match="no labeled case was registered onto any of the 2 unlabeled ones"):
+        propagated_labels(nothing, LABELED, UNLABELED, folder / "labels")
+    with pytest.raises(SettingError, match="propagated_labels: 'all' is none of votes, agreement, best"):
+        propagated_labels(found, LABELED, UNLABELED, folder / "labels", "all")
 
 
 def test_label_maps_are_made_once_and_named_after_what_they_are_made_of(folder):
     found = finished(folder, ALL)
-    first = registered_labels(found, LABELLED, UNLABELLED, folder / "labels", "best")
+    first = propagated_labels(found, LABELED, UNLABELED, folder / "labels", "best")
     times = {case["label"]: Path(case["label"]).stat().st_mtime_ns for case in first}
-    again = registered_labels(found, LABELLED, UNLABELLED, folder / "labels", "best")
+    again = propagated_labels(found, LABELED, UNLABELED, folder / "labels", "best")
     assert {case["label"]: Path(case["label"]).stat().st_mtime_ns for case in again} == times
-    other = registered_labels(found, LABELLED[:2], UNLABELLED, folder / "labels", "majority")
+    other = propagated_labels(found, LABELED[:2], UNLABELED, folder / "labels", "majority")
     assert not {case["label"] for case in other} & set(times)
-    nib.save(nib.Nifti1Image(label_of("c"), np.eye(4)), LABELLED[0]["label"])
-    redrawn = registered_labels(found, LABELLED, UNLABELLED, folder / "labels", "best")
+    nib.save(nib.Nifti1Image(label_of("c"), np.eye(4)), LABELED[0]["label"])
+    redrawn = propagated_labels(found, LABELED, UNLABELED, folder / "labels", "best")
     assert not {case["label"] for case in redrawn} & set(times)
     assert (read(redrawn[0]["label"]) == label_of("c")).all()
 
@@ -104,13 +104,13 @@ def test_label_maps_are_made_once_and_named_after_what_they_are_made_of(folder):
 def test_where_no_atlas_reaches_nothing_is_known(folder):
     found = finished(folder, {"ua": "usable"})
     short = Grid((4, 5, 2), np.eye(4))  # the atlas ends a slice earlier
-    nib.save(nib.Nifti1Image(label_of("a")[:, :, :2], np.eye(4)), LABELLED[0]["label"])
+    nib.save(nib.Nifti1Image(label_of("a")[:, :, :2], np.eye(4)), LABELED[0]["label"])
     save_transform(folder / "ua.transform", Transform((), Grid(SHAPE, np.eye(4)), short))
-    (u,) = registered_labels(found, LABELLED, UNLABELLED[:1], folder / "labels")
+    (u,) = propagated_labels(found, LABELED, UNLABELED[:1], folder / "labels")
     assert (read(u["label"])[:, :, :2] == label_of("a")[:, :, :2]).all() and (read(u["label"])[:, :, 2] == 255).all()
 
 
 def test_going_without_is_said(folder, capsys):
-    assert registered_labels(no_registrations(), LABELLED, UNLABELLED, folder / "labels") == UNLABELLED
+    assert propagated_labels(no_registrations(), LABELED, UNLABELED, folder / "labels") == UNLABELED
     assert "training goes on without registered labels and positives" in capsys.readouterr().out
-    assert not (folder / "labels").exists() and label_maps(UNLABELLED) == 1
+    assert not (folder / "labels").exists() and label_maps(UNLABELED) == 1

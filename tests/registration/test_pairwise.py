@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from custom.registration import Settings, map_points, register, warp_label
 from custom.registration.demons import use_threads
-from custom.registration.images import normalised
+from custom.registration.images import normalized
 from custom.registration.pairwise import similarity
 from custom.registration.search import match
 from custom.registration.volume import RegistrationError, read_volume
@@ -123,7 +123,7 @@ def test_intensities_themselves_may_be_compared(pair):
     transform = register(fixed, table, region=region, contrast=None, affine_contrast=None)
     assert np.linalg.norm((map_points(points, transform).numpy() - points).mean(axis=0) - SHIFT) < 0.5
     assert dice(warp_label(region, transform) > 0, truth > 0) > 0.95
-    target, source = normalised(read_volume(fixed), read_volume(table), Settings(affine_contrast=None))
+    target, source = normalized(read_volume(fixed), read_volume(table), Settings(affine_contrast=None))
     slopes = []
     for volume, raw in ((target, fixed), (source, table)):
         inside = (volume.values > 0.01) & (volume.values < 0.9)
@@ -166,7 +166,7 @@ def test_rows_and_columns_may_be_exchanged():
     assert np.linalg.norm(found - expected, axis=1).mean() < 2.0
 
 
-def test_the_match_is_the_normalised_correlation():
+def test_the_match_is_the_normalized_correlation():
     generator = torch.Generator().manual_seed(0)
     image, template = torch.rand(12, 11, 7, generator=generator), torch.rand(4, 5, 3, generator=generator)
     score = match(image, template)

@@ -138,7 +138,7 @@ def test_broken_volumes_take_no_other_pair_with_them(cases, tmp_path):
         ("a", "other"): r"label\.nii\.gz has another geometry than its image",
     }.items():
         assert rows[pair].state == "failed" and re.search(message, rows[pair].message)
-    # without a search for the organ, headers that put volumes metres apart are a fault
+    # without a search for the organ, headers that put volumes meters apart are a fault
     fixed_start = runner(tmp_path / "t", settings={**QUICK, "candidates": 0})
     (row,) = fixed_start([Pair("far", "a")], everything)
     assert row.state == "failed" and "the organ finds no place within the fixed volume" in row.message
@@ -325,10 +325,10 @@ from pathlib import Path
 from custom.registration import PairRunner, RegistrationWorkflow, register
 folder, cases, settings = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
 runner = PairRunner(folder / "transforms", settings, workers=0)
-unlabelled = [{k: v for k, v in case.items() if k != "label"} for case in cases[2:]]
+unlabeled = [{k: v for k, v in case.items() if k != "label"} for case in cases[2:]]
 register(cases[0]["image"], cases[1]["image"], region=cases[1]["label"], **settings)  # loads ITK
 print("begins", flush=True)
-RegistrationWorkflow(runner, cases[:2], unlabelled, folder, plan="all").run()
+RegistrationWorkflow(runner, cases[:2], unlabeled, folder, plan="all").run()
 """
 
 

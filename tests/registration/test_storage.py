@@ -29,7 +29,7 @@ def transform() -> Transform:
     return Transform((Displacement(smooth(FIXED.points()), FIXED), Affine(matrix)), FIXED, MOVING)
 
 
-def test_a_transform_comes_back_to_a_hundredth_of_a_millimetre(transform, tmp_path):
+def test_a_transform_comes_back_to_a_hundredth_of_a_millimeter(transform, tmp_path):
     points = FIXED.points()
     save_transform(tmp_path / "new" / "t.transform", transform, row={"state": "usable"}, value=math.nan)
     read = load_transform(tmp_path / "new" / "t.transform")

@@ -146,7 +146,7 @@ def test_part_of_a_grid_keeps_its_edges():
     np.testing.assert_allclose(
         part.to_mm(np.array(part.shape) - 0.5), GRID.to_mm(np.array([15.5, 17.5, 4.5])), atol=1e-9
     )
-    np.testing.assert_allclose(part.centre, part.points().reshape(-1, 3).mean(dim=0), atol=1e-9)
+    np.testing.assert_allclose(part.center, part.points().reshape(-1, 3).mean(dim=0), atol=1e-9)
 
 
 def test_a_transform_is_printed_without_its_voxels():

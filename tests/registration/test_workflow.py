@@ -24,7 +24,7 @@ from custom.registration.volume import RegistrationError, read_volume
 from custom.utils.errors import SettingError
 
 MOVES = {"a": (0, 0, 0), "b": (7, -4, 3), "c": (-6, 8, -3), "d": (3, 6, 0), "e": (-4, -5, 2)}
-LABELLED, UNLABELLED = "ab", "cde"
+LABELED, UNLABELED = "ab", "cde"
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def cases(tmp_path_factory) -> dict[str, dict]:
 
 def workflow(folder: Path, cases: dict[str, dict], runner: PairRunner | None = None, **more) -> RegistrationWorkflow:
     runner = runner or PairRunner(folder / "transforms", QUICK, workers=0)
-    unlabelled = [{k: v for k, v in cases[n].items() if k != "label"} for n in UNLABELLED]
-    return RegistrationWorkflow(runner, [cases[n] for n in LABELLED], unlabelled, folder, **more)
+    unlabeled = [{k: v for k, v in cases[n].items() if k != "label"} for n in UNLABELED]
+    return RegistrationWorkflow(runner, [cases[n] for n in LABELED], unlabeled, folder, **more)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def error_mm(transform: Transform, fixed: str, moving: str) -> float:
 def test_the_table_says_what_each_pair_is_for(run):
     roles = {pair: set(row["roles"].split()) for pair, row in table(run).items()}
     (template,) = {pair.moving for pair, names in roles.items() if "template" in names}
-    assert template in LABELLED
-    assert {p for p, names in roles.items() if "atlas" in names} == {Pair(u, a) for u in UNLABELLED for a in LABELLED}
+    assert template in LABELED
+    assert {p for p, names in roles.items() if "atlas" in names} == {Pair(u, a) for u in UNLABELED for a in LABELED}
     assert {p.fixed for p, names in roles.items() if "template" in names} == set(MOVES) - {template}
     similar = [p for p, names in roles.items() if "similar" in names]
     assert sorted(p.fixed for p in similar) == sorted(MOVES) and all(p.fixed != p.moving for p in similar)
@@ -92,15 +92,15 @@ def test_any_two_volumes_are_joined(run):
 
 def test_atlases_come_in_the_order_of_their_similarity(run):
     registrations = Registrations(run)
-    for name in UNLABELLED:
+    for name in UNLABELED:
         atlases = registrations.atlases(name)
-        assert {atlas for atlas, _ in atlases} == set(LABELLED)
+        assert {atlas for atlas, _ in atlases} == set(LABELED)
         assert atlases[0][1] >= atlases[1][1] > 0.8
     assert registrations.atlases("a") == []
 
 
-def test_unlabelled_moving_volumes_get_the_organ_from_the_template(run):
-    for name in UNLABELLED:
+def test_unlabeled_moving_volumes_get_the_organ_from_the_template(run):
+    for name in UNLABELED:
         region = read_volume(run / "regions" / f"{name}.nii.gz", label=True)
         middle = region.grid.to_mm(region.values.nonzero().double().mean(dim=0).numpy())
         assert np.linalg.norm(middle - MOVES[name]) < 3
@@ -122,7 +122,7 @@ def test_unusable_pairs_are_left_out(run, tmp_path):
     shutil.copytree(run, tmp_path / "r")
     rows = table(run)
     (template,) = {pair.moving for pair, row in rows.items() if "template" in row["roles"]}
-    other = next(n for n in LABELLED if n != template)
+    other = next(n for n in LABELED if n != template)
     for pair, row in rows.items():
         row["state"] = "unusable" if pair == Pair("c", template) else row["state"]
         row["roles"] = row["roles"].replace("similar", "")
@@ -132,9 +132,9 @@ def test_unusable_pairs_are_left_out(run, tmp_path):
         writer.writeheader()
         writer.writerows(rows[pair] for pair in direct)
     registrations = Registrations(tmp_path / "r")
-    assert registrations.usable("c", template) and registrations.usable("c", "d")  # through the other labelled one
+    assert registrations.usable("c", template) and registrations.usable("c", "d")  # through the other labeled one
     assert [name for name, _ in registrations.atlases("c")] == [other]
-    assert {name for name, _ in registrations.atlases("c", usable=False)} == set(LABELLED)
+    assert {name for name, _ in registrations.atlases("c", usable=False)} == set(LABELED)
     assert error_mm(registrations.between("c", template, usable=False), "c", template) < 3
 
 
@@ -143,7 +143,7 @@ def test_groups_are_registered_within_themselves(cases, tmp_path, capsys):
     grouped = {name: {**case, "phase": phases[name]} for name, case in cases.items()}
     workflow(tmp_path, grouped, group_by="phase").run()
     assert set(table(tmp_path)) == {Pair("c", "a"), Pair("d", "b")}
-    assert "1 volumes belong to groups without a labelled one" in capsys.readouterr().out
+    assert "1 volumes belong to groups without a labeled one" in capsys.readouterr().out
     assert not Registrations(tmp_path).usable("a", "b")
 
 
@@ -152,10 +152,10 @@ def test_groups_start_where_the_leading_one_ended(cases, tmp_path):
         """Two frames of one patient, the same image twice."""
         return [{**cases[name], "case": f"{name}{p}", "patient": name, "phase": p} for p in ("ES", "ED")]
 
-    labelled, unlabelled = [*two("a"), *two("b")], [{**case, "label": None} for case in two("c")]
+    labeled, unlabeled = [*two("a"), *two("b")], [{**case, "label": None} for case in two("c")]
     runner = PairRunner(tmp_path / "t", {**QUICK, "iterations": (0, 0)}, workers=0)
     options = {"group_by": "phase", "plan": ["atlas", "template"], "figure_count": 0}
-    RegistrationWorkflow(runner, labelled, unlabelled, tmp_path, leading="ED", **options).run()
+    RegistrationWorkflow(runner, labeled, unlabeled, tmp_path, leading="ED", **options).run()
     rows = table(tmp_path)
     assert {p.moving for p, row in rows.items() if "template" in row["roles"]} in ({"aED", "aES"}, {"bED", "bES"})
     assert Pair("cES", "aES") in rows and {row["state"] for row in rows.values()} == {"usable"}
@@ -165,15 +165,15 @@ def test_groups_start_where_the_leading_one_ended(cases, tmp_path):
         assert row["transform"] not in {other["transform"] for p, other in rows.items() if p not in led}
     for phase in ("ED", "ES"):
         named = RegistrationWorkflow(
-            runner, labelled, unlabelled, tmp_path / phase, leading="ED", template=f"b{phase}", **options
+            runner, labeled, unlabeled, tmp_path / phase, leading="ED", template=f"b{phase}", **options
         )
         named.run()
         assert {row["moving"] for row in table_rows(tmp_path / phase, "template")} == {"bED", "bES"}
     with pytest.raises(SettingError, match="leading: no volume has 'diastole' as its phase; there are ED, ES"):
-        RegistrationWorkflow(runner, labelled, unlabelled, tmp_path, leading="diastole", **options)
+        RegistrationWorkflow(runner, labeled, unlabeled, tmp_path, leading="diastole", **options)
     with pytest.raises(SettingError, match="leading: 'ED' is a value of group_by, which is not given"):
-        RegistrationWorkflow(runner, labelled, unlabelled, tmp_path, leading="ED")
-    RegistrationWorkflow(runner, labelled, unlabelled, tmp_path / "none", **options).run()
+        RegistrationWorkflow(runner, labeled, unlabeled, tmp_path, leading="ED")
+    RegistrationWorkflow(runner, labeled, unlabeled, tmp_path / "none", **options).run()
     # with no leading group the two frames, of one content, are one pair
     alone = table(tmp_path / "none")
     assert Path(alone[Pair("cES", "aES")]["transform"]).name == Path(alone[Pair("cED", "aED")]["transform"]).name
@@ -192,11 +192,11 @@ def test_the_template_can_be_named_and_a_plan_given(cases, tmp_path):
         ({"plan": "everything"}, "plan: 'everything' is none of atlas, template, similar, all"),
         ({"plan": []}, "holds no pairs; name one or more of atlas"),
         ({"plan": str(plan), "template": "a"}, "plan: no such case: x; the cases are a, b, c, d, e"),
-        ({"template": "c"}, "template: c is none of the labelled cases"),
+        ({"template": "c"}, "template: c is none of the labeled cases"),
     ):
         with pytest.raises(SettingError, match=message):
             workflow(tmp_path, cases, **settings)
-    with pytest.raises(SettingError, match="no case is labelled"):
+    with pytest.raises(SettingError, match="no case is labeled"):
         RegistrationWorkflow(shared, [], [cases["a"]], tmp_path)
     for names in ({"plan": "atlas"}, {"plan": ["atlas", "template"]}):
         alone = RegistrationWorkflow(shared, [cases["a"]], [], tmp_path / "alone", **names)
@@ -220,7 +220,7 @@ def test_what_a_run_gives_is_its_own_though_another_one_replaces_the_table(cases
     assert registrations.digest != Registrations(tmp_path).digest
 
 
-def test_a_given_plan_with_unlabelled_moving_volumes_marks_their_organs(cases, tmp_path):
+def test_a_given_plan_with_unlabeled_moving_volumes_marks_their_organs(cases, tmp_path):
     plan = tmp_path / "mine.json"
     plan.write_text('[["d", "c"]]')
     rows = workflow(tmp_path, cases, plan=str(plan)).run()
@@ -235,9 +235,9 @@ def test_a_given_plan_with_unlabelled_moving_volumes_marks_their_organs(cases, t
 
 def test_all_pairs_are_registered_when_asked_for(cases, tmp_path):
     few = {name: cases[name] for name in "abc"}
-    unlabelled = [{k: v for k, v in few["c"].items() if k != "label"}]
+    unlabeled = [{k: v for k, v in few["c"].items() if k != "label"}]
     runner = PairRunner(tmp_path / "t", QUICK, workers=0)
-    rows = RegistrationWorkflow(runner, [few["a"], few["b"]], unlabelled, tmp_path, plan="all").run()
+    rows = RegistrationWorkflow(runner, [few["a"], few["b"]], unlabeled, tmp_path, plan="all").run()
     assert {(row.fixed, row.moving) for row in rows} == {(a, b) for a in "abc" for b in "abc" if a != b}
     assert all("all" in row.roles.split() for row in rows)
 
@@ -267,14 +267,14 @@ def test_the_template_is_the_volume_that_fits_the_others_best():
     assert best_template([*failed, *rows("a", 9.0, 9.0, 19.0)]) == "a" and best_template(failed) == "c"
 
 
-def test_a_broken_labelled_case_takes_none_with_it(cases, tmp_path):
+def test_a_broken_labeled_case_takes_none_with_it(cases, tmp_path):
     label = tmp_path / "label.nii.gz"
     nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.int16), np.eye(4)), label)
     broken = {**cases, "a": {**cases["a"], "label": str(label)}}
     rows = workflow(tmp_path, broken).run()
     assert {(row.fixed, row.moving) for row in rows if row.state == "usable"} == {(f, "b") for f in "acde"}
     failed = [row for row in rows if row.state == "failed"]
-    assert [row.fixed for row in failed] == list(UNLABELLED)
+    assert [row.fixed for row in failed] == list(UNLABELED)
     assert all("another geometry than its image" in row.message for row in failed)
 
 

@@ -83,7 +83,7 @@ class TestKnownShift:
         assert found.valid.tolist() == [[True, True], [True, False], [False, False]]
         assert found.slots[0].tolist() == [14, 8] and found.slots[1, 0] == 2
 
-    def test_rounding_is_below_a_tenth_of_a_millimetre(self):
+    def test_rounding_is_below_a_tenth_of_a_millimeter(self):
         geometry = geometry_of(["a", "b"], [150, 150], (256, 256), (2.0, 2.0, 3.0))
         move = torch.tensor([0.123, -0.456, 0.789])
         points = RegisteredPoints(geometry, {"a": ["b"]}, shift(move.tolist()), cell=64.0)

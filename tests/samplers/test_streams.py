@@ -8,28 +8,28 @@ import torch
 from custom.samplers import TwoStreamBatchSampler, check_streams
 from custom.utils.errors import SettingError
 
-LABELLED = torch.arange(40) % 10 == 3  # 4 of 40
+LABELED = torch.arange(40) % 10 == 3  # 4 of 40
 
 
 def batches(epoch: int = 1, **more) -> torch.Tensor:
-    sampler = TwoStreamBatchSampler(**{"labelled": LABELLED, "batch_size": 6, "labelled_per_batch": 2, **more})
+    sampler = TwoStreamBatchSampler(**{"labeled": LABELED, "batch_size": 6, "labeled_per_batch": 2, **more})
     sampler.set_epoch(epoch)
     assert len(sampler) == more["batches"]
     return torch.tensor(list(sampler))
 
 
-def test_labelled_slices_come_first_and_each_stream_goes_through_all_of_its_own():
+def test_labeled_slices_come_first_and_each_stream_goes_through_all_of_its_own():
     found = batches(batches=9)
     assert found.shape == (9, 6)
-    assert LABELLED[found[:, :2]].all() and not LABELLED[found[:, 2:]].any()
-    assert sorted(found[:, 2:].flatten().tolist()) == (~LABELLED).nonzero()[:, 0].tolist()  # 36 of 36
-    for first in range(0, 8, 2):  # 4 labelled ones are through after two batches
+    assert LABELED[found[:, :2]].all() and not LABELED[found[:, 2:]].any()
+    assert sorted(found[:, 2:].flatten().tolist()) == (~LABELED).nonzero()[:, 0].tolist()  # 36 of 36
+    for first in range(0, 8, 2):  # 4 labeled ones are through after two batches
         assert len(found[first : first + 2, :2].unique()) == 4
 
 
 def test_a_stream_goes_on_from_one_epoch_to_the_next():
-    found = torch.cat([batches(epoch, batches=3) for epoch in (1, 2, 3)])  # 36 unlabelled slices in all, 4 a batch
-    assert sorted(found[:, 2:].flatten().tolist()) == (~LABELLED).nonzero()[:, 0].tolist()
+    found = torch.cat([batches(epoch, batches=3) for epoch in (1, 2, 3)])  # 36 unlabeled slices in all, 4 a batch
+    assert sorted(found[:, 2:].flatten().tolist()) == (~LABELED).nonzero()[:, 0].tolist()
     assert all(len(found[first : first + 2, :2].unique()) == 4 for first in range(0, 8, 2))
 
 
@@ -46,19 +46,19 @@ def test_processes_share_both_streams():
     assert torch.equal(torch.cat([p[:, 1:] for p in parts], 1), whole[:, 2:])
 
 
-def test_a_batch_may_be_labelled_throughout():
-    found = batches(batches=3, batch_size=2, labelled=torch.ones(5, dtype=torch.bool))
+def test_a_batch_may_be_labeled_throughout():
+    found = batches(batches=3, batch_size=2, labeled=torch.ones(5, dtype=torch.bool))
     assert found.shape == (3, 2)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"labelled_per_batch": 0}, "labelled_per_batch: 0 of a batch of 6; take 1 to 6"),
-        ({"labelled_per_batch": 7}, "labelled_per_batch: 7 of a batch of 6"),
-        ({"world": 4}, "2 labelled and 4 unlabelled slices a batch do not divide by 4 processes"),
-        ({"labelled": torch.zeros(5, dtype=torch.bool)}, "2 labelled slices, but there are none; list labelled cases"),
-        ({"labelled": torch.ones(5, dtype=torch.bool)}, "4 unlabelled slices, but there are none; add unlabelled"),
+        ({"labeled_per_batch": 0}, "labeled_per_batch: 0 of a batch of 6; take 1 to 6"),
+        ({"labeled_per_batch": 7}, "labeled_per_batch: 7 of a batch of 6"),
+        ({"world": 4}, "2 labeled and 4 unlabeled slices a batch do not divide by 4 processes"),
+        ({"labeled": torch.zeros(5, dtype=torch.bool)}, "2 labeled slices, but there are none; list labeled cases"),
+        ({"labeled": torch.ones(5, dtype=torch.bool)}, "4 unlabeled slices, but there are none; add unlabeled"),
         ({"batches": 0}, "iterations_per_epoch: 0"),
     ],
 )
@@ -69,17 +69,17 @@ def test_settings_that_do_not_fit_are_named(settings, message):
 
 def test_batches_are_checked_before_the_work():
     check_streams(8, 4, 5)
-    check_streams(4, 4, 0, labelled_only=True)
-    with pytest.raises(SettingError, match="4 unlabelled slices, but there are no unlabelled volumes"):
+    check_streams(4, 4, 0, labeled_only=True)
+    with pytest.raises(SettingError, match="4 unlabeled slices, but there are no unlabeled volumes"):
         check_streams(8, 4, 0)
-    with pytest.raises(SettingError, match="batch_size: 4 with labelled_per_batch 4 leaves no unlabelled slice"):
+    with pytest.raises(SettingError, match="batch_size: 4 with labeled_per_batch 4 leaves no unlabeled slice"):
         check_streams(4, 4, 5)
-    with pytest.raises(SettingError, match="batch_size: 4 labelled and 2 unlabelled slices .* by 4 processes"):
+    with pytest.raises(SettingError, match="batch_size: 4 labeled and 2 unlabeled slices .* by 4 processes"):
         check_streams(6, 4, 5, world=4)
-    with pytest.raises(SettingError, match="labelled_per_batch: 0 of a batch of 6; take 1 to 6"):
+    with pytest.raises(SettingError, match="labeled_per_batch: 0 of a batch of 6; take 1 to 6"):
         check_streams(6, 0, 5)
 
 
-def test_labelled_slices_alone():
-    batches = list(TwoStreamBatchSampler(LABELLED, 6, 2, batches=4, labelled_only=True))
-    assert all(len(batch) == 2 and LABELLED[batch].all() for batch in batches)
+def test_labeled_slices_alone():
+    batches = list(TwoStreamBatchSampler(LABELED, 6, 2, batches=4, labeled_only=True))
+    assert all(len(batch) == 2 and LABELED[batch].all() for batch in batches)
