@@ -224,11 +224,14 @@ def test_missing_file(tmp_path):
         load_swin(swin_unetr(), tmp_path / "nothing.pt")
 
 
+CCTR_FILES = ("train.json", "variants/cctr.json", "variants/swin_t.json")
+
+
 def test_training_with_the_overlay_takes_the_weights_of_swin_t(tmp_path):
     """What the list "training" does before its trainer runs, at the true size."""
     weights, path = swin_weights(width=96, depths=(2, 2, 6, 2), window=7), tmp_path / "swin_tiny.pt"
     torch.save(weights, path)
-    files = [BUNDLES / "cctr_synapse" / "configs" / name for name in ("train.json", "variants/swin_t.json")]
+    files = [BUNDLES / "cctr_synapse" / "configs" / name for name in CCTR_FILES]
     parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in files]))
     parser.update({"transformer_checkpoint": str(path), "device": "cpu"})
     (number,) = (n for n, step in enumerate(parser["training"]) if "load_swin" in step)
