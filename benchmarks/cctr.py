@@ -71,8 +71,8 @@ def main() -> None:
         "--methods", nargs="+", choices=list(METHODS), help="default: all, that from CORAL with its encoder"
     )
     parser.add_argument("--encoder_checkpoint", help="CORAL's, for the row that starts from it")
-    parser.add_argument("--iterations", type=int, default=3000)
-    parser.add_argument("--iterations_per_epoch", type=int, default=250)
+    parser.add_argument("--iterations", type=int, help="default: 3000")
+    parser.add_argument("--iterations_per_epoch", type=int, help="default: 250")
     parser.add_argument(
         "--paper", action="store_true", help="the length and resolution of the paper; CCT-R's rows only"
     )
@@ -85,6 +85,10 @@ def main() -> None:
         raise SystemExit(f"{FROM_CORAL}: give --encoder_checkpoint, or leave the method out of --methods.")
     if arguments.paper and (others := [m for m in arguments.methods if "cctr" not in METHODS[m][0] and m != ATLAS]):
         raise SystemExit(f"--paper: {', '.join(others)} have no such settings; name CCT-R's rows with --methods.")
+    if arguments.paper and (arguments.iterations or arguments.iterations_per_epoch):
+        raise SystemExit("--paper: its length is that of paper_train.json; leave --iterations out.")
+    arguments.iterations = arguments.iterations or 3000
+    arguments.iterations_per_epoch = arguments.iterations_per_epoch or 250
     if arguments.iterations % arguments.iterations_per_epoch:
         raise SystemExit(
             f"--iterations: {arguments.iterations} are no whole epochs of {arguments.iterations_per_epoch}."

@@ -138,8 +138,7 @@ def test_every_key_is_read_and_every_reference_has_its_key(bundle, files):
     config = merged(bundle, files)
     read = set(re.findall(r"@([A-Za-z_]+)", json.dumps(config)))
     unread = set(config) - {"imports", "run"} - set(WORKFLOWS[bundle]) - PROPERTIES - read
-    replaced = {"consistency_weight"} if "variants/cctr.json" in files else set()  # of the default recipe
-    assert unread <= (OF_OTHER_DATA if "studies.json" in files else replaced)
+    assert unread <= (OF_OTHER_DATA if "studies.json" in files else set())
     assert read - set(config) == set()
 
 
@@ -172,6 +171,12 @@ def test_tracking_names_the_bundle_and_settings_that_there_are(bundle):
         config = merged(bundle, files)
         if "train" in config:
             assert read - set(config) - set(tracking) == set(), files
+
+
+@pytest.mark.parametrize("bundle", WORKFLOWS)
+def test_handlers_are_components(bundle):
+    """MONAI Label looks through the list as it stands in the file."""
+    assert all("_target_" in handler for handler in merged(bundle, ["train.json"])["train"]["handlers"])
 
 
 @pytest.mark.parametrize("bundle", WORKFLOWS)

@@ -27,9 +27,9 @@ class IntensityAugment:
             have a unit.
         probability: of each of gamma, contrast, brightness and bias field.
         gamma: the exponent lies in exp(-gamma) to exp(gamma).
-        contrast: the factor lies in 1 - contrast to 1 + contrast.
+        contrast: the factor lies in 1 - contrast to 1 + contrast, and is 0.1 at least.
         brightness: the shift lies in -brightness to brightness, in standard deviations.
-        bias_field: standard deviation of the logarithm of a smooth factor.
+        bias_field: standard deviation of the logarithm of a smooth local contrast.
         noise: largest standard deviation of Gaussian noise, in standard deviations of the slice.
         noise_probability: of noise.
         blur_probability: of half the resolution.
@@ -80,7 +80,7 @@ class IntensityAugment:
         noise = sometimes(self.noise_probability) * uniform(0.0, self.noise * strength)
         return {
             "gamma": torch.exp(sometimes(p) * uniform(-self.gamma, self.gamma) * strength),
-            "contrast": 1 + sometimes(p) * uniform(-self.contrast, self.contrast) * strength,
+            "contrast": (1 + sometimes(p) * uniform(-self.contrast, self.contrast) * strength).clamp(min=0.1),
             "brightness": sometimes(p) * uniform(-self.brightness, self.brightness) * strength,
             "bias": sometimes(p) * self.bias_field * strength * torch.randn(n, 1, 4, 4, generator=generator),
             "blur": sometimes(self.blur_probability if strength else 0.0),

@@ -4,7 +4,7 @@
 
 from custom.engines.atlas import AtlasEvaluator
 from custom.engines.contrastive import ContrastiveTrainer
-from custom.engines.cross_teaching import CrossTeachingTrainer, check_terms, uses_registration
+from custom.engines.cross_teaching import CrossTeachingTrainer, check_terms, check_unused, uses_registration
 from custom.engines.mean_teacher import MeanTeacherTrainer
 from custom.engines.schedule import PolynomialDecay, Schedule, suggested_epochs
 from custom.engines.segmentation import SegmentationTrainer
@@ -24,6 +24,7 @@ __all__ = [
     "SliceTrainer",
     "TwoStreamTrainer",
     "check_terms",
+    "check_unused",
     "default_device",
     "fast_bfloat16",
     "scalars",

@@ -23,7 +23,7 @@ from custom.samplers.registered import RegisteredPositives
 from custom.utils.distributed import average_gradients, process_count
 from custom.utils.errors import SettingError
 
-__all__ = ["TERMS", "CrossTeachingTrainer", "check_terms", "uses_registration"]
+__all__ = ["TERMS", "CrossTeachingTrainer", "check_terms", "check_unused", "uses_registration"]
 
 TERMS = ("supervised", "cross_teaching", "contrast", "registration")
 
@@ -56,6 +56,20 @@ def check_terms(
     for name, (value, fits, remedy) in ranges.items():
         if not fits:
             raise SettingError(f"{name}: {value} is out of its range; give {remedy}.")
+
+
+def check_unused(overlay: str, settings: Mapping[str, float]) -> None:
+    """Refuse settings of the default training that an overlay does not use.
+
+    Args:
+        overlay: file name, for the message.
+        settings: by name; all must be 0, as the overlay has them.
+
+    Raises:
+        SettingError: one of them is not.
+    """
+    if given := [name for name, value in settings.items() if value]:
+        raise SettingError(f"{', '.join(given)}: the training of {overlay} does not use it; leave it out.")
 
 
 def uses_registration(

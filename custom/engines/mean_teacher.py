@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Registered mean teacher: propagated labels begin, and an averaged teacher that is hard to disagree with ends."""
+"""Registered mean teacher: propagated labels guide the start of training, an averaged teacher the rest."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class MeanTeacherTrainer(TwoStreamTrainer):
       targets. They know where an organ ends, and where a slice has none; but they are off by the registration's error,
       so their weight fades out.
     - "consistency": a teacher, the exponential moving average of the network, looks at the slice without changes of
-      intensity; the network looks at it with strong ones, and with a box from another slice (CutMix), and is to decide
-      as the teacher did wherever that was confident.
+      intensity; the network looks at it with strong ones, and with a box from another slice (CutMix), and must predict
+      the class that the teacher predicts wherever the teacher is confident.
 
     All three are half cross-entropy and half Dice, see :func:`custom.losses.known_dice_cross_entropy`. Each slice is
     augmented in space once; labeled and unlabeled slices that learn from labels have mild changes of intensity.
@@ -168,7 +168,7 @@ class MeanTeacherTrainer(TwoStreamTrainer):
             probabilities = self.teacher(weak).softmax(dim=1)
         probabilities = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
         box = random_boxes(count, *size, generator, self.cut_mix).to(images.device)
-        # boxes come from any slice of the global batch
+        # a box shows the unlabeled slice before it in the global batch; with one such slice it changes nothing
         strong, probabilities = (
             torch.where(box, values.roll(1, dims=0), values)
             for values in (self.gathered(strong, labeled=0), self.gathered(probabilities, labeled=0))

@@ -5,33 +5,48 @@
 from __future__ import annotations
 
 from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
+from torch import Tensor
 
 __all__ = ["AveragingWarmUp"]
 
 
 class AveragingWarmUp:
-    """Let Ignite's ``EMAHandler`` forget the first weights of a run: a larger momentum in its first iterations.
+    """Attach Ignite's ``EMAHandler``, with a larger momentum in the first iterations, so that it forgets the first weights.
 
     The momentum is 10 / (9 + t) in iteration t, but not below the final one: in the first iteration the average
     becomes the network itself, whatever weights were loaded into it since. It depends on the iteration alone, so that a
-    resumed run goes on with the same; Ignite's own warm-up counts from the start of the process.
+    resumed run continues with the same; Ignite's own warm-up counts from the start of the process.
 
-    Put it before the ``EMAHandler``.
+    A run of the engine that begins with other weights than the last one ended with, as in each round of a federated
+    training, begins with their average, too.
 
     Args:
-        momentum: the share of the network in each update of the average at the end of the warm-up, 0 to 1.
-        name: of the momentum in the engine's state, as the ``EMAHandler`` has it.
+        averaging: attached by this handler.
+        name: of the momentum in the engine's state.
     """
 
-    def __init__(self, momentum: float, name: str = "ema_momentum") -> None:
-        self.momentum, self.name = momentum, name
+    def __init__(self, averaging: EMAHandler, name: str = "ema_momentum") -> None:
+        self.averaging, self.name = averaging, name
+        self.last: dict[str, Tensor] | None = None  # weights at the end of the last run
 
     def attach(self, engine: Engine) -> None:
         """
         Args:
             engine: the trainer.
         """
+        engine.add_event_handler(Events.STARTED, self._compare)
         engine.add_event_handler(Events.ITERATION_STARTED, self)
+        self.averaging.attach(engine, self.name)
+        engine.add_event_handler(Events.COMPLETED, self._remember)
 
     def __call__(self, engine: Engine) -> None:
-        setattr(engine.state, self.name, max(self.momentum, 10 / (9 + engine.state.iteration)))
+        setattr(engine.state, self.name, max(self.averaging.momentum, 10 / (9 + engine.state.iteration)))
+
+    def _compare(self) -> None:
+        weights = self.averaging.model.state_dict()
+        if self.last is not None and any(not weights[name].equal(value) for name, value in self.last.items()):
+            self.averaging.ema_model.load_state_dict(weights)
+
+    def _remember(self) -> None:
+        self.last = {name: value.clone() for name, value in self.averaging.model.state_dict().items()}

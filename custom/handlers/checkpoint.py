@@ -223,6 +223,7 @@ class SaveWeights:
         with replacing(self.path) as temporary:
             torch.save(weights, temporary)
             if self.settings is not None:
+                self._notes = self._notes or self._all_notes()  # a finished run that is resumed does not start
                 # before the weights, and with the hash of those that are there: a kill in between leaves two that fit
                 hashes = [file_hash(file) for file in (temporary, self.path) if file.is_file()]
                 with replacing(self.path.with_suffix(".json")) as notes:

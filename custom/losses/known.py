@@ -27,7 +27,7 @@ def known_dice_cross_entropy(logits: Tensor, target: Tensor, known: Tensor, squa
         logits: (n, C, H, W).
         target: probabilities (n, C, H, W); of unknown pixels any finite ones.
         known: bool (n, 1, H, W), which pixels take part.
-        squared_pred: whether Dice squares the probabilities in its denominator, as MONAI's option of this name.
+        squared_pred: whether Dice squares probabilities and targets in its denominator, as MONAI's option of this name.
 
     Returns:
         A scalar; zero if nothing is known.
@@ -35,8 +35,8 @@ def known_dice_cross_entropy(logits: Tensor, target: Tensor, known: Tensor, squa
     log_probabilities = logits.log_softmax(dim=1)
     cross_entropy = -(target * log_probabilities).sum(dim=1, keepdim=True)[known].sum() / known.sum().clamp(min=1)
     probabilities, target = log_probabilities.exp() * known, target * known
-    size = probabilities.square() if squared_pred else probabilities
-    shared, both = (values.sum(dim=(0, 2, 3)) for values in (probabilities * target, size + target))
+    size = probabilities.square() + target.square() if squared_pred else probabilities + target
+    shared, both = (values.sum(dim=(0, 2, 3)) for values in (probabilities * target, size))
     dice = 1 - (2 * shared + SMOOTH) / (both + SMOOTH)  # (C,)
     return 0.5 * cross_entropy + 0.5 * dice.mean()
 

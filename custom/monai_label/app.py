@@ -141,7 +141,6 @@ class Uncertainty(Selection):
     description = "The study of whose segmentation the network is least certain; needs a training"
     configs = (
         "configs/inference.json",
-        "configs/variants/uncertainty.json",
         "configs/selection.json",
         "configs/studies.json",
     )

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Heads, encoders and weights around MONAI's networks."""
 
-from custom.networks.both import BothStudents, MeanAndDisagreementd
+from custom.networks.both import BothStudents, MeanAndDisagreementd, check_single_copy
 from custom.networks.embedder import SliceEmbedder, UNetEncoder
 from custom.networks.global_norm import GlobalBatchNorm2d, distribute, synchronize
 from custom.networks.projected import ProjectedNetwork, check_slice_size, projector_parameters
@@ -21,6 +21,7 @@ __all__ = [
     "UNetEncoder",
     "Uncertaintyd",
     "WeightsError",
+    "check_single_copy",
     "check_slice_size",
     "default_encoder",
     "distribute",

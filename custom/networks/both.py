@@ -4,14 +4,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor, nn
 
-__all__ = ["BothStudents", "MeanAndDisagreementd"]
+from custom.utils.errors import SettingError
+
+__all__ = ["BothStudents", "MeanAndDisagreementd", "check_single_copy"]
+
+
+def check_single_copy(degrees: Sequence[float]) -> None:
+    """Refuse turned copies for two networks, whose outputs are not the logits of one.
+
+    Raises:
+        SettingError: an angle that is not 0, or several.
+    """
+    if list(degrees) != [0]:
+        raise SettingError(f'turned_copies: {degrees}; with both networks give "[0]", or leave it out.')
 
 
 class BothStudents(nn.Module):

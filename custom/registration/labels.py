@@ -54,14 +54,18 @@ def warped_labels(
     return warped, [similarity for _, similarity in atlases]
 
 
-def check_choice(choice: str) -> None:
+def check_choice(choice: str, allowed: Sequence[str] = CHOICES) -> None:
     """Check a choice of :func:`propagated_labels` before the work begins.
 
+    Args:
+        choice: of the user.
+        allowed: those that the training can use.
+
     Raises:
-        SettingError: there is no such choice.
+        SettingError: it is none of them.
     """
-    if choice not in CHOICES:
-        raise SettingError(f"propagated_labels: {choice!r} is none of {', '.join(CHOICES)}.")
+    if choice not in allowed:
+        raise SettingError(f"propagated_labels: {choice!r} is none of {', '.join(allowed)}.")
 
 
 def no_registrations() -> None:

@@ -62,6 +62,7 @@ def describe(value: Any) -> Any:
     attributes = vars(value)
     if isinstance(value, nn.Module):
         attributes = {k: v for k, v in attributes.items() if not k.startswith("_") and k != "training"}
+        attributes |= dict(value.named_children())
     return [name, describe(attributes)]
 
 

@@ -22,7 +22,8 @@ __all__ = ["SETTINGS", "check_settings"]
 
 
 def whole(least: int, most: int = 1_000_000_000) -> dict[str, Any]:
-    return {"type": "integer", "minimum": least, "maximum": most, "description": f"a whole number from {least} on"}
+    words = f"a whole number from {least} on" if most == 1_000_000_000 else f"a whole number from {least} to {most}"
+    return {"type": "integer", "minimum": least, "maximum": most, "description": words}
 
 
 def share() -> dict[str, Any]:
@@ -43,7 +44,7 @@ def switch() -> dict[str, Any]:
 
 
 def text(*kinds: str) -> dict[str, Any]:
-    words = "a text; a name of digits is one with ./ before it"
+    words = "a path or a name; put ./ before one that is only digits"
     return {"type": ["string", *kinds], "description": words + (", or null" if "null" in kinds else "")}
 
 
@@ -67,6 +68,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "val_interval": whole(1),
     "warmup_epochs": whole(0),
     "propagation_fade_out": share(),
+    "rounds": whole(1),
     "consistency_weight": weight(),
     "intensity_strength": {"type": "number", "minimum": 0, "maximum": 10, "description": "a number from 0 to 10"},
     "strong_factor": {"type": "number", "minimum": 0, "maximum": 10, "description": "a number from 0 to 10"},

@@ -56,7 +56,7 @@ def trainer(data: Dataset | None = None, epochs: int = 1, **more) -> MeanTeacher
         "augment": SpatialAugment(2.0, mirror=0.0, probability=0.0),
         "intensity": IntensityAugment(0.0),
         "train_data_loader": DataLoader(data, batch_sampler=sampler),
-        "train_handlers": [AveragingWarmUp(0.01), averaging],
+        "train_handlers": [AveragingWarmUp(averaging)],
         "teacher": averaging.ema_model,
     }
     return MeanTeacherTrainer(

@@ -69,3 +69,14 @@ def test_a_value_computed_by_hand():
         torch.zeros(1, 2, 1, 1), torch.tensor([1.0, 0.0]).view(1, 2, 1, 1), torch.ones(1, 1, 1, 1, dtype=torch.bool)
     )
     assert float(loss) == pytest.approx(math.log(2) / 2 + (1 / 3 + 1) / 4, abs=1e-4)
+
+
+def test_squares_of_soft_targets_have_their_least_value_at_the_target():
+    target = torch.tensor([0.7, 0.3]).view(1, 2, 1, 1)
+    known = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    probabilities = torch.linspace(0.5, 0.9, 41)
+    losses = [
+        known_dice_cross_entropy(torch.stack([p, 1 - p]).log().view(1, 2, 1, 1), target, known, squared_pred=True)
+        for p in probabilities
+    ]
+    assert float(probabilities[int(torch.stack(losses).argmin())]) == pytest.approx(0.7, abs=0.011)

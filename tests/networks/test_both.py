@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Spacingd
 
 from custom.data import CenterSlicesd
-from custom.networks import BothStudents, MeanAndDisagreementd
+from custom.networks import BothStudents, MeanAndDisagreementd, check_single_copy
+from custom.utils.errors import SettingError
 
 
 def test_mean_and_disagreement_of_two_networks():
@@ -43,3 +45,9 @@ def test_the_mean_may_go_back_to_native_space_in_place_of_both():
     assert found["disagreement"].min() >= 0 and 0.5 < found["disagreement"].max() <= 1
     beyond = (found["pred"] == 0).all(dim=0, keepdim=True)
     assert beyond.any() and not found["disagreement"][beyond].any()
+
+
+def test_turned_copies_are_refused():
+    check_single_copy([0.0])
+    with pytest.raises(SettingError, match="turned_copies: .* with both networks give"):
+        check_single_copy([0.0, 15.0])

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from monai.losses import DiceLoss
+from monai.losses import DiceCELoss, DiceLoss
 
 from custom.data import IntensityAugment
 from custom.engines import Schedule
@@ -18,6 +18,7 @@ def made(**more):
     network = torch.nn.Linear(2, 1)
     return {
         "loss": DiceLoss(softmax=True, squared_pred=more.get("squared", False)),
+        "nested": DiceCELoss(softmax=True, squared_pred=more.get("inner", False)),
         "weights": {"supervised": 1.0, "consistency": Schedule(more.get("weight", 1.0), ramp_up=5)},
         "intensity": IntensityAugment(more.get("strength", 1.0)),
         "optimizer": torch.optim.AdamW(network.parameters(), lr=more.get("lr", 0.1)),
@@ -33,9 +34,12 @@ def test_equal_settings_have_equal_descriptions_whatever_the_objects():
     assert json.loads(json.dumps(one)) == one
 
 
-@pytest.mark.parametrize("more", [{"squared": True}, {"weight": 0.5}, {"strength": 2.0}, {"lr": 0.2}, {"add": 1}])
-def test_another_setting_is_another_description(more):
-    assert describe(made(**more)) != describe(made())
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("squared", True), ("inner", True), ("weight", 0.5), ("strength", 2.0), ("lr", 0.2), ("add", 1)],
+)
+def test_another_setting_is_another_description(name, value):
+    assert describe(made(**{name: value})) != describe(made())
 
 
 def test_a_digest_stands_for_an_object():
