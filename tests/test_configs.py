@@ -98,7 +98,13 @@ BRING_KEYS = (
 # read by programs around the bundle, by name: see monai.bundle.properties
 PROPERTIES = {"dataset_dir", "output_dir", "initialize"}
 # an overlay has them for the sake of another data set
-OF_THE_DATA = {"train#augment#mirror", "train#augment#rotation", "train#squared_dice", "ejection_fraction_class"}
+OF_THE_DATA = {
+    "largest_component",
+    "train#augment#mirror",
+    "train#augment#rotation",
+    "train#squared_dice",
+    "ejection_fraction_class",
+}
 OF_OTHER_DATA = {"split_dir", "labeled_cases", "header_spacing"}  # which the studies of MONAI Label take the place of
 
 RUNS = [
