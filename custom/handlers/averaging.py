@@ -15,8 +15,9 @@ class AveragingWarmUp:
     """Attach Ignite's ``EMAHandler``, with a larger momentum in the first iterations.
 
     So it forgets the first weights. The momentum is 10 / (9 + t) in iteration t, but not below the final one: in the
-    first iteration the average becomes the network itself, whatever weights were loaded into it since. It depends on the iteration alone, so that a
-    resumed run continues with the same; Ignite's own warm-up counts from the start of the process.
+    first iteration the average becomes the network itself, whatever weights were loaded into it since. It depends on
+    the iteration alone, so that a resumed run continues with the same; Ignite's own warm-up counts from the start of
+    the process.
 
     A run of the engine that begins with other weights than the last one ended with, as in each round of a federated
     training, begins with their average, too.

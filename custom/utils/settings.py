@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator
 from jsonschema.validators import extend
 
 from custom.utils.errors import SettingError
@@ -139,14 +139,14 @@ def _is_integer(_: Any, value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)  # 1.0 epochs are no count
 
 
-_types = Draft202012Validator.TYPE_CHECKER.redefine_many(
+_types = Draft7Validator.TYPE_CHECKER.redefine_many(
     {
         "number": _is_number,
         "integer": _is_integer,
         "array": lambda _, value: isinstance(value, (list, tuple)),
     }
 )
-_Validator = extend(Draft202012Validator, type_checker=_types)
+_Validator = extend(Draft7Validator, type_checker=_types)
 
 
 def check_settings(values: Mapping[str, Any]) -> None:
