@@ -235,7 +235,7 @@ def default_folder(phantom: str, bundle_root: str, *given: Any) -> str:
     Returns:
         The folder, or an empty string.
     """
-    if any(given):
+    if any(value is not None and value != "" for value in given):
         return ""
     return {"cardiac": cardiac_folder, "abdominal": abdominal_folder}[phantom](f"{bundle_root}/data")
 

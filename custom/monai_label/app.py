@@ -43,6 +43,7 @@ class Selection(ScoringMethod):
     name: ClassVar[str]
     description: ClassVar[str]
     configs: ClassVar[tuple[str, ...]]  # of ``selection``, in the bundle's folder
+    needs: ClassVar[tuple[str, ...]] = ()  # further files of a bundle that has this selection
     weights: ClassVar[tuple[str, ...]]  # that a ranking depends on
 
     def __init__(self, bundle: str, studies: str) -> None:
@@ -52,7 +53,7 @@ class Selection(ScoringMethod):
     @classmethod
     def fits(cls, bundle: str) -> bool:
         """Whether the bundle has this selection."""
-        return all(Path(bundle, config).is_file() for config in cls.configs)
+        return all(Path(bundle, file).is_file() for file in (*cls.configs, *cls.needs))
 
     def obstacle(self, datastore: Datastore) -> str:
         """What stands in the way of a ranking, and what to do; empty where nothing does."""
@@ -144,6 +145,7 @@ class Uncertainty(Selection):
         "configs/selection.json",
         "configs/studies.json",
     )
+    needs = ("configs/variants/uncertainty.json",)
     weights = ("model.pt", "model.json")
 
     def obstacle(self, datastore: Datastore) -> str:

@@ -19,6 +19,7 @@ from custom.data import (
     cases_to_segment,
     check_datalist,
     class_names,
+    default_folder,
     held_out,
     load_sections,
     split_folder,
@@ -223,8 +224,8 @@ def test_data_list_faults(datalist):
     datalist.write_text("{}")
     with pytest.raises(DataError, match="none of 'training', 'unlabeled', 'test'"):
         load_sections("", "", 1, str(datalist))
-    datalist.write_text(json.dumps({"training": [{"image": "a.nii.gz"}], "unlabeled": ["b.nii.gz"]}))
-    with pytest.raises(DataError, match="section 'unlabeled'; its name is 'unlabeled'"):
+    datalist.write_text(json.dumps({"training": [{"image": "a.nii.gz"}], "unlabelled": ["b.nii.gz"]}))
+    with pytest.raises(DataError, match="section 'unlabelled'; its name is 'unlabeled'"):
         load_sections("", "", None, str(datalist))
     datalist.write_text(json.dumps({"trainning": [{"image": "a.nii.gz"}], "test": ["b.nii.gz"], "numTraining": 1}))
     with pytest.raises(DataError, match="section 'trainning'; its name is 'training'"):
@@ -444,3 +445,10 @@ def test_header_spacing_of_the_run_and_of_a_case(datalist):
     assert [c["header_spacing"] for c in cases] == [[1, 2, 3], [2, 2, 8]]
     with pytest.raises(DataError, match="header_spacing: 'x' are no three voxel sizes"):
         load_sections("", "", None, str(datalist), header_spacing="x")
+
+
+def test_the_phantom_stands_in_only_where_nothing_is_given(monkeypatch):
+    monkeypatch.setattr("custom.data.datalist.cardiac_folder", lambda root: f"{root}/phantom_cardiac")
+    for given in ("mine.json", [], [{"image": "a.nii.gz"}]):  # an empty list is a server's, where nothing is annotated
+        assert default_folder("cardiac", "bundle", None, given) == ""
+    assert default_folder("cardiac", "bundle", None, None) == "bundle/data/phantom_cardiac"
