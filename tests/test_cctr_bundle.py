@@ -92,7 +92,7 @@ def test_training_registers_and_leaves_the_averaged_network(trained, registratio
 def test_cctr_as_published_leaves_both_networks(trained_cctr):
     folder, printed = trained_cctr
     assert "Registered points: " in printed and printed.count("Memory bank: ") == 2
-    cnn, partner = (torch.load(folder / "models" / f"{n}.pt", weights_only=True) for n in ("model", "partner"))
+    cnn, partner = (torch.load(folder / "models" / f"{n}.pt", weights_only=True) for n in ("model", "transformer"))
     assert "upcat_1.convs.conv_0.conv.weight" in cnn and not any(name.startswith("projectors") for name in cnn)
     assert any(name.startswith("swinViT") for name in partner)
     assert list((folder / "eval" / "tensorboard_training").iterdir())
@@ -263,7 +263,7 @@ def test_how_often_positives_are_right_is_reported(abdomen, registrations, tmp_p
         assert curve(tmp_path / "eval" / "tensorboard_training", f"positives_{name}") == pytest.approx(shares)
 
 
-@pytest.mark.parametrize(("overlays", "networks"), [([], ["model"]), (["cctr"], ["model", "partner"])], ids=str)
+@pytest.mark.parametrize(("overlays", "networks"), [([], ["model"]), (["cctr"], ["model", "transformer"])], ids=str)
 def test_a_killed_run_ends_as_an_uninterrupted_one(overlays, networks, abdomen, registrations, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     settings = {"max_epochs": 4, "val_interval": 3}
@@ -324,7 +324,8 @@ def test_torchrun_trains_with_the_loss_of_one_process(files, over_torchrun, sett
     run("training", files, configs=configs, **one)
     for term in ("loss", "supervised", *terms, "val_mean_dice"):
         alone, shared = (curve(tmp_path / name / "eval" / "tensorboard_training", term) for name in ("one", "two"))
-        assert len(alone) == 2 and shared == pytest.approx(alone, rel=1e-5), term
+        tolerance = 1e-4 if term == "val_mean_dice" else 1e-5  # rounding may decide about a voxel
+        assert len(alone) == 2 and shared == pytest.approx(alone, rel=tolerance), term
     assert {file.name for file in (tmp_path / "two" / "models").iterdir()} == {
         file.name for file in (tmp_path / "one" / "models").iterdir()
     }
