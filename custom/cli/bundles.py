@@ -129,6 +129,10 @@ def write_bundles(bundles: str | Path) -> list[Path]:
             target = configs / name if name == "logging.conf" else configs.parent / name
             shutil.copyfile(sources / name, target)
             written.append(target)
+        for name in ("custom", "splits"):  # a bundle finds them beside its configs
+            link = configs.parent / name
+            if not link.exists() and (bundles.parent / name).is_dir():
+                link.symlink_to(Path("..", "..", name), target_is_directory=True)
     return written
 
 
