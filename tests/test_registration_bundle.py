@@ -76,7 +76,7 @@ def test_atlases_segment_and_are_scored(segmented, abdomen):
     (test,) = (abdomen / "splits" / "test.txt").read_text().split()
     (case,) = rows(segmented / "cases.csv")
     assert case["case"] == test and float(case["dice_liver"]) > 0.8
-    written = nib.load(segmented / "predictions" / f"img{test}_seg.nii.gz")
+    written = nib.load(segmented / "predictions" / f"{test}_seg.nii.gz")
     label = nib.load(abdomen / "label" / f"label{test}.nii.gz")
     assert written.shape == label.shape and np.allclose(written.affine, label.affine, atol=1e-4)
     values = [np.asarray(file.dataobj) == 6 for file in (written, label)]
@@ -109,7 +109,7 @@ def test_images_of_ones_own_are_segmented(segmented, abdomen, tmp_path):
     settings = {**QUICK, "dataset_dir": abdomen, "output_dir": tmp_path / "out", "images": image}
     run("atlas_segmentation", ["registration.json"], configs=CONFIGS, **settings)
     mine = nib.load(tmp_path / "out" / "predictions" / "mine_seg.nii.gz")
-    before = nib.load(segmented / "predictions" / f"img{test}_seg.nii.gz")
+    before = nib.load(segmented / "predictions" / f"{test}_seg.nii.gz")
     assert np.array_equal(np.asarray(mine.dataobj), np.asarray(before.dataobj))
     assert not (tmp_path / "out" / "cases.csv").exists()
 
@@ -183,7 +183,7 @@ def test_faults_end_with_what_to_do(abdomen, tmp_path):
     settings = {"dataset_dir": abdomen, "output_dir": tmp_path, **QUICK}
     for changed, message in (
         ({"plan": "nothing"}, "plan: 'nothing' is none of atlas, template, similar, all, and no .json file."),
-        ({"settings#spacing": -1}, "spacing: -1 must be positive."),
+        ({"settings#spacing": -1}, "settings#spacing: -1 is not a number above 0"),
         ({"labeled_cases": 9}, "labeled_cases: 9 labeled cases were asked for, the training list has 2"),
     ):
         done = start("registration", ["registration.json"], configs=CONFIGS, **{**settings, **changed})
