@@ -99,6 +99,8 @@ BRING_KEYS = (
 PROPERTIES = {"dataset_dir", "output_dir", "initialize"}
 # an overlay has them for the sake of another data set
 OF_THE_DATA = {
+    "propagation_fade_out",
+    "consistency_weight",
     "largest_component",
     "train#augment#mirror",
     "train#augment#rotation",
