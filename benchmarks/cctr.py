@@ -26,19 +26,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from few_labels import bundle, cells, check_same_settings, scores, slug
 
 ATLAS, FROM_CORAL, RECIPE = "atlas-only", "CCT-R from CORAL", "registered mean teacher"
-NO_REGISTRATION = {"use_registration": False}
+NO_REGISTRATION = {"propagation_weight": 0.0}
 # name of each row to its overlays and settings
 METHODS = {
     "supervised": (["supervised"], {}),
     ATLAS: ([], {}),
-    "propagated labels": ([], {"consistency_weight": 0.0, "propagation_fade_out": 0}),
+    "propagated labels": ([], {"consistency_weight": 0.0, "train#weights#propagation#fade_out": 0}),
     "propagated labels, no intensity": (
         [],
-        {"consistency_weight": 0.0, "propagation_fade_out": 0, "intensity_strength": 0.0},
+        {"consistency_weight": 0.0, "train#weights#propagation#fade_out": 0, "intensity_strength": 0.0},
     ),
     "mean teacher": ([], NO_REGISTRATION),
     f"{RECIPE}, no CutMix": ([], {"train#trainer#cut_mix": 0.0}),
-    f"{RECIPE}, no fading": ([], {"propagation_fade_out": 0}),
+    f"{RECIPE}, no fading": ([], {"train#weights#propagation#fade_out": 0}),
     RECIPE: ([], {}),
     "CTS": (["cctr", "cross_teaching"], {}),
     "contrast without registration": (["cctr", "contrast"], {}),

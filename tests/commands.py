@@ -28,7 +28,7 @@ SMALL = {
     "mixed_precision": False,
 }
 # for CCT-R, whose networks take no smaller slices
-SMALL_CCTR = {**SMALL, "slice_size": [64, 64], "batch_size": 4, "labeled_per_batch": 2, "use_registration": False}
+SMALL_CCTR = {**SMALL, "slice_size": [64, 64], "batch_size": 4, "labeled_per_batch": 2, "propagation_weight": 0}
 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")

@@ -99,7 +99,6 @@ BRING_KEYS = (
 PROPERTIES = {"dataset_dir", "output_dir", "initialize"}
 # an overlay has them for the sake of another data set
 OF_THE_DATA = {
-    "propagation_fade_out",
     "consistency_weight",
     "largest_component",
     "train#augment#mirror",
@@ -281,9 +280,8 @@ def test_studies_are_ranked_with_the_settings_of_training(bundle):
     same = {key for key, value in studies.items() if value == f"%configs/train.json::{key}"}
     assert same <= set(train)
     if bundle == "coral_acdc":
-        encoder = train["encoder_checkpoint"].partition(" else ")[2]
-        assert studies["checkpoint"] == f"${encoder}"
-        assert same == set(re.findall(r"(\w+)=@\1", encoder)) - {"output_dir"}
+        assert studies["pretraining"] == train["train"]["pretraining"]
+        assert same == set(studies["pretraining"]) - {"bundle_root", "output_dir", "ckpt_dir"}
     else:
         assert not same
 
@@ -297,7 +295,7 @@ def test_training_leaves_registration_to_its_own_config(bundle):
         assert train[key] == registration[key], key
 
 
-@pytest.mark.parametrize("bundle", CCTR_BUNDLES)
+@pytest.mark.parametrize("bundle", WORKFLOWS)
 def test_expressions_are_short_and_logic_has_a_name(bundle):
     logic = re.compile(r"\b(if|for|lambda)\b")
     for file in configs(bundle).rglob("*.json"):

@@ -1,15 +1,20 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Write the configs of the bundles from one source for each method and one small file for each data set.
+"""Write the configs of the bundles from one source for each method and one file for each data set.
 
-``make bundles`` does so. Configs of a bundle stand alone, since MONAI Label reads one file; what they have in common is
-written once, in ``bundles/sources/<method>/``. ``bundles/sources/<bundle>.json`` names the method and has the values
-that depend on the data:
+``make bundles`` does so. The configs of a bundle stand alone, since MONAI Label reads one file; what they have in
+common is written once, in ``bundles/sources``:
 
-    {"method": "cctr", "spacing": 2.5, "class_names": ["RV", "MYO", "LV"], ..., "variants": {...}}
+    data/<data set>.json        what depends on the data: classes, pixel size, intensities; and its methods
+    methods/<method>/*.json     the configs of a method, and values.json: what depends on the method alone
+    shared/*.json               configs that every method has, where it has none of its own
+    parts.json                  fragments of configs, by name
 
-In a source ``"{{ spacing }}"`` alone stands for the value, and within a longer text for the value's text. Names and
-numbers of the channels follow from the classes. "variants" are overlays of that bundle alone, by name.
+A data set whose "methods" are {"cctr": {...}, "coral": {...}} makes the bundles "cctr_<data set>" and
+"coral_<data set>". In a config ``"{{ spacing }}"`` alone stands for the value of that name, and within a longer text
+for the value's text; ``"{{ *handlers }}"`` in a list stands for the items of a list. A value is looked up in the data
+set's entry of the method, in the data set, in the method and among the parts. "variants" of a data set, or of its entry
+of a method, are overlays of those bundles alone, by name.
 """
 
 from __future__ import annotations
@@ -41,56 +46,91 @@ MACHINERY = {
     *("training", "pretraining", "evaluating", "inference", "registration", "atlas_segmentation", "selection"),
 }
 PLACE = re.compile(r"\{\{ (\w+) \}\}")
+LISTED = re.compile(r"\{\{ \*(\w+) \}\}")
 DESCRIPTIONS = "settings.json"  # a sentence for each setting
-WIDTH = 150  # of a list of plain values on one line
+WIDTH = 130  # of what stands on one line
 STEP = 230  # of a transform on one line
 
 
 def filled(template: Any, values: Mapping[str, Any]) -> Any:
-    """A source with the values of a data set in its places.
+    """Put values into the places of a template.
 
     Args:
-        template: content of a source.
-        values: by name.
+        template: content of a config.
+        values: by name; they may have places themselves.
 
     Raises:
-        SettingError: a place of which there is no value.
+        SettingError: a place has no value, or a place in a list has no list.
     """
     if isinstance(template, dict):
         return {key: filled(value, values) for key, value in template.items()}
     if isinstance(template, list):
-        return [filled(value, values) for value in template]
+        return [entry for item in template for entry in _entries(item, values)]
     if not isinstance(template, str):
         return template
-    if missing := [name for name in PLACE.findall(template) if name not in values]:
-        raise SettingError(f"{', '.join(missing)}: the file of the data set has no such value; add it.")
     if whole := PLACE.fullmatch(template):
-        return values[whole[1]]
-    return PLACE.sub(lambda place: str(values[place[1]]), template)
+        return filled(_value(whole[1], values), values)
+    return PLACE.sub(lambda place: str(filled(_value(place[1], values), values)), template)
+
+
+def _entries(item: Any, values: Mapping[str, Any]) -> list[Any]:
+    """What an item of a list stands for: several items where it is a place with a star."""
+    place = LISTED.fullmatch(item) if isinstance(item, str) else None
+    found = filled(_value(place[1], values), values) if place else [filled(item, values)]
+    if not isinstance(found, list):
+        raise SettingError(f"{item}: the value is {found!r}, which is no list; leave the star out.")
+    return found
+
+
+def _value(name: str, values: Mapping[str, Any]) -> Any:
+    if name not in values:
+        raise SettingError(f"{name}: neither the data set nor the method has such a value; add it to one of them.")
+    return values[name]
 
 
 def layout(value: Any, indent: int = 0, key: str = "") -> str:
-    """JSON as people write it: lists of numbers, and each transform of a list, on a line of their own."""
+    """Lay out JSON as people write it: what fits on a line stands on one, and plain values fill their lines."""
     line = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, (dict, list)) or not value or _on_one_line(value, len(line) + 4 * indent, indent, key):
         return line
     inner, outer = "    " * (indent + 1), "    " * indent
     if isinstance(value, dict):
-        parts = [f"{inner}{json.dumps(k)}: {layout(v, indent + 1, k)}" for k, v in value.items()]
+        entries = [f"{json.dumps(k)}: {layout(v, indent + 1, k)}" for k, v in value.items()]
     else:
-        parts = [inner + layout(v, indent + 1, key) for v in value]
-    return f"{line[0]}\n" + ",\n".join(parts) + f"\n{outer}{line[-1]}"
+        entries = [layout(v, indent + 1, key) for v in value]
+    lines = [f"{entry}," for entry in entries]
+    if indent > 0 and _is_plain(value):
+        head = 1 if isinstance(value, dict) and "_target_" in value else 0  # what a component is has its own line
+        lines = lines[:head] + _filled(lines[head:], WIDTH - len(inner))
+    lines[-1] = lines[-1].removesuffix(",")
+    return "\n".join([line[0], *(inner + text for text in lines), outer + line[-1]])
+
+
+def _filled(entries: list[str], width: int) -> list[str]:
+    """Put entries that end in a comma side by side, up to a width."""
+    lines = [""]
+    for entry in entries:
+        if lines[-1] and len(f"{lines[-1]} {entry}") > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {entry}".lstrip()
+    return lines
 
 
 def _on_one_line(value: dict | list, width: int, indent: int, key: str) -> bool:
     if isinstance(value, list):
-        expressions = any(isinstance(v, str) and v.startswith("$") for v in value)
-        plain = not any(isinstance(v, (dict, list)) for v in value) and not expressions
-        return width < WIDTH if plain else width < WIDTH // 2 and indent > 0
+        if any(isinstance(v, str) and v.startswith(("$", "{{")) for v in value):
+            return False
+        return width < WIDTH if not any(isinstance(v, (dict, list)) for v in value) else width < WIDTH and indent > 0
     if any(isinstance(v, dict) for v in value.values()):
         return False
-    limit = STEP if key == "transforms" else 120 if "_target_" in value else WIDTH // 2
-    return width < limit and indent > 0
+    return indent > 0 and width < (STEP if key == "transforms" else WIDTH)
+
+
+def _is_plain(value: dict | list) -> bool:
+    """Whether it holds names, numbers and lists of them, and no list of expressions or references."""
+    if isinstance(value, dict):
+        return all(not isinstance(v, dict) and (not isinstance(v, list) or _is_plain(v)) for v in value.values())
+    return not any(isinstance(v, (dict, list)) or str(v).startswith(("$", "@", "{{")) for v in value)
 
 
 def write_bundles(bundles: str | Path) -> list[Path]:
@@ -103,36 +143,52 @@ def write_bundles(bundles: str | Path) -> list[Path]:
         The files that were written.
 
     Raises:
-        SettingError: a source or a file of a data set cannot be read, or lacks a value.
+        SettingError: a source cannot be read, or lacks a value.
     """
     bundles, written = Path(bundles), []
-    sources = bundles / "sources"
-    for data in sorted(set(sources.glob("*.json")) - {sources / DESCRIPTIONS}):
-        values = read_json(data, "sources")
-        method, configs = sources / values["method"], bundles / data.stem / "configs"
-        channels = dict(enumerate(["background", *values["class_names"]]))
-        values = {
-            "bundle": data.stem,
-            "num_channels": len(channels),
-            "channel_def": {str(number): name for number, name in channels.items()},
-            "label_classes": ", ".join(f"{number} {name}" for number, name in channels.items()),
-            **values,
-        }
-        made = {file.relative_to(method): read_json(file, "sources") for file in sorted(method.rglob("*.json"))}
-        made |= {Path("variants", f"{name}.json"): overlay for name, overlay in values.get("variants", {}).items()}
-        for path, template in made.items():
-            file = configs / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(layout(filled(template, values)) + "\n", encoding="utf-8")
-            written.append(file)
-        for name in ("logging.conf", "LICENSE"):
-            target = configs / name if name == "logging.conf" else configs.parent / name
-            shutil.copyfile(sources / name, target)
-            written.append(target)
-        for name in ("custom", "splits"):  # a bundle finds them beside its configs
-            link = configs.parent / name
-            if not link.exists() and (bundles.parent / name).is_dir():
-                link.symlink_to(Path("..", "..", name), target_is_directory=True)
+    parts = read_json(bundles / "sources" / "parts.json", "sources")
+    for file in sorted(bundles.glob("sources/data/*.json")):
+        data = read_json(file, "sources")
+        for method, own in data["methods"].items():
+            written += _write_bundle(bundles, method, f"{method}_{file.stem}", {**data, **own}, parts)
+    return written
+
+
+def _write_bundle(
+    bundles: Path, method: str, name: str, data: Mapping[str, Any], parts: Mapping[str, Any]
+) -> list[Path]:
+    """Write one bundle, and return its files."""
+    sources, configs = bundles / "sources", bundles / name / "configs"
+    own = sources / "methods" / method
+    channels = dict(enumerate(["background", *data["class_names"]]))
+    values = {
+        **parts,
+        "bundle": name,
+        "num_channels": len(channels),
+        "channel_def": {str(number): label for number, label in channels.items()},
+        "label_classes": ", ".join(f"{number} {label}" for number, label in channels.items()),
+        **read_json(own / "values.json", "sources"),
+        **data,
+    }
+    made = {
+        file.relative_to(folder): read_json(file, "sources")
+        for folder in (sources / "shared", own)
+        for file in sorted(folder.rglob("*.json"))
+    }
+    del made[Path("values.json")]
+    made |= {Path("variants", f"{variant}.json"): overlay for variant, overlay in data.get("variants", {}).items()}
+    written = []
+    for path, template in made.items():
+        written.append(configs / path)
+        written[-1].parent.mkdir(parents=True, exist_ok=True)
+        written[-1].write_text(layout(filled(template, values)) + "\n", encoding="utf-8")
+    for source, target in (("logging.conf", configs / "logging.conf"), ("LICENSE", configs.parent / "LICENSE")):
+        shutil.copyfile(sources / source, target)
+        written.append(target)
+    for shared in ("custom", "splits"):  # a bundle finds them beside its configs
+        link = configs.parent / shared
+        if not link.exists() and (bundles.parent / shared).is_dir():
+            link.symlink_to(Path("..", "..", shared), target_is_directory=True)
     return written
 
 
@@ -155,8 +211,9 @@ def settings_page(bundles: str | Path) -> str:
         if file.name in ("metadata.json", "tracking.json"):
             continue
         for key, value in read_json(file, "config").items():
-            if _is_setting(key, value):
-                shown = "computed" if str(value).startswith(("$", "@", "%")) else f"`{json.dumps(value)}`"
+            if key in described or _is_setting(key, value):
+                computed = "_target_" in json.dumps(value) or str(value).startswith(("$", "@", "%"))
+                shown = "computed" if computed else f"`{json.dumps(value)}`"
                 defaults.setdefault(key, {}).setdefault(file.relative_to(bundles).parts[0], shown)
     if unknown := sorted(set(defaults) ^ set(described)):
         raise SettingError(

@@ -3,7 +3,7 @@
 """Cases in, slices out."""
 
 from custom.data.augment import SpatialAugment, iteration_generator
-from custom.data.cases import case_ids
+from custom.data.cases import case_ids, patients, without_labels
 from custom.data.checks import (
     DataError,
     case_id,
@@ -11,6 +11,7 @@ from custom.data.checks import (
     check_classes,
     check_datalist,
     check_label_values,
+    check_pretraining,
     check_scored,
     check_training,
     label_count,
@@ -68,6 +69,7 @@ __all__ = [
     "check_classes",
     "check_datalist",
     "check_label_values",
+    "check_pretraining",
     "check_scored",
     "check_training",
     "class_names",
@@ -79,6 +81,7 @@ __all__ = [
     "label_count",
     "load_sections",
     "named_class",
+    "patients",
     "phase_of",
     "random_boxes",
     "slice_axis",
@@ -89,4 +92,5 @@ __all__ = [
     "training_sections",
     "usable_images",
     "with_labels",
+    "without_labels",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from custom.utils.errors import UserError
 
-__all__ = ["Case", "case_ids", "DataError", "case_id", "check_class_names"]
+__all__ = ["Case", "DataError", "case_id", "case_ids", "check_class_names", "patients", "without_labels"]
 
 LONGEST_ID = 200
 
@@ -45,6 +45,16 @@ def case_id(entry: dict[str, Any]) -> str:
 def case_ids(cases: Iterable[Case]) -> list[str]:
     """The ids of cases, in their order."""
     return [case_id(case) for case in cases]
+
+
+def patients(cases: Iterable[Case]) -> list[Any]:
+    """The patients of cases, in their order."""
+    return [case["patient"] for case in cases]
+
+
+def without_labels(cases: Iterable[Case]) -> list[Case]:
+    """The cases with their images alone."""
+    return [{key: value for key, value in case.items() if key != "label"} for case in cases]
 
 
 def check_class_names(names: Any, key: str = "class_names") -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "check_datalist",
     "check_folder",
     "check_image",
+    "check_pretraining",
     "check_label",
     "check_label_values",
     "check_labeled_count",
@@ -171,6 +172,22 @@ def check_training(
     used = {"training": sections["training"], "unlabeled": sections["unlabeled"], "validation": validation}
     check_datalist(used, label_count(class_names, label_values), cine=[], direction=direction)
     check_classes(sections["training"], class_names, label_values)
+
+
+def check_pretraining(
+    cases: list[dict[str, Any]], validation: list[dict[str, Any]], direction: Sequence[float] | None
+) -> None:
+    """Check the images of a pre-training; labels are not looked at.
+
+    Args:
+        cases: to train on, at least one.
+        validation: to report on, maybe none.
+        direction: (3,) in RAS along which slices are counted.
+
+    Raises:
+        DataError: with a line for each problem.
+    """
+    check_datalist({"pretraining": cases, "validation": validation}, labeled=[], direction=direction)
 
 
 def check_scored(

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from custom.data.cases import Case
+from custom.data.cases import Case, without_labels
 from custom.data.checks import (
     DataError,
     case_id,
@@ -30,7 +30,7 @@ from custom.data.checks import (
 )
 from custom.data.image_folder import images_in, nifti_files
 from custom.data.json_list import checked_spacing, class_names, read_sections
-from custom.data.layouts import layout_of, without_labels
+from custom.data.layouts import layout_of
 from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.volume_file import know_case
 from custom.utils.log import logger

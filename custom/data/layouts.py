@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from custom.data.cases import Case, DataError
+from custom.data.cases import Case, DataError, without_labels
 
-__all__ = ["Layout", "layout_of", "without_labels"]
+__all__ = ["Layout", "layout_of"]
 
 
 class Layout(NamedTuple):
@@ -30,11 +30,6 @@ class Layout(NamedTuple):
     what: str
     cases: Callable[[Path, str], list[Case]]
     images: Callable[[Path, str], list[Case]]
-
-
-def without_labels(cases: list[Case]) -> list[Case]:
-    """The cases with their images alone."""
-    return [{key: value for key, value in case.items() if key != "label"} for case in cases]
 
 
 def _acdc_frames(root: Path, patient: str) -> list[Case]:

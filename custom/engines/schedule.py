@@ -20,8 +20,9 @@ class Schedule:
 
     Args:
         weight: at full strength, not negative; 0 leaves the term out of the computation.
-        ramp_up: iterations until full strength: exp(-5 (1 - t / ramp_up)^2); 0 starts there.
-        fade_out: iterations until next to nothing is left: exp(-5 (t / fade_out)^2) and 0 after them; 0 never fades.
+        ramp_up: time until full strength: exp(-5 (1 - t / ramp_up)^2); 0 starts there.
+        fade_out: time until next to nothing is left: exp(-5 (t / fade_out)^2), and 0 from then on; 0 never fades.
+        length: iterations in one unit of time: 1, or those of the whole training to give the others as parts of it.
 
     Raises:
         SettingError: a negative number.
@@ -31,8 +32,9 @@ class Schedule:
     """
 
     weight: float
-    ramp_up: int = 0
-    fade_out: int = 0
+    ramp_up: float = 0
+    fade_out: float = 0
+    length: int = 1
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -41,11 +43,11 @@ class Schedule:
 
     def __call__(self, iteration: int) -> float:
         """The weight in an iteration, which count from 1."""
-        passed = iteration - 1
-        if self.fade_out and passed >= self.fade_out:
+        passed, ramp_up, fade_out = iteration - 1, round(self.ramp_up * self.length), round(self.fade_out * self.length)
+        if fade_out and passed >= fade_out:
             return 0.0
-        missing = 1 - min(passed / self.ramp_up, 1.0) if self.ramp_up else 0.0
-        gone = passed / self.fade_out if self.fade_out else 0.0
+        missing = 1 - min(passed / ramp_up, 1.0) if ramp_up else 0.0
+        gone = passed / fade_out if fade_out else 0.0
         return self.weight * math.exp(-5 * missing**2) * math.exp(-5 * gone**2)
 
 

@@ -11,8 +11,8 @@ from custom.handlers.places import ErrorPlaces
 from custom.handlers.positives import PositivesReport
 from custom.handlers.progress import Progress
 from custom.handlers.ranking import UncertaintyRanking
-from custom.handlers.report import SegmentationReport
-from custom.handlers.validation import LastValidation
+from custom.handlers.report import SegmentationReport, report_files
+from custom.handlers.validation import Validation
 
 __all__ = [
     "AveragingWarmUp",
@@ -21,7 +21,7 @@ __all__ = [
     "UncertaintyRanking",
     "EmbeddingReport",
     "ErrorPlaces",
-    "LastValidation",
+    "Validation",
     "LoadWeights",
     "OverviewFigure",
     "PositivesReport",
@@ -29,4 +29,5 @@ __all__ = [
     "ResumeCheckpoint",
     "SaveWeights",
     "SegmentationReport",
+    "report_files",
 ]

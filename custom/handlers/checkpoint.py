@@ -44,8 +44,9 @@ class ResumeCheckpoint:
     Args:
         path: of the checkpoint.
         objects: what has ``state_dict`` and ``load_state_dict``, by name: network, optimizer, scheduler, guards.
-        settings: what must be the same for the run to go on, by name: plain values, or objects that are described by
-            their attributes. The optimizer's defaults and what the trainer names in ``SETTINGS`` join them.
+        parameters: plain values that must be the same for the run to continue, by name.
+        settings: further ones, which may be objects: they are described by their attributes. The optimizer's defaults
+            and what the trainer names in ``SETTINGS`` join them.
         resume: whether to load.
         evaluator: whose best metric is kept, or None.
         interval: epochs between two saves; the last epoch is always saved.
@@ -62,10 +63,11 @@ class ResumeCheckpoint:
         resume: bool = False,
         evaluator: Engine | None = None,
         interval: int = 1,
+        parameters: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self.objects = dict(objects)
-        self.settings = dict(settings)
+        self.settings = {**(parameters or {}), **settings}
         self.resume = resume
         self.evaluator = evaluator
         self.interval = interval

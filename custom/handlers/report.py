@@ -225,3 +225,8 @@ def _mean_std(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     values = np.asarray(values, dtype=float)
     values = values[~np.isnan(values)]
     return (float(values.mean()), float(values.std())) if values.size else (float("nan"), float("nan"))
+
+
+def report_files(folder: str, section: str | None) -> list[str] | None:
+    """The files that an evaluation leaves, for MLflow; None in a training, which has no section to report on."""
+    return None if section is None else [f"{folder}/{name}" for name in ("cases.csv", "summary.csv", "overview.png")]

@@ -1,20 +1,20 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Validation of the network that a run ends with."""
+"""Validation in the course of a training."""
 
 from __future__ import annotations
 
 from ignite.engine import Engine, Events
 from monai.handlers import ValidationHandler
 
-__all__ = ["LastValidation"]
+__all__ = ["Validation"]
 
 
-class LastValidation(ValidationHandler):
-    """Validate after the last epoch, where the interval of MONAI's ValidationHandler does not meet it.
+class Validation(ValidationHandler):
+    """MONAI's ValidationHandler, which validates after the last epoch as well, so that its network has a score.
 
     Args:
-        interval: that of the other handler, in epochs.
+        interval: epochs between two validations.
         validator: the evaluator.
     """
 
@@ -26,5 +26,5 @@ class LastValidation(ValidationHandler):
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if engine.state.epoch == engine.state.max_epochs and engine.state.epoch % self.interval:
+        if engine.state.epoch % self.interval == 0 or engine.state.epoch == engine.state.max_epochs:
             super().__call__(engine)

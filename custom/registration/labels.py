@@ -118,7 +118,7 @@ def propagated_labels(
         raise SettingError(
             f"propagated_labels: no labeled case was registered onto any of the {len(cases)} unlabeled ones and is "
             f"usable (see {registrations.folder}/pairs.csv): the plan must have 'atlas' or such pairs; look at its "
-            "pictures, or train with --use_registration false."
+            "pictures, or train with --propagation_weight 0."
         )
     if without:
         logger.warning(f"propagated_labels: none for {', '.join(without)}: no labeled case is usable.")

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["describe", "flat"]
+__all__ = ["describe", "flat", "parameters"]
+
+LONGEST = 250  # of a value that MLflow takes
 
 
 def describe(value: Any) -> Any:
@@ -74,3 +76,11 @@ def flat(description: Any, name: str = "") -> dict[str, Any]:
     for key, value in description.items():
         found |= flat(value, f"{name}.{key}" if name else key)
     return found
+
+
+def parameters(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a run as MLflow takes them: one level, and texts that are not too long."""
+    return {
+        name: value if len(str(value)) <= LONGEST else str(value)[:LONGEST]
+        for name, value in flat(describe(settings)).items()
+    }

@@ -67,7 +67,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "labeled_per_batch": whole(1),
     "val_interval": whole(1),
     "warmup_epochs": whole(0),
-    "propagation_fade_out": share(),
     "rounds": whole(1),
     "consistency_weight": weight(),
     "intensity_strength": {"type": "number", "minimum": 0, "maximum": 10, "description": "a number from 0 to 10"},

@@ -28,42 +28,62 @@ def test_what_is_committed_is_what_the_sources_say(sources):
         assert file.read_bytes() == (BUNDLES / file.relative_to(sources)).read_bytes(), file
 
 
-def test_nothing_else_lies_in_the_configs_of_a_bundle_that_has_a_source(sources):
-    write_bundles(sources)
-    for data in sources.glob("sources/*.json"):
+def test_nothing_else_lies_in_the_configs_of_a_bundle(sources):
+    names = {file.relative_to(sources).parts[0] for file in write_bundles(sources)}
+    assert names == {folder.name for folder in BUNDLES.iterdir() if folder.is_dir()} - {"sources"}
+    for name in names:
         made, here = (
-            {str(f.relative_to(root / data.stem)) for f in (root / data.stem / "configs").rglob("*.*")}
+            {str(f.relative_to(root / name)) for f in (root / name / "configs").rglob("*.*")}
             for root in (sources, BUNDLES)
         )
         assert here == made
 
 
-def test_the_next_bundle_costs_a_file_of_its_data(sources):
-    """Eight organs of the abdominal phantom, registered, trained and scored."""
-    values = json.loads((sources / "sources" / "cctr_synapse.json").read_text())
-    values |= {"class_names": EIGHT, "labeled_cases": 1, "spacing": 6.0, "slice_size": [64, 64], "variants": {}}
-    (sources / "sources" / "cctr_eight_organs.json").write_text(layout(values))
+def test_a_data_set_is_told_in_forty_lines():
+    for data in (BUNDLES / "sources" / "data").glob("*.json"):
+        assert len(data.read_text().splitlines()) <= 40, data
+
+
+def eight_organs(sources, **methods) -> dict:
+    """The abdominal data set with eight of its organs, as a file of its own, and the small settings of a run."""
+    values = json.loads((sources / "sources" / "data" / "synapse.json").read_text())
+    values |= {"class_names": EIGHT, "variants": {}, "methods": methods}
+    (sources / "sources" / "data" / "eight_organs.json").write_text(layout(values))
     write_bundles(sources)
+    data = write_abdominal(sources / "abdominal", 4, seed=1) or sources / "abdominal"
+    values = {"features": [4, 8, 8, 8, 16, 4], "dataset_dir": str(data), "label_values": [8, 4, 3, 2, 6, 11, 1, 7]}
+    return {**values, "mixed_precision": False}
+
+
+def test_the_next_data_set_costs_a_file(sources):
+    """Eight organs of the abdominal phantom, registered, trained and scored."""
+    own = json.loads((sources / "sources" / "data" / "synapse.json").read_text())["methods"]["cctr"]
+    small = {"labeled_cases": 1, "spacing": 6.0, "slice_size": [64, 64]}
+    settings = eight_organs(sources, cctr={**own, **small})
     bundle = sources / "cctr_eight_organs"
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     assert metadata["name"] == "cctr_eight_organs"
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["8"] == "stomach"
-    data = write_abdominal(sources / "abdominal", 4, seed=1) or sources / "abdominal"
     quick = {"iterations": [5, 5], "spacing": 6.0, "scales": [1.0], "turns": [0.0], "candidates": 1}
     registration = {"settings": quick, "retries": [], "workers": 0, "figure_count": 0, "limits#inverse_mm": None}
-    settings = {"features": [4, 8, 8, 8, 16, 4], "bundle_root": str(bundle), "dataset_dir": str(data)}
-    settings |= {"label_values": [8, 4, 3, 2, 6, 11, 1, 7]}
-    training = {
-        "max_epochs": 1,
-        "iterations_per_epoch": 2,
-        "registration_settings": registration,
-        "mixed_precision": False,
-    }
+    training = {"max_epochs": 1, "iterations_per_epoch": 2, "registration_settings": registration}
+    settings |= {"bundle_root": str(bundle)}
     run("training", ["train.json"], configs=bundle / "configs", **settings, **training)
     run("evaluating", ["train.json", "evaluate.json"], configs=bundle / "configs", **settings)
     assert (bundle / "models" / "model.pt").is_file()
     summary = (bundle / "eval" / "summary.csv").read_text()
     assert all(f"\ntest,{name}," in summary for name in EIGHT)
+
+
+def test_another_method_for_a_data_set_costs_an_entry(sources):
+    """CORAL on abdominal organs: pre-trained and fine-tuned."""
+    settings = eight_organs(sources, coral={"labeled_cases": 1, "spacing": 6.0, "slice_size": [64, 64]})
+    bundle = sources / "coral_eight_organs"
+    settings |= {"bundle_root": str(bundle), "max_epochs": 1}
+    classes = {key: settings.pop(key) for key in ("label_values",)}
+    run("pretraining", ["pretrain.json"], configs=bundle / "configs", batch_size=8, warmup_epochs=0, **settings)
+    printed = run("training", ["train.json"], configs=bundle / "configs", **settings, **classes)
+    assert "encoder.pt" in printed and (bundle / "models" / "model.pt").is_file()
 
 
 def test_every_setting_has_its_sentence_on_the_page():
@@ -82,7 +102,10 @@ def test_places_are_filled_and_a_missing_value_is_named():
     template = {"a": "{{ spacing }}", "b": ["$f('{{ name }}', {{ names }})"], "c": 1}
     values = {"spacing": 2.5, "name": "x", "names": ["RV"]}
     assert filled(template, values) == {"a": 2.5, "b": ["$f('x', ['RV'])"], "c": 1}
-    with pytest.raises(SettingError, match="spacing: the file of the data set has no such value"):
+    assert filled(["{{ *names }}", "{{ names }}"], {**values, "names": ["{{ name }}", 1]}) == ["x", 1, ["x", 1]]
+    with pytest.raises(SettingError, match=r"\{\{ \*name \}\}: the value is 'x', which is no list"):
+        filled(["{{ *name }}"], values)
+    with pytest.raises(SettingError, match="spacing: neither the data set nor the method has"):
         filled(template, {"name": "x", "names": []})
 
 
