@@ -135,12 +135,12 @@ def server_command(app: Path, studies: str, models: Sequence[str], host: str, po
     ]
 
 
-def server_environment(app: Path | None = None, access: Access = Access()) -> dict[str, str]:  # noqa: B008 - frozen
+def server_environment(app: Path | None = None, access: Access | None = None) -> dict[str, str]:
     """Of this process, with what MONAI Label takes for granted: its programs on PATH, and PYTHONPATH.
 
     Args:
         app: the app's folder, from which the server runs.
-        access: who may use it.
+        access: who may use it; None for this machine alone.
     """
     path = [str(app)] if app else []
     path += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
@@ -148,7 +148,7 @@ def server_environment(app: Path | None = None, access: Access = Access()) -> di
         "CUDA_VISIBLE_DEVICES": "0",  # with several, MONAI Label starts torchrun, which fails unseen
         "MONAI_LABEL_DATASTORE_FILE_EXT": '["*.nii.gz", "*.nii"]',  # what the bundles read
         **os.environ,
-        **access.variable(),
+        **(access or Access()).variable(),
         "PYTHONPATH": os.pathsep.join(path),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
