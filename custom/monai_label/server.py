@@ -24,7 +24,7 @@ from custom.utils.errors import SettingError
 from custom.utils.files import save_atomically
 from custom.utils.log import logger
 
-__all__ = ["add_bundle", "allowed", "check_torchvision", "server_command", "server_environment", "write_app"]
+__all__ = ["add_bundle", "allowed", "check_torchvision", "series_filter", "server_command", "server_environment", "write_app"]
 
 APP = "monaibundle"  # MONAI Label's own app for bundles
 BUNDLES = Path(__file__).absolute().parents[2] / "bundles"
@@ -154,6 +154,18 @@ def server_environment(app: Path | None = None, access: Access | None = None) ->
     }
 
 
+def series_filter(app: Path, models: Sequence[str]) -> dict[str, str]:
+    """Which series of a DICOMweb server are studies: those of the first model's modality. MONAI Label's own are CT.
+
+    Args:
+        app: the app's folder.
+        models: names in its model folder.
+    """
+    metadata = json.loads((app / "model" / models[0] / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    image = next(iter(metadata["network_data_format"]["inputs"].values()))
+    return {"MONAI_LABEL_DICOMWEB_SEARCH_FILTER": json.dumps({"Modality": image["modality"]})}
+
+
 def check_torchvision() -> None:
     """Check before the server starts what MONAI Label needs of torchvision, and declare operators that it lacks.
 
@@ -238,7 +250,7 @@ def main() -> None:
     except SettingError as error:
         parser.error(str(error))
     command = server_command(app, options.studies, models, options.host, options.port)
-    os.execve(command[0], command, server_environment(app, access))
+    os.execve(command[0], command, {**series_filter(app, models), **server_environment(app, access)})
 
 
 if __name__ == "__main__":

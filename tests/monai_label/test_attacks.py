@@ -309,7 +309,7 @@ def test_names_stay_in_the_folder(server, untouched, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["x.sh", "x.nii.gz.sh", "x.pt", "x.json", "x", "x.NII.GZ.exe", "../x.nii.gz", "/tmp/x.nii.gz", "a\\x.nii.gz"],
+    ["x.sh", "x.nii.gz.sh", "x.pt", "x.json", "x", "x.NII.GZ.exe", "x.nii.gz/..", "x.nii.gz/y.sh", "a.nii.gz\\x"],
 )
 def test_only_images_are_stored(server, untouched, name):
     image, label = ((server.studies / f"{study_of(server)}.nii.gz").read_bytes(), label_file(server)["label"][1])
@@ -323,6 +323,15 @@ def test_only_images_are_stored(server, untouched, name):
         headers = {"Content-Type": "multipart/form-data; boundary=x"}
         answer = ask(server, "PUT", path, data=body + content + b"\r\n--x--\r\n", headers=headers)
         assert answer.status_code == 422, (path, name, answer.text)
+
+
+@pytest.mark.parametrize("name", ["/tmp/beside.nii.gz", "../../beside.nii.gz", "C:\\labels\\beside.nii.gz"])
+def test_of_a_clients_path_the_name_alone_counts(server, name):
+    image = (server.studies / f"{study_of(server)}.nii.gz").read_bytes()
+    assert ask(server, "PUT", "/datastore/image", files={"file": (name, image)}).json() == {"image": "beside"}
+    found = [f.relative_to(server.studies) for f in server.studies.parents[1].rglob("*beside*")]
+    assert found == [Path("beside.nii.gz")] and not Path("/tmp/beside.nii.gz").exists()
+    remove(server, "beside")
 
 
 @pytest.mark.parametrize("content", [b"", b"#!/bin/sh", gzip.compress(b"#!/bin/sh"), b"\x1f\x8b"])
@@ -350,9 +359,14 @@ def test_a_study_is_added_by_its_whole_name_and_never_over_another(server):
     answer = ask(server, "PUT", "/datastore/image", files={"file": ("scan.1.nii.gz", content)})
     assert answer.status_code == 409 and "there is a study scan.1" in answer.json()["detail"]
     for name in ("scan.1", "scan.2"):
-        assert ask(server, "DELETE", "/datastore/image", params={"id": name}).ok
+        remove(server, name)
+
+
+def remove(server: Server, study: str) -> None:
+    """Remove a study, and wait until the server has noticed."""
+    assert ask(server, "DELETE", "/datastore/image", params={"id": study}).ok
     deadline = time.monotonic() + 30
-    while "scan.1" in ask(server, "GET", "/datastore/?output=all").json()["objects"]:
+    while study in ask(server, "GET", "/datastore/?output=all").json()["objects"]:
         assert time.monotonic() < deadline
         time.sleep(0.2)
 

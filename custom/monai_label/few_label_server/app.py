@@ -176,7 +176,7 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
                 "status": last["status"],
                 "begun": last["start_ts"],
                 "ended": last.get("end_ts"),
-                "lines": [line for line in lines if "%|" not in line][-SHOWN:],
+                "lines": [line for line in lines if _tells(line)][-SHOWN:],
                 **progress_of(lines),
             },
             "next": self._next(),
@@ -191,3 +191,8 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
             if found := strategy.best(waiting, self._datastore, name):
                 return {"study": found, "strategy": name}
         return {"study": min(waiting), "strategy": "first"} if waiting else {}
+
+
+def _tells(line: str) -> bool:
+    """Whether a line that a training printed is for a person: no part of a traceback, no progress bar, no blank."""
+    return bool(line.strip()) and not line.startswith((" ", "Traceback")) and "%|" not in line

@@ -30,7 +30,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from .access import LOGIN, Access
 from .layers import layers
-from .options import BatchInference, Sample, Scoring, Training, ending_of, json_options, names_and_files
+from .options import BatchInference, Sample, Scoring, Training, ending_of, json_options, name_of, names_and_files
 from .tasks import SERVER, TrainingRecord, end_children
 
 __all__ = ["app"]
@@ -142,8 +142,8 @@ def add_image(
     file: UploadFile, image: str = "", params: Annotated[str, Form()] = "{}"
 ) -> dict[str, str]:  # MONAI Label's names "a.1.nii.gz" and "a.2.nii.gz" both "a"
     """Add a study, named after the file where no name is given."""
-    store, ending = app_instance().datastore(), ending_of(file.filename or "")
-    name = image or (file.filename or "").removesuffix(ending)
+    store, ending = app_instance().datastore(), ending_of(name_of(file))
+    name = image or name_of(file).removesuffix(ending)
     with tempfile.TemporaryDirectory() as folder:
         received = Path(folder, f"image{ending}")
         with received.open("wb") as target:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from fastapi import HTTPException, Request
@@ -34,6 +33,7 @@ __all__ = [
     "check_options",
     "ending_of",
     "json_options",
+    "name_of",
     "names_and_files",
 ]
 
@@ -178,6 +178,11 @@ def check_name(name: str, key: str = "") -> str:
     return name
 
 
+def name_of(file: UploadFile) -> str:
+    """The last part of a file's name: MONAI Label's clients send the path that it has on their machine."""
+    return re.split(r"[\\/]", file.filename or "")[-1]
+
+
 def ending_of(file: str) -> str:
     """The ending of a file that can be a study or a label.
 
@@ -279,10 +284,9 @@ def _check_inference(params: str) -> None:
 
 
 def _check_file(key: str, file: UploadFile) -> None:
-    name = file.filename or ""
-    if PurePosixPath(name).name != name or not name.isprintable() or "\\" in name:
-        raise ValueError(f"{key}: {json.dumps(name[:80])} is a path; send a file's name alone")
-    ending_of(name)
+    if not (file.filename or "").isprintable():
+        raise ValueError(f"{key}: {json.dumps((file.filename or '')[:80])} is no file name; send one")
+    ending_of(name_of(file))
 
 
 def _check_session(name: str) -> None:
