@@ -13,10 +13,13 @@ READY := $(ENV)/.few-label-bundles-$(shell (cat requirements.txt pyproject.toml;
 # MONAI Label has an environment of its own, see requirements-label.txt
 LABEL_ENV := $(CURDIR)/.venv-label
 LABEL_RUN := $(LABEL_ENV)/bin/python
-LABEL_READY := $(LABEL_ENV)/.few-label-bundles-$(shell (cat requirements-label.txt; pwd) | cksum | cut -d' ' -f1)
+LABEL_READY := $(LABEL_ENV)/.few-label-bundles-$(shell (cat requirements-label.txt custom/monai_label/torchvision_fit.py; pwd) | cksum | cut -d' ' -f1)
 BUNDLE ?= cctr_acdc
 HOST ?= 127.0.0.1
 PORT ?= 8000
+# names by which other machines call the server, and web pages of other servers that may use it
+ALLOW ?=
+ORIGINS ?=
 
 .PHONY: demo demo-cctr bundles package label-studies label-server test test-slow test-label lint bench clean
 
@@ -39,7 +42,8 @@ label-studies:
 	  echo "STUDIES: '$(STUDIES)' is no folder; give that of the images: make label-server STUDIES=<folder>"; exit 2; }
 
 label-server: label-studies $(LABEL_READY)
-	$(LABEL_RUN) -m custom.monai_label.server "$(STUDIES)" --bundles $(BUNDLE) --host $(HOST) --port $(PORT)
+	$(LABEL_RUN) -m custom.monai_label.server "$(STUDIES)" --bundles $(BUNDLE) --host $(HOST) --port $(PORT) \
+	  $(if $(ALLOW),--allow $(ALLOW)) $(if $(ORIGINS),--origins $(ORIGINS))
 
 test: $(READY)
 	$(RUN) -m ruff check .
@@ -74,10 +78,13 @@ $(LABEL_READY):
 	@test -x $(LABEL_RUN) || $(PYTHON) -m venv $(LABEL_ENV)
 	$(LABEL_RUN) -m pip install -q --upgrade pip
 	@$(LABEL_RUN) -c 'import torch' 2> /dev/null || $(LABEL_RUN) -m pip install -q '$(TORCH)'
+	@# before minutes of installing; what does not fit is repaired at the end
+	@$(LABEL_RUN) custom/monai_label/torchvision_fit.py notice
 	@# without a build of its own, for which pip would fetch torch a second time
 	$(LABEL_RUN) -m pip install -q setuptools
 	SAM2_BUILD_CUDA=0 $(LABEL_RUN) -m pip install -q --no-build-isolation --no-deps sam2==1.1.0
 	$(LABEL_RUN) -m pip install -q -r requirements-label.txt
+	$(LABEL_RUN) custom/monai_label/torchvision_fit.py repair
 	@touch $@
 
 clean:

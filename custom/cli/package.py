@@ -27,6 +27,7 @@ PARTS = (
     "models/*.pt",
     "models/*.json",
     "custom/**/*.py",
+    "custom/**/*.html",
     "splits/**/*.txt",
 )
 README = """# {name} {version}

@@ -1,12 +1,14 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""``make label-server``: a MONAI Label server with bundles, which looks at no network."""
+"""``make label-server``: a MONAI Label server with bundles, which looks at no network and lets nobody else in."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -16,14 +18,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from custom.cli.package import write_archive
+from custom.monai_label import torchvision_fit
+from custom.monai_label.few_label_server.access import LOOPBACK, Access
 from custom.utils.errors import SettingError
 from custom.utils.files import save_atomically
 from custom.utils.log import logger
 
-__all__ = ["add_bundle", "check_torchvision", "server_command", "server_environment", "write_app"]
+__all__ = ["add_bundle", "allowed", "check_torchvision", "series_filter", "server_command", "server_environment", "write_app"]
 
 APP = "monaibundle"  # MONAI Label's own app for bundles
 BUNDLES = Path(__file__).absolute().parents[2] / "bundles"
+PACKAGE = (
+    Path(__file__).absolute().with_name("few_label_server")
+)  # what runs in the server, and imports nothing of ours
+WILDCARDS = ("0.0.0.0", "::", "*")
+SHORTEST = 16  # characters of a token
 
 
 def write_app(folder: Path, environment: Mapping[str, str]) -> Path:
@@ -43,7 +52,9 @@ def write_app(folder: Path, environment: Mapping[str, str]) -> Path:
     main, theirs = app / "main.py", app / f"{APP}.py"  # the name that ours imports it by
     if not theirs.is_file():
         main.rename(theirs)
-    shutil.copyfile(Path(__file__).with_name("app.py"), main)
+    shutil.rmtree(app / PACKAGE.name, ignore_errors=True)  # of an earlier version
+    shutil.copytree(PACKAGE, app / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    main.write_text(f"from {PACKAGE.name}.app import BundleApp\n\n__all__ = ['BundleApp']\n", encoding="utf-8")
     return app
 
 
@@ -102,7 +113,7 @@ def _check_settings(bundle: Path) -> None:
 def _serve_untrained(model: Path) -> None:
     if not (weights := model / "models" / "model.pt").is_file():
         save_atomically({}, weights)
-        logger.warning(f"{model.name} is untrained: its segmentations mean nothing until it has been trained.")
+        logger.warning(f"{model.name} is untrained: it segments nothing until it has been trained.")
 
 
 def server_command(app: Path, studies: str, models: Sequence[str], host: str, port: int) -> list[str]:
@@ -118,35 +129,50 @@ def server_command(app: Path, studies: str, models: Sequence[str], host: str, po
     conf = {"models": ",".join(models), "zoo_source": "ngc", "sam2": "false"}  # the other sources ask the network
     return [
         *(sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies),
+        *("--uvicorn_app", f"{PACKAGE.name}.asgi:app"),
         *(part for key, value in conf.items() for part in ("--conf", key, value)),
         *("--host", host, "--port", str(port)),
     ]
 
 
-def server_environment() -> dict[str, str]:
-    """Of this process, with what MONAI Label takes for granted: its programs on PATH, and PYTHONPATH."""
+def server_environment(app: Path | None = None, access: Access | None = None) -> dict[str, str]:
+    """Of this process, with what MONAI Label takes for granted: its programs on PATH, and PYTHONPATH.
+
+    Args:
+        app: the app's folder, from which the server runs.
+        access: who may use it; None for this machine alone.
+    """
+    path = [str(app)] if app else []
+    path += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     return {
-        "PYTHONPATH": "",
         "CUDA_VISIBLE_DEVICES": "0",  # with several, MONAI Label starts torchrun, which fails unseen
         "MONAI_LABEL_DATASTORE_FILE_EXT": '["*.nii.gz", "*.nii"]',  # what the bundles read
         **os.environ,
+        **(access or Access()).variable(),
+        "PYTHONPATH": os.pathsep.join(path),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
 
 
-def check_torchvision(environment: Mapping[str, str]) -> None:
-    """Check before the server starts what MONAI Label needs of torchvision.
+def series_filter(app: Path, models: Sequence[str]) -> dict[str, str]:
+    """Which series of a DICOMweb server are studies: those of the first model's modality. MONAI Label's own are CT.
 
     Args:
-        environment: of MONAI Label.
+        app: the app's folder.
+        models: names in its model folder.
+    """
+    metadata = json.loads((app / "model" / models[0] / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    image = next(iter(metadata["network_data_format"]["inputs"].values()))
+    return {"MONAI_LABEL_DICOMWEB_SEARCH_FILTER": json.dumps({"Modality": image["modality"]})}
+
+
+def check_torchvision() -> None:
+    """Check before the server starts what MONAI Label needs of torchvision, and declare operators that it lacks.
 
     Raises:
         SettingError: torchvision does not work beside this torch.
     """
-    command = [sys.executable, "-c", "import torchvision"]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if found.returncode:
-        why = found.stderr.strip().rpartition("\n")[2]
+    if why := torchvision_fit.repair():
         raise SettingError(
             f"torchvision does not work beside this torch ({why}), as when one of them is for a GPU and the other is "
             f"not; install builds of one kind, torch 2.13.0 and torchvision 0.28.0, with {sys.executable} -m pip "
@@ -154,25 +180,77 @@ def check_torchvision(environment: Mapping[str, str]) -> None:
         )
 
 
+def allowed(host: str, names: Sequence[str], origins: Sequence[str], folder: Path) -> Access:
+    """Who may use a server.
+
+    Args:
+        host: address that it listens at.
+        names: by which other machines call it.
+        origins: web pages of other servers that may use it, as "https://viewer.example.org".
+        folder: for a token, which is made where other machines are let in and LABEL_TOKEN in the environment is empty.
+
+    Raises:
+        SettingError: the address is every one and no name is given, a name or a page cannot be, a token is short.
+    """
+    for name in names:
+        if not re.fullmatch(r"[\w.:-]+", name) or name in WILDCARDS:
+            raise SettingError(f"allow: {name!r} is no name or address of this machine; give one without a port.")
+    for origin in origins:
+        if not re.fullmatch(r"https?://[\w.\[\]:-]+", origin):
+            raise SettingError(f"origins: {origin!r} is no web page's; give it as https://viewer.example.org.")
+    local = host in LOOPBACK
+    if host in WILDCARDS and not names:
+        raise SettingError(
+            f"allow: with host {host} other machines call this one by its name or address, and none is allowed; give "
+            "it, as ALLOW=<name> with make or --allow <name>."
+        )
+    token = os.environ.get("LABEL_TOKEN", "")
+    if token and len(token) < SHORTEST:
+        raise SettingError(
+            f"LABEL_TOKEN has {len(token)} characters; give {SHORTEST} or more, or none to have one made."
+        )
+    if not token and (names or not local):
+        token = _kept_token(folder / "token")
+    own = () if local or host in WILDCARDS else (host,)
+    return Access(tuple(dict.fromkeys((*own, *names))), tuple(origins), token, LOOPBACK[0] if not own else host)
+
+
+def _kept_token(file: Path) -> str:
+    """The token of the last time, else a new one, in a file that its owner alone can read."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as made:
+            made.write(secrets.token_urlsafe(24))
+    token = file.read_text(encoding="utf-8").strip()
+    if len(token) < SHORTEST:
+        raise SettingError(f"{file} holds no token; remove it to have one made.")
+    logger.info(f"Clients log in with any user name and this password, which is kept in {file}: {token}")
+    return token
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve bundles with MONAI Label.")
     parser.add_argument("studies", help="folder of .nii.gz files, or the address of a DICOMweb server")
     parser.add_argument("--bundles", nargs="+", default=["cctr_acdc"], help="their names, or folders")
     parser.add_argument("--folder", type=Path, default=Path("runs/label"), help="for MONAI Label's app")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; there is no login")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in, with a token")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--allow", nargs="*", default=[], help="names and addresses by which other machines call it")
+    parser.add_argument(
+        "--origins", nargs="*", default=[], help="web pages that may use it: https://viewer.example.org"
+    )
     options = parser.parse_args()
-    environment = server_environment()
     try:
         if "://" not in options.studies and not Path(options.studies).is_dir():
             raise SettingError(f"studies: {options.studies} is no folder; give the one that holds the .nii.gz files.")
-        check_torchvision(environment)
-        app = write_app(options.folder.absolute(), environment)
+        access = allowed(options.host, options.allow, options.origins, options.folder)
+        check_torchvision()
+        app = write_app(options.folder.absolute(), server_environment())
         models = [add_bundle(app, bundle).name for bundle in options.bundles]
     except SettingError as error:
         parser.error(str(error))
     command = server_command(app, options.studies, models, options.host, options.port)
-    os.execve(command[0], command, environment)
+    os.execve(command[0], command, {**series_filter(app, models), **server_environment(app, access)})
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ TRIES = 3  # of a pair whose worker dies
 WORKER_TIMEOUT = 60  # seconds until a scheduler has one
 SHOWN = 5  # problems printed
 KILLED = "its process died again and again, for want of memory perhaps; use fewer --workers, and run again"
+LOOPBACK = "127.0.0.1"
 
 
 class PairRunner:
@@ -205,7 +206,8 @@ class PairRunner:
             return client
         # Each process works on one thread. Memory is bounded by their number: a limit would kill a worker whose large
         # pair is just what it was started for.
-        options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0"}
+        # Whoever reaches one of its ports runs code here: Dask's own choice for its page is every address.
+        options = {"threads_per_worker": 1, "memory_limit": 0, "host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0"}
         # a process takes its next pair when it is free: pairs differ in length by their retries
         scheduling = {"allowed-failures": TRIES - 1, "worker-saturation": 1.0}
         scheduling = {f"distributed.scheduler.{key}": value for key, value in scheduling.items()}

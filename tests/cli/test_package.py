@@ -54,7 +54,8 @@ def test_an_archive_holds_what_running_takes_and_nothing_else(bundle, tmp_path):
         "requirements-label.txt",
         "models/model.pt",
         "custom/losses/coral.py",
-        "custom/monai_label/app.py",
+        "custom/monai_label/few_label_server/app.py",
+        "custom/monai_label/few_label_server/page.html",
         "splits/acdc/val.txt",
     }
     assert not {name for name in found if name.startswith(("eval", "data")) or "resume" in name or "pycache" in name}

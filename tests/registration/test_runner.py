@@ -19,6 +19,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 import torch
 from processes import largest_file
@@ -250,6 +251,15 @@ def test_an_unreachable_scheduler(cases, tmp_path):
 def test_the_result_does_not_depend_on_the_processes(cases, finished, tmp_path):
     _, rows = finished
     assert runner(tmp_path, workers=2)(pairs_of(cases), cases) == rows
+
+
+def test_a_local_registration_listens_at_loopback_alone(tmp_path):
+    with runner(tmp_path, workers=1) as running:
+        running._client(1).wait_for_workers(1)
+        this = psutil.Process()
+        sockets = [s for process in (this, *this.children(recursive=True)) for s in process.net_connections("inet")]
+        listening = {s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN}
+        assert listening == {"127.0.0.1"}
 
 
 @contextmanager

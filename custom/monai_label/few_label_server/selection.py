@@ -1,10 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The app of a MONAI Label server: MONAI Label's own for bundles, and which study to annotate next.
-
-:func:`custom.monai_label.server.write_app` copies this file as the app's ``main.py``; MONAI Label's own lies beside it
-as ``monaibundle.py``. Nothing of ``custom`` is imported: each bundle brings its own, and ranks in a process of its own.
-"""
+"""Which study to annotate next: a scoring that ranks the studies, and a strategy that serves the best one."""
 
 from __future__ import annotations
 
@@ -14,18 +10,14 @@ import os
 import subprocess
 import sys
 import time
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import monaibundle
 from fastapi import HTTPException
-from monailabel.config import settings
-from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
-from monailabel.utils.async_tasks.utils import tasks
 
 
 class Selection(ScoringMethod):
@@ -175,61 +167,27 @@ class BestRanked(Strategy):
         images = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
         if not images:
             return None
-        ranking = self.selection.ranking()
-        ranked = [image for image in images if image in ranking]
         reason = self.selection.obstacle(datastore)
-        if not reason and not ranked:
+        image = self.best(images, datastore, request["strategy"])
+        if not reason and image is None:
             reason = "the studies are being ranked; ask again in a while, or see the server's log for what failed."
         if reason:
             raise HTTPException(409, f"{request['strategy']}: {reason}")
+        return {"id": image, **self.selection.ranking()[image]}
+
+    def best(self, images: Sequence[str], datastore: Datastore, strategy: str) -> str | None:
+        """The best one of these studies; None where none of them is ranked.
+
+        Args:
+            images: names of studies.
+            datastore: notes when they were served.
+            strategy: name of this one, by which they were.
+        """
+        ranking = self.selection.ranking()
         yesterday = time.time() - self.again
 
         def order(image: str) -> tuple[float, int]:
-            served = datastore.get_image_info(image).get("strategy", {}).get(request["strategy"], {}).get("ts", 0)
+            served = datastore.get_image_info(image).get("strategy", {}).get(strategy, {}).get("ts", 0)
             return max(served, yesterday), ranking[image]["rank"]
 
-        image = min(ranked, key=order)
-        return {"id": image, **ranking[image]}
-
-
-class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI Label looks for it among the bases
-    """MONAI Label's app for bundles, with a scoring and a strategy of the same name for each bundle's selection."""
-
-    @cached_property
-    def selections(self) -> dict[str, Selection]:
-        """Name to scoring; none with DICOMweb, where each study would have to be fetched, or where none is wanted."""
-        if "://" in self.studies or not settings.MONAI_LABEL_TASKS_SCORING:
-            return {}
-        fitting = [(name, path, kind) for name, path in self.models.items() for kind in (Coverage, Uncertainty)]
-        return {f"{name}_{kind.name}": kind(path, self.studies) for name, path, kind in fitting if kind.fits(path)}
-
-    def init_strategies(self) -> dict[str, Strategy]:
-        return {**super().init_strategies(), **{name: BestRanked(s) for name, s in self.selections.items()}}
-
-    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        return {**super().init_scoring_methods(), **self.selections}
-
-    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return super().next_sample(request)
-        except HTTPException:
-            self.async_scoring(None)  # what a strategy lacks may be there when it is asked again
-            raise
-
-    def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Run a scoring, or of all of them those that have something to do.
-
-        MONAI Label asks for all of them after each Next Sample, each in a process that takes seconds to start.
-        """
-        if method:
-            return super().async_scoring(method, params)
-        idle = {name for name, selection in self.selections.items() if not selection.due(self.datastore())}
-        due = [name for name in self._scoring_methods if name not in idle]
-        if not self._server_mode:  # at the end of a training; MONAI Label would ask for one by one, and be refused
-            return self._local_request("/scoring/", params, "Scoring") if due else {}  # while the first one runs
-        waiting = {task["request"]["method"] for task in tasks("scoring") if task["status"] == "SUBMITTED"}
-        result = {}
-        for name in due:
-            if name not in waiting:
-                result[name] = super().async_scoring(name, params)
-        return result
+        return min((image for image in images if image in ranking), key=order, default=None)
