@@ -15,70 +15,34 @@ from commands import BUNDLES, ROOT
 from monai.bundle import ConfigParser
 
 import custom
+from custom.cli.bundles import method_values
 
-CCTR = {
-    "registration": ["registration.json"],
-    "atlas_segmentation": ["registration.json"],
-    "training": ["train.json"],
-    "evaluating": ["train.json", "evaluate.json"],
-    "inference": ["inference.json"],
-    "selection": ["inference.json", "variants/uncertainty.json", "selection.json"],
+# method and data set of every bundle, its workflows with the configs of each, and its overlays with their workflow
+SOURCES = {
+    f"{method}_{file.stem}": (method, json.loads(file.read_text()))
+    for file in sorted((BUNDLES / "sources" / "data").glob("*.json"))
+    for method in json.loads(file.read_text())["methods"]
 }
-WORKFLOWS = {
-    "coral_acdc": {
-        "pretraining": ["pretrain.json"],
-        "selection": ["pretrain.json", "selection.json"],
-        "training": ["train.json"],
-        "evaluating": ["train.json", "evaluate.json"],
-        "inference": ["inference.json"],
-    },
-    "cctr_synapse": CCTR,
-    "cctr_acdc": CCTR,
-}
-CCTR_OVERLAYS = {
-    "studies.json": "selection",
-    "multi_gpu_train.json": "training",
-    "federated.json": "training",
-    "variants/supervised.json": "training",
-    "variants/cctr.json": "training",
-    "variants/dicom_seg.json": "inference",
-    "variants/both_networks.json": "inference",
-    "variants/paper_inference.json": "inference",
+VALUES = {bundle: method_values(BUNDLES, method) for bundle, (method, _) in SOURCES.items()}
+WORKFLOWS = {bundle: values["workflows"] for bundle, values in VALUES.items()}
+OVERLAYS = {
+    bundle: {
+        **values["overlays"],
+        **{f"variants/{name}.json": "training" for name in SOURCES[bundle][1].get("variants", {})},
+    }
+    for bundle, values in VALUES.items()
 }
 # those of CCT-R as published, given after variants/cctr.json
 OF_CCTR = (
-    "cctr_multi_gpu",
-    "cross_teaching",
-    "contrast",
-    "no_reps",
-    "no_rsl",
-    "report_positives",
-    "paper_train",
-    "swin_t",
+    *("cctr_multi_gpu", "cross_teaching", "contrast", "no_reps", "no_rsl"),
+    *("report_positives", "paper_train", "swin_t"),
 )
-OVERLAYS = {
-    "coral_acdc": {
-        "studies.json": "selection",
-        "multi_gpu_pretrain.json": "pretraining",
-        "multi_gpu_train.json": "training",
-        "federated.json": "training",
-        **{
-            f"variants/{v}.json": "pretraining"
-            for v in ("simclr", "gcl", "pcl", "ral_only", "oal_only", "weak_ordinal", "paper_pretrain")
-        },
-        **{f"variants/{v}.json": "training" for v in ("no_pretraining", "paper_train")},
-        "variants/dicom_seg.json": "inference",
-        "variants/paper_inference.json": "inference",
-    },
-    "cctr_synapse": {**CCTR_OVERLAYS, "variants/eight_organs.json": "training"},
-    "cctr_acdc": CCTR_OVERLAYS,
-}
 OVERLAID = [
     *((b, overlay, workflow) for b, overlays in OVERLAYS.items() for overlay, workflow in overlays.items()),
     ("cctr_synapse", "variants/eight_organs.json", "atlas_segmentation"),
 ]
 CCTR_TRAINING = ["train.json", "variants/cctr.json"]
-CCTR_BUNDLES = ("cctr_synapse", "cctr_acdc")
+CCTR_BUNDLES = [bundle for bundle, (method, _) in SOURCES.items() if method == "cctr"]
 ALLOWED = {
     *("output_transform", "_disabled_", "iteration_log", "artifacts"),
     *("group_by", "leading", "section", "folder", "data", "check"),  # of atlases, for images and for held-out cases

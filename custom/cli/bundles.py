@@ -10,6 +10,9 @@ common is written once, in ``bundles/sources``:
     shared/*.json               configs that every method has, where it has none of its own
     parts.json                  fragments of configs, by name
 
+A method whose values.json has "extends": "<method>" begins with the values and the configs of that one, and its own
+files hold differences only, with keys as in an overlay, such as "train#trainer"; variants are not inherited.
+
 A data set whose "methods" are {"cctr": {...}, "coral": {...}} makes the bundles "cctr_<data set>" and
 "coral_<data set>". In a config ``"{{ spacing }}"`` alone stands for the value of that name, and within a longer text
 for the value's text; ``"{{ *handlers }}"`` in a list stands for the items of a list. A value is looked up in the data
@@ -19,6 +22,7 @@ of a method, are overlays of those bundles alone, by name.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -27,12 +31,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+from monai.bundle.utils import merge_kv
+
 from custom.utils.errors import SettingError
 from custom.utils.json_files import read_json
 from custom.utils.log import logger
 from custom.utils.settings import SETTINGS
 
-__all__ = ["filled", "layout", "settings_page", "write_bundles"]
+__all__ = ["filled", "layout", "method_values", "settings_page", "write_bundles"]
 
 PAGE = """# Settings
 
@@ -154,12 +161,45 @@ def write_bundles(bundles: str | Path) -> list[Path]:
     return written
 
 
+def method_values(bundles: str | Path, method: str) -> dict[str, Any]:
+    """The values of a method, with those of the method that it extends.
+
+    Args:
+        bundles: folder of the bundles, with "sources" in it.
+        method: name of its folder.
+
+    Raises:
+        SettingError: values.json cannot be read.
+    """
+    own = read_json(Path(bundles, "sources", "methods", method, "values.json"), "sources")
+    return {**method_values(bundles, own["extends"]), **own} if "extends" in own else own
+
+
+def _method_templates(bundles: Path, method: str) -> dict[Path, Any]:
+    """The configs of a method, by path: its differences put into those of the method that it extends."""
+    folder = bundles / "sources" / "methods" / method
+    own = _templates(folder)
+    extended = own.pop(Path("values.json")).get("extends")
+    if extended is None:
+        return own
+    made = {path: base for path, base in _method_templates(bundles, extended).items() if path.parts[0] != "variants"}
+    for path, differences in own.items():
+        parser = ConfigParser(copy.deepcopy(made.get(path, {})))
+        for key, value in differences.items():
+            merge_kv(parser, key, value)
+        made[path] = parser.get()
+    return made
+
+
+def _templates(folder: Path) -> dict[Path, Any]:
+    return {file.relative_to(folder): read_json(file, "sources") for file in sorted(folder.rglob("*.json"))}
+
+
 def _write_bundle(
     bundles: Path, method: str, name: str, data: Mapping[str, Any], parts: Mapping[str, Any]
 ) -> list[Path]:
     """Write one bundle, and return its files."""
     sources, configs = bundles / "sources", bundles / name / "configs"
-    own = sources / "methods" / method
     channels = dict(enumerate(["background", *data["class_names"]]))
     values = {
         **parts,
@@ -167,15 +207,10 @@ def _write_bundle(
         "num_channels": len(channels),
         "channel_def": {str(number): label for number, label in channels.items()},
         "label_classes": ", ".join(f"{number} {label}" for number, label in channels.items()),
-        **read_json(own / "values.json", "sources"),
+        **method_values(bundles, method),
         **data,
     }
-    made = {
-        file.relative_to(folder): read_json(file, "sources")
-        for folder in (sources / "shared", own)
-        for file in sorted(folder.rglob("*.json"))
-    }
-    del made[Path("values.json")]
+    made = _templates(sources / "shared") | _method_templates(bundles, method)
     made |= {Path("variants", f"{variant}.json"): overlay for variant, overlay in data.get("variants", {}).items()}
     written = []
     for path, template in made.items():

@@ -24,7 +24,15 @@ from custom.utils.errors import SettingError
 from custom.utils.files import save_atomically
 from custom.utils.log import logger
 
-__all__ = ["add_bundle", "allowed", "check_torchvision", "series_filter", "server_command", "server_environment", "write_app"]
+__all__ = [
+    "add_bundle",
+    "allowed",
+    "check_torchvision",
+    "series_filter",
+    "server_command",
+    "server_environment",
+    "write_app",
+]
 
 APP = "monaibundle"  # MONAI Label's own app for bundles
 BUNDLES = Path(__file__).absolute().parents[2] / "bundles"
