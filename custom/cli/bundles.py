@@ -11,7 +11,8 @@ common is written once, in ``bundles/sources``:
     parts.json                  fragments of configs, by name
 
 A method whose values.json has "extends": "<method>" begins with the values and the configs of that one, and its own
-files hold differences only, with keys as in an overlay, such as "train#trainer"; variants are not inherited.
+files hold differences only, with keys as in an overlay, such as "train#trainer"; variants are not inherited. In a data
+set its entry likewise has only what differs from that of the other method.
 
 A data set whose "methods" are {"cctr": {...}, "coral": {...}} makes the bundles "cctr_<data set>" and
 "coral_<data set>". In a config ``"{{ spacing }}"`` alone stands for the value of that name, and within a longer text
@@ -157,6 +158,8 @@ def write_bundles(bundles: str | Path) -> list[Path]:
     for file in sorted(bundles.glob("sources/data/*.json")):
         data = read_json(file, "sources")
         for method, own in data["methods"].items():
+            extended = method_values(bundles, method).get("extends")
+            own = {**data["methods"].get(extended, {}), **own}
             written += _write_bundle(bundles, method, f"{method}_{file.stem}", {**data, **own}, parts)
     return written
 

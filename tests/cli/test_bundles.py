@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
+import textwrap
+import types
 
 import pytest
-from commands import BUNDLES, ROOT, run
+from commands import BUNDLES, ROOT, SMALL_CCTR, run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import custom.engines
 from custom.cli.bundles import filled, layout, settings_page, write_bundles
-from custom.data.phantom import write_abdominal
+from custom.data.phantom import write_abdominal, write_cardiac
 from custom.utils.errors import SettingError
 
 EIGHT = ["aorta", "gallbladder", "left kidney", "right kidney", "liver", "pancreas", "spleen", "stomach"]
@@ -84,6 +90,43 @@ def test_another_method_for_a_data_set_costs_an_entry(sources):
     run("pretraining", ["pretrain.json"], configs=bundle / "configs", batch_size=8, warmup_epochs=0, **settings)
     printed = run("training", ["train.json"], configs=bundle / "configs", **settings, **classes)
     assert "encoder.pt" in printed and (bundle / "models" / "model.pt").is_file()
+
+
+def test_a_further_method_is_what_the_page_says(sources, monkeypatch):
+    """The trainer and the differences are those of docs/adding_a_method.md, as they stand there."""
+    page = (ROOT / "docs" / "adding_a_method.md").read_text(encoding="utf-8").partition("# Adding a training method")[2]
+    (code,) = blocks(page, "python")
+    values, differences, sentence = blocks(page, "json")
+    module = types.ModuleType("custom.engines.entropy")
+    exec(code, vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(custom.engines, "entropy", module, raising=False)
+    folder = sources / "sources" / "methods" / "entropy"
+    folder.mkdir()
+    (folder / "values.json").write_text(values)
+    (folder / "train.json").write_text(differences)
+    edit(sources / "sources" / "data" / "acdc.json", lambda data: data["methods"].update(entropy={}))
+    edit(sources / "sources" / "settings.json", lambda sentences: sentences.update(json.loads(sentence)))
+    write_bundles(sources)
+    assert "| `entropy_weight` | Weight of the entropy" in settings_page(sources)
+    bundle = sources / "entropy_acdc"
+    phantom = write_cardiac(sources / "cardiac", 6, seed=1) or sources / "cardiac"
+    settings = {"bundle_root": str(bundle), "dataset_dir": str(phantom), **SMALL_CCTR, "labeled_cases": 1}
+    run("training", ["train.json"], configs=bundle / "configs", max_epochs=1, iterations_per_epoch=10, **settings)
+    curves = EventAccumulator(str(bundle / "eval" / "tensorboard_training")).Reload().Tags()["scalars"]
+    assert {"loss", "supervised", "entropy"} <= set(curves)
+    assert (bundle / "models" / "model.pt").is_file()
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The blocks of code of a page, without their indent."""
+    return [textwrap.dedent(block) for block in re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)]
+
+
+def edit(file, change) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
 
 
 def test_every_setting_has_its_sentence_on_the_page():
