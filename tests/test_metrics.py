@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from custom.metrics import (
     axis_order,
@@ -42,7 +43,7 @@ def test_plates_are_apart_by_voxels_times_spacing(axis):
     start = [3, 3, 3]
     truth = block(start, size)
     start[axis] += 2
-    assert surface_distances(truth, block(start, size), SPACING) == pytest.approx((2 * SPACING[axis],) * 2)
+    assert surface_distances(truth, block(start, size), SPACING) == pytest.approx((2 * SPACING[axis],) * 3)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -69,8 +70,22 @@ def test_crop_changes_nothing(centers):
         compute_hausdorff_distance(percentile=95, **masks).item(),
         compute_average_surface_distance(symmetric=True, **masks).item(),
     )
-    assert surface_distances(truth, prediction, SPACING) == whole
+    hd95, _, asd = surface_distances(truth, prediction, SPACING)
+    assert (hd95, asd) == pytest.approx(whole, rel=1e-6)
     assert whole[0] > 0
+
+
+def test_pooled_percentile_is_that_of_both_directions_together():
+    """A mask with a small part far away: in one direction alone the part is more than 5 % of the distances."""
+    truth = blob((10, 10, 5), 3, (20, 20, 10))
+    prediction = truth | blob((1, 1, 1), 1, truth.shape)
+    edges = [mask & ~binary_erosion(mask) for mask in (truth.numpy(), prediction.numpy())]
+    first, second = (distance_transform_edt(~edge, sampling=SPACING) for edge in edges)
+    there, back = second[edges[0]], first[edges[1]]
+    hd95, pooled, _ = surface_distances(truth, prediction, SPACING)
+    assert hd95 == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)), rel=1e-5)
+    assert pooled == pytest.approx(np.percentile(np.concatenate([there, back]), 95), rel=1e-5)
+    assert 0 <= pooled < hd95
 
 
 def test_empty_masks():

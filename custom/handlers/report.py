@@ -25,16 +25,18 @@ from custom.utils.log import logger
 __all__ = ["SegmentationReport", "identity"]
 
 Row = dict[str, Any]
-MEASURES = ("dice", "hd95_mm", "asd_mm")
+MEASURES = ("dice", "hd95_mm", "hd95_pooled_mm", "asd_mm")
+PRINTED = ("dice", "hd95_mm", "asd_mm")  # the others are in the files
 SIDES = ("truth", "prediction")
 
 
 class SegmentationReport:
     """Score every case of an evaluation and write ``cases.csv`` and ``summary.csv``.
 
-    ``cases.csv`` has a row a case: Dice, HD95 and ASD in mm, both volumes in ml, and whether the prediction is empty
-    though there is a truth. Where just one of truth and prediction is empty, Dice is 0 and both distances are the
-    length of the volume's diagonal, and they count; where both are, they are "nan" and are left out of the means.
+    ``cases.csv`` has a row per case: Dice, HD95, pooled HD95 (as medpy has it) and ASD in mm, both volumes in ml, and
+    whether the prediction is empty though there is a truth. Where just one of truth and prediction is empty, Dice is
+    0 and the distances are the length of the volume's diagonal, and they count; where both are, they are "nan" and
+    are left out of the means.
 
     ``summary.csv`` has mean and standard deviation (over cases, not corrected) for each class, and for the mean over
     the classes of a case. The means are stored in ``engine.state.metrics``, e.g. "dice_RV", "hd95_mm_RV",
@@ -170,7 +172,7 @@ class SegmentationReport:
         lines = [f"{len(rows)} cases of the section '{self.section}', mean ± standard deviation:"]
         lines.append(f"{'':{width}}{'Dice':^15}{'HD95 / mm':^15}{'ASD / mm':^15}{'cases':>7}{'empty':>7}")
         for line in summary:
-            scores = [(line[f"{m}_mean"], line[f"{m}_std"], 3 if m == "dice" else 1) for m in MEASURES]
+            scores = [(line[f"{m}_mean"], line[f"{m}_std"], 3 if m == "dice" else 1) for m in PRINTED]
             cells = "".join(f"{f'{mean:.{digits}f} ± {std:.{digits}f}':^15}" for mean, std, digits in scores)
             lines.append(f"{line['class']:{width}}{cells}{line['cases']:>7}{line['empty_predictions']:>7}")
         if errors is not None:

@@ -69,8 +69,24 @@ def test_files_and_metrics(cases, tmp_path, capsys):
     none, ed, es = read(tmp_path / "cases.csv")
     assert list(ed) == [
         *("case", "patient", "phase"),
-        *("dice_RV", "hd95_mm_RV", "asd_mm_RV", "volume_ml_RV_truth", "volume_ml_RV_prediction", "empty_prediction_RV"),
-        *("dice_LV", "hd95_mm_LV", "asd_mm_LV", "volume_ml_LV_truth", "volume_ml_LV_prediction", "empty_prediction_LV"),
+        *(
+            "dice_RV",
+            "hd95_mm_RV",
+            "hd95_pooled_mm_RV",
+            "asd_mm_RV",
+            "volume_ml_RV_truth",
+            "volume_ml_RV_prediction",
+            "empty_prediction_RV",
+        ),
+        *(
+            "dice_LV",
+            "hd95_mm_LV",
+            "hd95_pooled_mm_LV",
+            "asd_mm_LV",
+            "volume_ml_LV_truth",
+            "volume_ml_LV_prediction",
+            "empty_prediction_LV",
+        ),
         *("ejection_fraction_percent_truth", "ejection_fraction_percent_prediction"),
     ]
     assert [(r["case"], r["patient"], r["phase"]) for r in (none, ed, es)] == [
