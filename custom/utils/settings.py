@@ -149,7 +149,7 @@ _Validator = extend(Draft7Validator, type_checker=_types)
 
 
 def check_settings(values: Mapping[str, Any]) -> None:
-    """Check values by type and range; expressions and references are left to those who evaluate them.
+    """Check values by type and range; what the parser evaluates is left to it.
 
     Args:
         values: setting to value; of a part of the config such as "train#trainer#max_epochs" the last name counts.
@@ -161,7 +161,7 @@ def check_settings(values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         name = key.replace("::", "#").split("#")[-1]
         schema = SETTINGS.get(ALSO.get(name, name))
-        if schema is None or (isinstance(value, str) and value.startswith(("$", "@", "%"))):
+        if schema is None or _is_computed(value):
             continue
         if not _Validator(schema).is_valid(value):
             shown = repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
@@ -170,6 +170,13 @@ def check_settings(values: Mapping[str, Any]) -> None:
             problems.append(f"device: there is no {value} on this machine; give --device cpu, or leave it out.")
     if problems:
         raise SettingError("\n".join(problems))
+
+
+def _is_computed(value: Any) -> bool:
+    """Whether the parser evaluates it: an expression, a reference or a component."""
+    if isinstance(value, Mapping):
+        return "_target_" in value
+    return isinstance(value, str) and value.startswith(("$", "@", "%"))
 
 
 def _is_there(device: str) -> bool:
