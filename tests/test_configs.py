@@ -51,6 +51,8 @@ ALLOWED = {
 BOTH_SWIN_T = ("variants/both_networks.json", "variants/swin_t.json")
 # beyond those of the config
 BRING_KEYS = (
+    "variants/paper_pretrain.json",
+    "variants/paper_train.json",
     "federated.json",
     "studies.json",
     "variants/cctr.json",

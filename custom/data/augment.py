@@ -37,6 +37,8 @@ class SpatialAugment:
         scale: range of the size factor; above 1 enlarges.
         elastic: range of the standard deviation of the displacement in mm; (0, 0) switches it off.
         elastic_sigma: range of the smoothness of the displacement in mm.
+        together: whether one draw decides about elastic deformation, rotation and scale of a slice, as in CORAL's code;
+            else each has its own.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class SpatialAugment:
         scale: tuple[float, float] = (0.7, 1.3),
         elastic: tuple[float, float] = (1.3, 4.6),
         elastic_sigma: tuple[float, float] = (17.5, 21.3),
+        together: bool = False,
     ) -> None:
         self.spacing = spacing
         self.mirror = mirror
@@ -56,6 +59,7 @@ class SpatialAugment:
         self.scale = scale
         self.elastic = elastic
         self.elastic_sigma = elastic_sigma
+        self.together = together
 
     def __call__(self, images: Tensor, labels: Tensor | None, generator: torch.Generator, rank=0, world=1):
         """Augment one process's part of a batch.
@@ -109,8 +113,11 @@ class SpatialAugment:
         def uniform(low: float, high: float) -> Tensor:
             return low + (high - low) * torch.rand(n, generator=generator)
 
+        once = torch.rand(n, generator=generator) if self.together else None
+
         def sometimes(value: Tensor, neutral: float) -> Tensor:
-            return torch.where(torch.rand(n, generator=generator) < self.probability, value, neutral)
+            chance = torch.rand(n, generator=generator) if once is None else once
+            return torch.where(chance < self.probability, value, neutral)
 
         angle = torch.deg2rad(sometimes(uniform(*self.rotation), 0.0))
         zoom = 1 / sometimes(uniform(*self.scale), 1.0)

@@ -82,3 +82,14 @@ def test_parts_of_two_processes_make_up_the_whole():
     whole = augment(images, None, iteration_generator(0, 1))
     parts = [augment(images[3 * r : 3 * r + 3], None, iteration_generator(0, 1), rank=r, world=2) for r in (0, 1)]
     torch.testing.assert_close(torch.cat(parts), whole, atol=0, rtol=0)
+
+
+def test_one_draw_decides_together():
+    """Of many slices as many are undeformed as the probability leaves, and none is deformed in part."""
+    augment = SpatialAugment(2.0, mirror=0.0, probability=0.5, together=True)
+    drawn = augment.draw(2000, 16, 16, torch.Generator().manual_seed(0))
+    turned = (drawn["matrix"] != torch.eye(2)).flatten(1).any(1)
+    bent = drawn["noise"].flatten(1).any(1)
+    assert torch.equal(turned, bent) and 0.45 < turned.float().mean() < 0.55
+    apart = SpatialAugment(2.0, mirror=0.0, probability=0.5).draw(2000, 16, 16, torch.Generator().manual_seed(0))
+    assert not torch.equal((apart["matrix"] != torch.eye(2)).flatten(1).any(1), apart["noise"].flatten(1).any(1))
