@@ -29,7 +29,7 @@ def test_a_failed_run_says_our_message_alone():
     *before, empty, last = done.stdout.splitlines()
     assert (empty, last) == ("", MESSAGE.format(ROOT))
     assert f"custom.data.cases.DataError: {last}" in before  # nothing of the traceback is hidden
-    assert "RuntimeError: Failed to evaluate ConfigExpression: " in done.stdout
+    assert "RuntimeError: Failed to instantiate component " in done.stdout
 
 
 def test_ctrl_c_says_what_is_kept(monkeypatch, capsys):
