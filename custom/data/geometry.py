@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import copy
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -13,12 +16,14 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Orientation, Spacingd
 from monai.transforms.spatial.functional import orientation
+from monai.utils import TraceKeys
 
 from custom.utils.errors import SettingError
 
-__all__ = ["OrientSlices", "OrientSlicesd", "SpaceSlicesd", "slice_axis", "slice_positions"]
+__all__ = ["OrientSlices", "OrientSlicesd", "SpaceSlicesd", "like", "slabs", "slice_axis", "slice_positions"]
 
 HEAD = (0.0, 0.0, 1.0)
+SLAB = 2**22  # voxels that are resampled at once: about 200 MB with their coordinates
 
 
 def slice_axis(affine: np.ndarray, shape: Sequence[int], direction: Sequence[float] = HEAD) -> int:
@@ -126,14 +131,104 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
 
 
 class SpaceSlicesd(Spacingd):
-    """MONAI's ``Spacingd``, shown its own keys alone.
+    """MONAI's ``Spacingd`` in the plane of the slices, in bounded memory, and shown its own keys alone.
+
+    Resampling takes about ten times the memory of what it resamples, for float64 values and the coordinates of all
+    voxels. Since slices are left where they are, large volumes are resampled by slabs of them; the inverse takes any
+    number of the slices.
 
     MONAI 1.5 and 1.6 take every other entry whose key begins with "image_" for metadata of "image" and update it,
     which fails on the "image_path" that MONAI Label adds.
+
+    Args:
+        keys: of volumes, (C, H, W, S).
+        pixdim: (height, width, -1), of a pixel in mm.
+        *arguments: those of ``Spacingd``.
+        **settings: those of ``Spacingd``.
+
+    Raises:
+        SettingError: ``pixdim`` would move the slices.
     """
 
+    def __init__(self, keys: KeysCollection, pixdim: Sequence[float], *arguments: Any, **settings: Any) -> None:
+        if not isinstance(pixdim, Sequence) or len(pixdim) != 3 or pixdim[2] != -1:
+            raise SettingError(f"pixdim: {pixdim}; give the sizes of a pixel in mm and -1, which keeps the slices.")
+        super().__init__(keys, pixdim, *arguments, **settings)
+
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
-        return {**data, **super().__call__({key: data[key] for key in self.key_iterator(data)}, lazy)}
+        volumes = {key: data[key] for key in self.key_iterator(data)}
+        # another number of slices is for MONAI to refuse or to resample
+        together = len({volume.shape[-1] for volume in volumes.values()}) == 1
+        if lazy or self.lazy or not together:
+            return {**data, **super().__call__(volumes, lazy)}
+        resample = super().__call__
+        voxels = sum(self._voxels(volume) for volume in volumes.values())
+        resampled = _by_slabs(volumes, voxels, lambda slab: resample(slab, False))
+        for key, volume in resampled.items():
+            if isinstance(volume, MetaTensor) and volume.applied_operations:
+                volume.applied_operations[-1][TraceKeys.ORIG_SIZE] = tuple(volumes[key].shape[1:])
+        return {**data, **resampled}
+
+    def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        volumes = {key: data[key] for key in self.key_iterator(data)}
+        restore = super().inverse
+        inverted = {}
+        for key, volume in volumes.items():
+            *plane, _ = volume.applied_operations[-1][TraceKeys.ORIG_SIZE]
+
+            def one(slab: dict[Hashable, torch.Tensor], plane: Sequence[int] = plane) -> dict[Hashable, torch.Tensor]:
+                (part,) = slab.values()
+                part.applied_operations[-1][TraceKeys.ORIG_SIZE] = (*plane, part.shape[-1])
+                return restore(slab)
+
+            voxels = len(volume) * max(math.prod(plane), math.prod(volume.shape[1:3])) * volume.shape[-1]
+            inverted |= _by_slabs({key: volume}, voxels, one)
+        return {**data, **inverted}
+
+    def _voxels(self, volume: torch.Tensor) -> float:
+        """How many voxels a volume has before it is resampled or after, whichever are more."""
+        sizes = volume.pixdim[:2].tolist() if isinstance(volume, MetaTensor) else [1.0, 1.0]
+        finer = math.prod(old / new for old, new in zip(sizes, self.spacing_transform.pixdim[:2], strict=True))
+        return volume.numel() * max(1.0, finer)
+
+
+def slabs(count: int, voxels: float) -> list[slice]:
+    """Runs of the slices of a volume, of at most ``SLAB`` voxels, but at least one slice.
+
+    Args:
+        count: S, of the slices.
+        voxels: of all slices together, over all channels.
+    """
+    size = max(1, int(SLAB * count / max(voxels, 1)))
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _by_slabs(volumes: dict[Hashable, torch.Tensor], voxels: float, change: Callable) -> dict[Hashable, torch.Tensor]:
+    """What a change that leaves slices apart makes of volumes (C, H, W, S), slab by slab."""
+    count = next(iter(volumes.values())).shape[-1] if volumes else 0
+    made: dict[Hashable, torch.Tensor] = {}
+    for slab in slabs(count, voxels):
+        part = change({key: _cut(volume, slab) for key, volume in volumes.items()})
+        if slab == slice(0, count):
+            return part
+        for key, values in part.items():
+            if slab.start == 0:  # its affine is that of the volume, whose first slice it has
+                whole = torch.empty((*values.shape[:-1], count), dtype=values.dtype, device=values.device)
+                made[key] = like(whole, values)
+            made[key].as_tensor()[..., slab] = torch.as_tensor(values)
+    return made
+
+
+def _cut(volume: torch.Tensor, slab: slice) -> torch.Tensor:
+    return like(torch.as_tensor(volume)[..., slab], volume)
+
+
+def like(values: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
+    """Values with the affine, the metadata and the applied operations of a volume, copied, where it has them."""
+    if not isinstance(volume, MetaTensor):
+        return values
+    operations = copy.deepcopy(volume.applied_operations)
+    return MetaTensor(values, meta=copy.deepcopy(volume.meta), applied_operations=operations)
 
 
 def slice_positions(count: int, flipped: bool = False, reference: bool = False) -> torch.Tensor:

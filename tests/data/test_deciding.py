@@ -1,0 +1,112 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd, Spacingd
+
+from custom.data import CenterSlicesd, DecideSlicesd, OrientSlicesd, SpaceSlicesd, geometry
+from custom.networks import MeanAndDisagreementd, Uncertaintyd
+from custom.utils.errors import SettingError
+
+TURN = math.radians(20)
+OBLIQUE = np.array(
+    [
+        [1.3, 0, 0, -9],
+        [0, 1.7 * math.cos(TURN), -4 * math.sin(TURN), 5],
+        [0, 1.7 * math.sin(TURN), 4 * math.cos(TURN), 3],
+    ]
+)
+AFFINES = {
+    "axial": np.diag([1.3, 1.7, 4.0, 1.0]),
+    "flipped": np.diag([-1.3, -1.7, -4.0, 1.0]),
+    "sagittal": np.array([[0, 0, -4.0, 7], [1.3, 0, 0, 2], [0, -1.7, 0, 1], [0, 0, 0, 1]]),
+    "slices first": np.array([[0, 1.3, 0, 7], [0, 0, -1.7, 2], [-4.0, 0, 0, 1], [0, 0, 0, 1]]),
+    "oblique": np.vstack([OBLIQUE, [0, 0, 0, 1]]),
+}
+SOFTMAX = Activationsd("pred", softmax=True)
+
+
+def small_slabs(monkeypatch, voxels: int) -> None:
+    monkeypatch.setattr(geometry, "SLAB", voxels)
+
+
+def preprocessing(direction=(0, 0.3, 1.0), size=(20, 36)) -> Compose:
+    return Compose(
+        [OrientSlicesd("image", direction), SpaceSlicesd("image", [2.3, 2.3, -1]), CenterSlicesd("image", list(size))]
+    )
+
+
+def case(affine: np.ndarray, steps: Compose, channels: int = 4, dtype: torch.dtype = torch.float32) -> dict:
+    shape = (7, 31, 42) if abs(affine[2, 0]) == 4 else (31, 42, 7)
+    values = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+    meta = {"filename_or_obj": "a.nii.gz", "original_affine": affine}
+    image = steps({"image": MetaTensor(values, affine=torch.as_tensor(affine), meta=meta)})
+    logits = torch.randn(channels, *image["image"].shape[1:], generator=torch.Generator().manual_seed(1)) * 3
+    return {**image, "pred": like_image(logits.to(dtype), image["image"]), "label": "stays"}
+
+
+def like_image(values: torch.Tensor, image: MetaTensor) -> MetaTensor:
+    return MetaTensor(values, meta=copy.deepcopy(image.meta))
+
+
+def by_the_whole(steps: Compose, probabilities, maps=()) -> Compose:
+    inverse = Invertd(["pred", *maps], transform=steps, orig_keys="image", nearest_interp=False)
+    return Compose([probabilities, inverse, AsDiscreted("pred", argmax=True)])
+
+
+@pytest.mark.parametrize("voxels", [1, 9000, 2**30])
+@pytest.mark.parametrize("name", AFFINES)
+def test_the_classes_are_those_of_the_whole_volume(name, voxels, monkeypatch):
+    steps = preprocessing((1.0, 0, 0)) if name in ("sagittal",) else preprocessing()
+    given = case(AFFINES[name], steps)
+    expected = by_the_whole(steps, SOFTMAX)(copy.deepcopy(given))["pred"]
+    small_slabs(monkeypatch, voxels)
+    before = copy.deepcopy(given)
+    found = DecideSlicesd("pred", steps, SOFTMAX)(given)
+    assert found["pred"].dtype == torch.uint8 and found["label"] == "stays" and found["image"] is given["image"]
+    assert torch.equal(found["pred"].as_tensor().float(), expected.as_tensor())
+    assert len(expected.unique()) == 4  # all classes are there: that an empty map is an empty map says nothing
+    torch.testing.assert_close(found["pred"].affine, expected.affine)
+    assert found["pred"].meta["filename_or_obj"] == "a.nii.gz" and not found["pred"].applied_operations
+    assert torch.equal(given["pred"], before["pred"])
+    assert given["image"].applied_operations == before["image"].applied_operations
+
+
+@pytest.mark.parametrize("kind", ["entropy", "both"])
+def test_maps_are_inverted_with_the_classes(kind, monkeypatch):
+    steps = preprocessing()
+    given = case(AFFINES["flipped"], steps)
+    if kind == "entropy":
+        probabilities = Compose([SOFTMAX, Uncertaintyd("pred")])
+    else:
+        probabilities = MeanAndDisagreementd("pred", "uncertainty")
+        given["pred"] = torch.cat([part.softmax(0) for part in given["pred"].chunk(2)])
+    expected = by_the_whole(steps, probabilities, ["uncertainty"])(copy.deepcopy(given))
+    small_slabs(monkeypatch, 5000)
+    found = DecideSlicesd("pred", steps, probabilities, maps="uncertainty")(given)
+    assert torch.equal(found["pred"].as_tensor().float(), expected["pred"].as_tensor())
+    torch.testing.assert_close(found["uncertainty"], expected["uncertainty"])
+    assert found["uncertainty"].dtype == torch.float32 and 0 < found["uncertainty"].mean() < 1
+
+
+def test_many_classes_keep_their_numbers(monkeypatch):
+    steps = preprocessing()
+    given = case(AFFINES["axial"], steps, channels=300)
+    expected = by_the_whole(steps, SOFTMAX)(copy.deepcopy(given))["pred"]
+    small_slabs(monkeypatch, 2**19)
+    found = DecideSlicesd("pred", steps, SOFTMAX)(given)["pred"]
+    assert found.dtype == torch.int32 and found.max() > 256
+    assert torch.equal(found.as_tensor().float(), expected.as_tensor())
+
+
+def test_a_preprocessing_that_moves_the_slices_is_refused():
+    steps = Compose([OrientSlicesd("image"), Spacingd("image", pixdim=[2.3, 2.3, 2.0], mode="bilinear")])
+    with pytest.raises(SettingError, match="preprocessing: .*leave the last axis alone"):
+        DecideSlicesd("pred", steps, SOFTMAX)(case(AFFINES["axial"], steps))
