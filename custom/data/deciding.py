@@ -13,8 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import AsDiscreted, Compose, Invertd, MapTransform
 from monai.utils import TraceKeys, ensure_tuple
 
-from custom.data.geometry import OrientSlicesd, like, slabs
-from custom.utils.errors import SettingError
+from custom.data.geometry import OrientSlicesd, cut, join, keeps_slices, slabs
 
 __all__ = ["DecideSlicesd"]
 
@@ -25,18 +24,17 @@ class DecideSlicesd(MapTransform):
     The result is that of these three over the whole volume, which would keep several copies of all classes'
     probabilities in the voxels of the file: 6 GB each for 512 x 512 x 400 voxels and 14 classes. The preprocessing
     leaves slices apart, so a slab of them is inverted by itself; its orientation is undone at the end, on the classes.
+    Where it does not, since it resamples across slices or the axes of the file are not perpendicular, the volume is
+    one slab.
 
     Args:
         keys: of what the network gives, (C, H, W, S), which the classes (1, X, Y, Z) replace; uint8, or int32 for more
             than 256 classes.
-        transform: the preprocessing of the image; before its :class:`OrientSlicesd`, nothing is inverted by slabs.
+        transform: the preprocessing of the image; up to its :class:`OrientSlicesd` it is inverted at the end.
         probabilities: transform of the data that makes probabilities of what the network gives, such as MONAI's
             ``Activationsd``.
         maps: keys of further maps (1, H, W, S) that ``probabilities`` makes; they are inverted, too, float32.
         orig_key: of the preprocessed image, (c, H, W, S).
-
-    Raises:
-        SettingError: when called, for a preprocessing that moves the slices.
     """
 
     def __init__(
@@ -64,19 +62,26 @@ class DecideSlicesd(MapTransform):
         count = image.shape[-1]
         whole: dict[Hashable, torch.Tensor] = {}
         for slab in slabs(count, _voxels(image, given.values())):
-            part = self._decided({key: like(torch.as_tensor(v)[..., slab], v) for key, v in given.items()}, image)
-            for key in (*self.keys, *self.maps):
-                _check_slices(part[key], image, slab.stop - slab.start)
-                if slab.start == 0:  # its affine is that of the volume, whose first slice it has
-                    shape = (*part[key].shape[:-1], count)
-                    dtype = torch.float32 if key in self.maps else _dtype(len(given[key]))
-                    whole[key] = like(torch.empty(shape, dtype=dtype, device=part[key].device), part[key])
-                whole[key].as_tensor()[..., slab] = part[key].as_tensor().to(whole[key].dtype)
-        oriented = whole[self.keys[0]][..., :1]
-        return {**data, **self.orientation({**whole, self.orig_key: oriented}), self.orig_key: image}
+            part = self._decided(given, image, slab)
+            if slab == slice(0, count):
+                whole = part
+            elif slab.start == 0 and not all(keeps_slices(v, cut(image, slab)) for v in part.values()):
+                whole = self._decided(given, image, slice(0, count))
+                break
+            else:
+                join(whole, part, slab, count)
+        inverted = self.orientation({**whole, self.orig_key: whole[self.keys[0]][..., :1]})
+        return {**data, **inverted, self.orig_key: image}
 
-    def _decided(self, slab: dict[Hashable, torch.Tensor], image: MetaTensor) -> dict[Hashable, torch.Tensor]:
-        return self.largest(self.in_plane({**self.probabilities(slab), self.orig_key: image}))
+    def _decided(
+        self, given: Mapping[Hashable, torch.Tensor], image: MetaTensor, slab: slice
+    ) -> dict[Hashable, torch.Tensor]:
+        """Classes and maps of some slices, oriented as the network saw them."""
+        part = self.probabilities({key: cut(volume, slab) for key, volume in given.items()})
+        part = self.in_plane({**part, self.orig_key: image})
+        dtypes = {key: _dtype(len(part[key])) for key in self.keys}
+        part = self.largest(part)
+        return {key: part[key].to(dtypes.get(key, torch.float32)) for key in (*self.keys, *self.maps)}
 
 
 def _voxels(image: MetaTensor, given: Iterable[torch.Tensor]) -> int:
@@ -87,12 +92,3 @@ def _voxels(image: MetaTensor, given: Iterable[torch.Tensor]) -> int:
 
 def _dtype(classes: int) -> torch.dtype:
     return torch.uint8 if classes <= 256 else torch.int32
-
-
-def _check_slices(inverted: MetaTensor, image: MetaTensor, count: int) -> None:
-    """Refuse what a slab cannot be inverted by itself from."""
-    if inverted.shape[-1] != count or not torch.allclose(inverted.affine[:, 2], image.affine[:, 2], atol=1e-4):
-        raise SettingError(
-            "preprocessing: a step after the orientation moves the slices or resamples across them, so that a "
-            "segmentation cannot be inverted slab by slab; leave the last axis alone, as pixdim [s, s, -1] does."
-        )

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -20,9 +20,20 @@ from monai.utils import TraceKeys
 
 from custom.utils.errors import SettingError
 
-__all__ = ["OrientSlices", "OrientSlicesd", "SpaceSlicesd", "like", "slabs", "slice_axis", "slice_positions"]
+__all__ = [
+    "OrientSlices",
+    "OrientSlicesd",
+    "SpaceSlicesd",
+    "cut",
+    "join",
+    "keeps_slices",
+    "slabs",
+    "slice_axis",
+    "slice_positions",
+]
 
 HEAD = (0.0, 0.0, 1.0)
+STRAIGHT = 1e-5  # cosine; a header's float32 numbers are below it
 SLAB = 2**22  # voxels that are resampled at once: about 200 MB with their coordinates
 
 
@@ -134,30 +145,22 @@ class SpaceSlicesd(Spacingd):
     """MONAI's ``Spacingd`` in the plane of the slices, in bounded memory, and shown its own keys alone.
 
     Resampling takes about ten times the memory of what it resamples, for float64 values and the coordinates of all
-    voxels. Since slices are left where they are, large volumes are resampled by slabs of them; the inverse takes any
-    number of the slices.
+    voxels. Where slices stay where they are, large volumes are resampled by slabs of them, and so is the inverse,
+    which takes any number of the slices. Where they do not, since ``pixdim`` has a size for them or the axes of the
+    volume are not perpendicular, it is done at once.
 
     MONAI 1.5 and 1.6 take every other entry whose key begins with "image_" for metadata of "image" and update it,
     which fails on the "image_path" that MONAI Label adds.
 
     Args:
         keys: of volumes, (C, H, W, S).
-        pixdim: (height, width, -1), of a pixel in mm.
-        *arguments: those of ``Spacingd``.
-        **settings: those of ``Spacingd``.
-
-    Raises:
-        SettingError: ``pixdim`` would move the slices.
+        pixdim: (height, width, -1), of a pixel in mm; the slices stay.
+        mode and others: those of ``Spacingd``.
     """
-
-    def __init__(self, keys: KeysCollection, pixdim: Sequence[float], *arguments: Any, **settings: Any) -> None:
-        if not isinstance(pixdim, Sequence) or len(pixdim) != 3 or pixdim[2] != -1:
-            raise SettingError(f"pixdim: {pixdim}; give the sizes of a pixel in mm and -1, which keeps the slices.")
-        super().__init__(keys, pixdim, *arguments, **settings)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
         volumes = {key: data[key] for key in self.key_iterator(data)}
-        # another number of slices is for MONAI to refuse or to resample
+        # volumes of different numbers of slices are for MONAI to make alike
         together = len({volume.shape[-1] for volume in volumes.values()}) == 1
         if lazy or self.lazy or not together:
             return {**data, **super().__call__(volumes, lazy)}
@@ -171,24 +174,26 @@ class SpaceSlicesd(Spacingd):
 
     def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         volumes = {key: data[key] for key in self.key_iterator(data)}
-        restore = super().inverse
         inverted = {}
         for key, volume in volumes.items():
-            *plane, _ = volume.applied_operations[-1][TraceKeys.ORIG_SIZE]
-
-            def one(slab: dict[Hashable, torch.Tensor], plane: Sequence[int] = plane) -> dict[Hashable, torch.Tensor]:
-                (part,) = slab.values()
-                part.applied_operations[-1][TraceKeys.ORIG_SIZE] = (*plane, part.shape[-1])
-                return restore(slab)
-
-            voxels = len(volume) * max(math.prod(plane), math.prod(volume.shape[1:3])) * volume.shape[-1]
-            inverted |= _by_slabs({key: volume}, voxels, one)
+            step = volume.applied_operations[-1]
+            plane = max(math.prod(int(n) for n in size[:2]) for size in (step[TraceKeys.ORIG_SIZE], volume.shape[1:]))
+            change = functools.partial(self._restored, key)
+            inverted |= _by_slabs({key: volume}, len(volume) * plane * volume.shape[-1], change)
         return {**data, **inverted}
+
+    def _restored(self, key: Hashable, slab: dict[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """The inverse for any number of slices, where they stayed where they were."""
+        step = slab[key].applied_operations[-1]
+        source = torch.as_tensor(step[TraceKeys.EXTRA_INFO]["src_affine"])
+        if _same_axis(source, slab[key].affine):
+            step[TraceKeys.ORIG_SIZE] = (*step[TraceKeys.ORIG_SIZE][:2], slab[key].shape[-1])
+        return {key: self.spacing_transform.inverse(slab[key])}
 
     def _voxels(self, volume: torch.Tensor) -> float:
         """How many voxels a volume has before it is resampled or after, whichever are more."""
         sizes = volume.pixdim[:2].tolist() if isinstance(volume, MetaTensor) else [1.0, 1.0]
-        finer = math.prod(old / new for old, new in zip(sizes, self.spacing_transform.pixdim[:2], strict=True))
+        finer = math.prod(old / new for old, new in zip(sizes, self.spacing_transform.pixdim, strict=False) if new > 0)
         return volume.numel() * max(1.0, finer)
 
 
@@ -204,23 +209,46 @@ def slabs(count: int, voxels: float) -> list[slice]:
 
 
 def _by_slabs(volumes: dict[Hashable, torch.Tensor], voxels: float, change: Callable) -> dict[Hashable, torch.Tensor]:
-    """What a change that leaves slices apart makes of volumes (C, H, W, S), slab by slab."""
+    """What a change makes of volumes (C, H, W, S): slab by slab, where it leaves the slices apart."""
     count = next(iter(volumes.values())).shape[-1] if volumes else 0
     made: dict[Hashable, torch.Tensor] = {}
     for slab in slabs(count, voxels):
-        part = change({key: _cut(volume, slab) for key, volume in volumes.items()})
+        part = change({key: cut(volume, slab) for key, volume in volumes.items()})
         if slab == slice(0, count):
             return part
-        for key, values in part.items():
-            if slab.start == 0:  # its affine is that of the volume, whose first slice it has
-                whole = torch.empty((*values.shape[:-1], count), dtype=values.dtype, device=values.device)
-                made[key] = like(whole, values)
-            made[key].as_tensor()[..., slab] = torch.as_tensor(values)
+        if slab.start == 0 and not all(keeps_slices(part[key], cut(volumes[key], slab)) for key in volumes):
+            return change({key: cut(volume, slice(0, count)) for key, volume in volumes.items()})
+        join(made, part, slab, count)
     return made
 
 
-def _cut(volume: torch.Tensor, slab: slice) -> torch.Tensor:
+def cut(volume: torch.Tensor, slab: slice) -> torch.Tensor:
+    """Some slices of a volume (C, H, W, S), with its metadata, and the affine of the first of all slices."""
     return like(torch.as_tensor(volume)[..., slab], volume)
+
+
+def join(made: dict[Hashable, torch.Tensor], part: Mapping[Hashable, torch.Tensor], slab: slice, count: int) -> None:
+    """Put some slices of volumes (C, H, W, n) where they belong in those of all slices, which the first one makes."""
+    for key, values in part.items():
+        if key not in made:
+            whole = torch.empty((*values.shape[:-1], count), dtype=values.dtype, device=values.device)
+            made[key] = like(whole, values)
+        torch.as_tensor(made[key])[..., slab] = torch.as_tensor(values)
+
+
+def keeps_slices(changed: torch.Tensor, volume: torch.Tensor) -> bool:
+    """Whether a change of a volume left its slices apart: as many, one upon the other as before."""
+    if changed.shape[-1] != volume.shape[-1]:
+        return False
+    if not (isinstance(changed, MetaTensor) and isinstance(volume, MetaTensor)):
+        return True
+    return _same_axis(volume.affine, changed.affine)
+
+
+def _same_axis(before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Whether two affines (4, 4) have the same axis of slices, of the same step."""
+    before, after = (affine[:3, 2].to("cpu", torch.float64) for affine in (before, after))
+    return bool((after - before).norm() <= STRAIGHT * before.norm())
 
 
 def like(values: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:

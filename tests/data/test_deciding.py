@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd, Spacingd
+from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd
 
 from custom.data import CenterSlicesd, DecideSlicesd, OrientSlicesd, SpaceSlicesd, geometry
 from custom.networks import MeanAndDisagreementd, Uncertaintyd
-from custom.utils.errors import SettingError
 
 TURN = math.radians(20)
 OBLIQUE = np.array(
@@ -28,6 +27,7 @@ AFFINES = {
     "flipped": np.diag([-1.3, -1.7, -4.0, 1.0]),
     "sagittal": np.array([[0, 0, -4.0, 7], [1.3, 0, 0, 2], [0, -1.7, 0, 1], [0, 0, 0, 1]]),
     "slices first": np.array([[0, 1.3, 0, 7], [0, 0, -1.7, 2], [-4.0, 0, 0, 1], [0, 0, 0, 1]]),
+    "oblique in float32": np.vstack([OBLIQUE, [0, 0, 0, 1]]).astype(np.float32).astype(np.float64),
     "oblique": np.vstack([OBLIQUE, [0, 0, 0, 1]]),
 }
 SOFTMAX = Activationsd("pred", softmax=True)
@@ -106,7 +106,18 @@ def test_many_classes_keep_their_numbers(monkeypatch):
     assert torch.equal(found.as_tensor().float(), expected.as_tensor())
 
 
-def test_a_preprocessing_that_moves_the_slices_is_refused():
-    steps = Compose([OrientSlicesd("image"), Spacingd("image", pixdim=[2.3, 2.3, 2.0], mode="bilinear")])
-    with pytest.raises(SettingError, match="preprocessing: .*leave the last axis alone"):
-        DecideSlicesd("pred", steps, SOFTMAX)(case(AFFINES["axial"], steps))
+@pytest.mark.parametrize("kind", ["resampled across slices", "sheared"])
+def test_slices_that_are_not_apart_are_inverted_at_once(kind, monkeypatch):
+    affine, steps = AFFINES["axial"].copy(), preprocessing()
+    if kind == "sheared":
+        affine[0, 2] = 0.02  # far below what the reader refuses
+    else:
+        steps = Compose(
+            [OrientSlicesd("image"), SpaceSlicesd("image", [2.3, 2.3, 2.1]), CenterSlicesd("image", [9, 9])]
+        )
+    given = case(affine, steps)
+    expected = by_the_whole(steps, SOFTMAX)(copy.deepcopy(given))["pred"]
+    small_slabs(monkeypatch, 1)
+    found = DecideSlicesd("pred", steps, SOFTMAX)(given)["pred"]
+    assert torch.equal(found.as_tensor().float(), expected.as_tensor()) and len(expected.unique()) == 4
+    torch.testing.assert_close(found.affine, expected.affine)
