@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peak memory of inference against the size of the volume.
 
-Writes abdominal-like noise of 14 classes' size, segments it with an untrained small network by the command of the
-bundle, and prints the peak of the command's resident memory and its time. The memory does not depend on weights.
+Writes smooth noise, segments it with a small untrained network of 14 classes by the command of the bundle cctr_synapse,
+and prints the peak of the command's resident memory and its time. The memory does not depend on the weights.
 
     python benchmarks/inference_memory.py --sizes 128 256 512
     python benchmarks/inference_memory.py --root <another checkout of the project>
 
 A size n stands for n x n x n * 25 / 32 voxels: 512 for 512 x 512 x 400. With --root, the code and the configs of the
-other checkout run, for a comparison; the last column tells whether the segmentations are those of the first run.
+other checkout run, for a comparison. Options that are not the benchmark's are handed to the command. The last column is
+a hash of the segmentation.
 """
 
 from __future__ import annotations
@@ -44,10 +45,7 @@ def main() -> None:
     parser.add_argument("--output_dir", default="runs/inference_memory")
     parser.add_argument("--root", default=str(ROOT), help="checkout whose code runs")
     parser.add_argument("--overlays", nargs="*", default=[], help="such as variants/uncertainty.json")
-    parser.add_argument(
-        "--settings", nargs="*", default=[], help="more of the command, such as --largest_component true"
-    )
-    arguments, more = parser.parse_known_args()
+    arguments, settings = parser.parse_known_args()  # the others are for the command, as --largest_component true
     output = Path(arguments.output_dir).absolute()
     write_weights(output / "models")
     print(
@@ -57,7 +55,7 @@ def main() -> None:
     for size in arguments.sizes:
         image = write_image(output / f"v{size}.nii.gz", size)
         start = time.perf_counter()
-        peak = measured(image, output, Path(arguments.root).resolve(), arguments.overlays, arguments.settings + more)
+        peak = measured(image, output, Path(arguments.root).resolve(), arguments.overlays, settings)
         seconds = time.perf_counter() - start
         shape = nib.load(image).shape
         made = output / "predictions" / f"v{size}_seg.nii.gz"
