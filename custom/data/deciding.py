@@ -25,8 +25,7 @@ class DecideSlicesd(MapTransform):
     probabilities in the voxels of the file: 6 GB each for 512 x 512 x 400 voxels and 14 classes. The preprocessing
     leaves slices apart, so a slab of them is inverted by itself; its orientation is undone at the end, on the classes.
     Where it does not, since it resamples across slices or the axes of the file are not perpendicular, the volume is
-    one slab. Coordinates within a slab round otherwise than those within the volume, in the last digits of float64: two
-    classes that are equally probable but for the rounding of float32 may change places.
+    one slab.
 
     Args:
         keys: of what the network gives, (C, H, W, S), which the classes (1, X, Y, Z) replace; uint8, or int32 for more

@@ -34,7 +34,8 @@ __all__ = [
 
 HEAD = (0.0, 0.0, 1.0)
 STRAIGHT = 1e-5  # cosine; a header's float32 numbers are below it
-SLAB = 2**22  # voxels that are resampled at once: about 200 MB with their coordinates
+SLAB = 2**22  # voxels that are inverted at once: about 200 MB with their coordinates
+AT_ONCE = 2**30 * 1.25  # bytes for resampling an image: by slabs it is rounded otherwise in the last digit of float32
 
 
 def slice_axis(affine: np.ndarray, shape: Sequence[int], direction: Sequence[float] = HEAD) -> int:
@@ -144,10 +145,10 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
 class SpaceSlicesd(Spacingd):
     """MONAI's ``Spacingd`` in the plane of the slices, in bounded memory, and shown its own keys alone.
 
-    Resampling takes about ten times the memory of what it resamples, for float64 values and the coordinates of all
-    voxels. Where slices stay where they are, large volumes are resampled by slabs of them, and so is the inverse,
-    which takes any number of the slices. Where they do not, since ``pixdim`` has a size for them or the axes of the
-    volume are not perpendicular, it is done at once.
+    Resampling takes about ten times the memory of what it makes, for float64 values and the coordinates of all voxels.
+    Where slices stay where they are, volumes that would take more than ``AT_ONCE`` are resampled by slabs of slices,
+    and so is the inverse of large ones, which takes any number of the slices. Where they do not, since ``pixdim`` has a
+    size for them or the axes of the volume are not perpendicular, it is done at once.
 
     MONAI 1.5 and 1.6 take every other entry whose key begins with "image_" for metadata of "image" and update it,
     which fails on the "image_path" that MONAI Label adds.
@@ -165,8 +166,8 @@ class SpaceSlicesd(Spacingd):
         if lazy or self.lazy or not together:
             return {**data, **super().__call__(volumes, lazy)}
         resample = super().__call__
-        voxels = sum(self._voxels(volume) for volume in volumes.values())
-        resampled = _by_slabs(volumes, voxels, lambda slab: resample(slab, False))
+        size = sum(self._bytes(volume) for volume in volumes.values())
+        resampled = _by_slabs(volumes, size, AT_ONCE, lambda slab: resample(slab, False))
         for key, volume in resampled.items():
             if isinstance(volume, MetaTensor) and volume.applied_operations:
                 volume.applied_operations[-1][TraceKeys.ORIG_SIZE] = tuple(volumes[key].shape[1:])
@@ -179,7 +180,7 @@ class SpaceSlicesd(Spacingd):
             step = volume.applied_operations[-1]
             plane = max(math.prod(int(n) for n in size[:2]) for size in (step[TraceKeys.ORIG_SIZE], volume.shape[1:]))
             change = functools.partial(self._restored, key)
-            inverted |= _by_slabs({key: volume}, len(volume) * plane * volume.shape[-1], change)
+            inverted |= _by_slabs({key: volume}, len(volume) * plane * volume.shape[-1], SLAB, change)
         return {**data, **inverted}
 
     def _restored(self, key: Hashable, slab: dict[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
@@ -190,29 +191,33 @@ class SpaceSlicesd(Spacingd):
             step[TraceKeys.ORIG_SIZE] = (*step[TraceKeys.ORIG_SIZE][:2], slab[key].shape[-1])
         return {key: self.spacing_transform.inverse(slab[key])}
 
-    def _voxels(self, volume: torch.Tensor) -> float:
-        """How many voxels a volume has before it is resampled or after, whichever are more."""
+    def _bytes(self, volume: torch.Tensor) -> float:
+        """What resampling takes: float64 values before and after, and three coordinates of each voxel after."""
         sizes = volume.pixdim[:2].tolist() if isinstance(volume, MetaTensor) else [1.0, 1.0]
-        finer = math.prod(old / new for old, new in zip(sizes, self.spacing_transform.pixdim, strict=False) if new > 0)
-        return volume.numel() * max(1.0, finer)
+        spacing = self.spacing_transform.pixdim[:2]
+        finer = math.prod(old / new for old, new in zip(sizes, spacing, strict=False) if new > 0)
+        return volume.numel() * 8 + volume.numel() / len(volume) * finer * (8 * len(volume) + 24)
 
 
-def slabs(count: int, voxels: float) -> list[slice]:
-    """Runs of the slices of a volume, of at most ``SLAB`` voxels, but at least one slice.
+def slabs(count: int, size: float, most: float | None = None) -> list[slice]:
+    """Runs of the slices of a volume, of at least one slice.
 
     Args:
         count: S, of the slices.
-        voxels: of all slices together, over all channels.
+        size: of all slices together, such as their voxels over all channels.
+        most: size of a run; ``SLAB`` unless given.
     """
-    size = max(1, int(SLAB * count / max(voxels, 1)))
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    step = max(1, int((SLAB if most is None else most) * count / max(size, 1)))
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def _by_slabs(volumes: dict[Hashable, torch.Tensor], voxels: float, change: Callable) -> dict[Hashable, torch.Tensor]:
+def _by_slabs(
+    volumes: dict[Hashable, torch.Tensor], size: float, most: float, change: Callable
+) -> dict[Hashable, torch.Tensor]:
     """What a change makes of volumes (C, H, W, S): slab by slab, where it leaves the slices apart."""
     count = next(iter(volumes.values())).shape[-1] if volumes else 0
     made: dict[Hashable, torch.Tensor] = {}
-    for slab in slabs(count, voxels):
+    for slab in slabs(count, size, most):
         part = change({key: cut(volume, slab) for key, volume in volumes.items()})
         if slab == slice(0, count):
             return part

@@ -120,6 +120,7 @@ def test_slices_are_resampled_by_slabs_as_by_the_whole(shear, pixdim, voxels, mo
     settings = {"keys": ["image", "label"], "pixdim": pixdim, "mode": ["bilinear", "nearest"]}
     expected = SpaceSlicesd(**settings)(data)
     monkeypatch.setattr(geometry, "SLAB", voxels)
+    monkeypatch.setattr(geometry, "AT_ONCE", 10 * voxels)
     transform = SpaceSlicesd(**settings)
     found = transform(data)
     assert found["image_path"] == "x" and not volume.applied_operations
