@@ -167,7 +167,8 @@ class SpaceSlicesd(Spacingd):
             return {**data, **super().__call__(volumes, lazy)}
         resample = super().__call__
         size = sum(self._bytes(volume) for volume in volumes.values())
-        resampled = _by_slabs(volumes, size, AT_ONCE, lambda slab: resample(slab, False))
+        most = AT_ONCE if size <= AT_ONCE else AT_ONCE / 8  # once there are slabs, small ones cost nothing
+        resampled = _by_slabs(volumes, size, most, lambda slab: resample(slab, False))
         for key, volume in resampled.items():
             if isinstance(volume, MetaTensor) and volume.applied_operations:
                 volume.applied_operations[-1][TraceKeys.ORIG_SIZE] = tuple(volumes[key].shape[1:])
