@@ -132,3 +132,13 @@ def test_chosen_patients_are_compared_with_random_ones(phantom, tmp_path):
         assert header[0] == "way"
         assert selected[:2] == [way, f"selected: {', '.join(chosen)}"] and 0 <= number(selected[2]) <= 1
         assert drawn[:2] == [way, "1 random draws"] and 0 <= number(drawn[2]) <= 1
+
+
+@pytest.mark.slow
+def test_the_memory_of_inference_is_measured(tmp_path):
+    """A larger volume does not take the two more copies of all classes' logits that it once did."""
+    options = ("--sizes", "64", "128", "--output_dir", str(tmp_path), "--slice_size", "[32,32]")
+    small, large = table_rows("inference_memory.py", *options)[1:]
+    assert small[0] == "64 x 64 x 48" and large[0] == "128 x 128 x 96"
+    assert all(number(cell) > 0 for row in (small, large) for cell in row[1:4])
+    assert number(large[2]) - number(small[2]) < 2 * number(large[1])

@@ -31,6 +31,7 @@ from custom.data.datalist import (
     split_folder,
     with_labels,
 )
+from custom.data.deciding import DecideSlicesd
 from custom.data.geometry import OrientSlices, OrientSlicesd, SpaceSlicesd, slice_axis, slice_positions
 from custom.data.image_folder import images_in
 from custom.data.intensities import ClipPercentilesd, NormalizeContentd
@@ -46,6 +47,7 @@ __all__ = [
     "CenterSlicesd",
     "ClipPercentilesd",
     "DataError",
+    "DecideSlicesd",
     "IntensityAugment",
     "LoadVolumed",
     "NormalizeContentd",

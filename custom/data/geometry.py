@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import copy
+import functools
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import nibabel as nib
 import numpy as np
@@ -13,12 +16,26 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Orientation, Spacingd
 from monai.transforms.spatial.functional import orientation
+from monai.utils import TraceKeys
 
 from custom.utils.errors import SettingError
 
-__all__ = ["OrientSlices", "OrientSlicesd", "SpaceSlicesd", "slice_axis", "slice_positions"]
+__all__ = [
+    "OrientSlices",
+    "OrientSlicesd",
+    "SpaceSlicesd",
+    "cut",
+    "join",
+    "keeps_slices",
+    "slabs",
+    "slice_axis",
+    "slice_positions",
+]
 
 HEAD = (0.0, 0.0, 1.0)
+STRAIGHT = 1e-5  # cosine; a header's float32 numbers are below it
+SLAB = 2**22  # voxels that are inverted at once: about 200 MB with their coordinates
+AT_ONCE = 2**30 * 1.25  # bytes for resampling an image: by slabs it is rounded otherwise in the last digit of float32
 
 
 def slice_axis(affine: np.ndarray, shape: Sequence[int], direction: Sequence[float] = HEAD) -> int:
@@ -126,14 +143,126 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
 
 
 class SpaceSlicesd(Spacingd):
-    """MONAI's ``Spacingd``, shown its own keys alone.
+    """MONAI's ``Spacingd`` in the plane of the slices, in bounded memory, and shown its own keys alone.
+
+    Resampling takes about ten times the memory of what it makes, for float64 values and the coordinates of all voxels.
+    Where slices stay where they are, volumes that would take more than ``AT_ONCE`` are resampled by slabs of slices,
+    and so is the inverse of large ones, which takes any number of the slices. Where they do not, since ``pixdim`` has a
+    size for them or the axes of the volume are not perpendicular, it is done at once.
 
     MONAI 1.5 and 1.6 take every other entry whose key begins with "image_" for metadata of "image" and update it,
     which fails on the "image_path" that MONAI Label adds.
+
+    Args:
+        keys: of volumes, (C, H, W, S).
+        pixdim: (height, width, -1), of a pixel in mm; the slices stay.
+        mode and others: those of ``Spacingd``.
     """
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
-        return {**data, **super().__call__({key: data[key] for key in self.key_iterator(data)}, lazy)}
+        volumes = {key: data[key] for key in self.key_iterator(data)}
+        # volumes of different numbers of slices are for MONAI to make alike
+        together = len({volume.shape[-1] for volume in volumes.values()}) == 1
+        if lazy or self.lazy or not together:
+            return {**data, **super().__call__(volumes, lazy)}
+        resample = super().__call__
+        size = sum(self._bytes(volume) for volume in volumes.values())
+        most = AT_ONCE if size <= AT_ONCE else AT_ONCE / 8  # once there are slabs, small ones cost nothing
+        resampled = _by_slabs(volumes, size, most, lambda slab: resample(slab, False))
+        for key, volume in resampled.items():
+            if isinstance(volume, MetaTensor) and volume.applied_operations:
+                volume.applied_operations[-1][TraceKeys.ORIG_SIZE] = tuple(volumes[key].shape[1:])
+        return {**data, **resampled}
+
+    def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        volumes = {key: data[key] for key in self.key_iterator(data)}
+        inverted = {}
+        for key, volume in volumes.items():
+            step = volume.applied_operations[-1]
+            plane = max(math.prod(int(n) for n in size[:2]) for size in (step[TraceKeys.ORIG_SIZE], volume.shape[1:]))
+            change = functools.partial(self._restored, key)
+            inverted |= _by_slabs({key: volume}, len(volume) * plane * volume.shape[-1], SLAB, change)
+        return {**data, **inverted}
+
+    def _restored(self, key: Hashable, slab: dict[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """The inverse for any number of slices, where they stayed where they were."""
+        step = slab[key].applied_operations[-1]
+        source = torch.as_tensor(step[TraceKeys.EXTRA_INFO]["src_affine"])
+        if _same_axis(source, slab[key].affine):
+            step[TraceKeys.ORIG_SIZE] = (*step[TraceKeys.ORIG_SIZE][:2], slab[key].shape[-1])
+        return {key: self.spacing_transform.inverse(slab[key])}
+
+    def _bytes(self, volume: torch.Tensor) -> float:
+        """What resampling takes: float64 values before and after, and three coordinates of each voxel after."""
+        sizes = volume.pixdim[:2].tolist() if isinstance(volume, MetaTensor) else [1.0, 1.0]
+        spacing = self.spacing_transform.pixdim[:2]
+        finer = math.prod(old / new for old, new in zip(sizes, spacing, strict=False) if new > 0)
+        return volume.numel() * 8 + volume.numel() / len(volume) * finer * (8 * len(volume) + 24)
+
+
+def slabs(count: int, size: float, most: float | None = None) -> list[slice]:
+    """Runs of the slices of a volume, of at least one slice.
+
+    Args:
+        count: S, of the slices.
+        size: of all slices together, such as their voxels over all channels.
+        most: size of a run; ``SLAB`` unless given.
+    """
+    step = max(1, int((SLAB if most is None else most) * count / max(size, 1)))
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _by_slabs(
+    volumes: dict[Hashable, torch.Tensor], size: float, most: float, change: Callable
+) -> dict[Hashable, torch.Tensor]:
+    """What a change makes of volumes (C, H, W, S): slab by slab, where it leaves the slices apart."""
+    count = next(iter(volumes.values())).shape[-1] if volumes else 0
+    made: dict[Hashable, torch.Tensor] = {}
+    for slab in slabs(count, size, most):
+        part = change({key: cut(volume, slab) for key, volume in volumes.items()})
+        if slab == slice(0, count):
+            return part
+        if slab.start == 0 and not all(keeps_slices(part[key], cut(volumes[key], slab)) for key in volumes):
+            return change({key: cut(volume, slice(0, count)) for key, volume in volumes.items()})
+        join(made, part, slab, count)
+    return made
+
+
+def cut(volume: torch.Tensor, slab: slice) -> torch.Tensor:
+    """Some slices of a volume (C, H, W, S), with its metadata, and the affine of the first of all slices."""
+    return like(torch.as_tensor(volume)[..., slab], volume)
+
+
+def join(made: dict[Hashable, torch.Tensor], part: Mapping[Hashable, torch.Tensor], slab: slice, count: int) -> None:
+    """Put some slices of volumes (C, H, W, n) where they belong in those of all slices, which the first one makes."""
+    for key, values in part.items():
+        if key not in made:
+            whole = torch.empty((*values.shape[:-1], count), dtype=values.dtype, device=values.device)
+            made[key] = like(whole, values)
+        torch.as_tensor(made[key])[..., slab] = torch.as_tensor(values)
+
+
+def keeps_slices(changed: torch.Tensor, volume: torch.Tensor) -> bool:
+    """Whether a change of a volume left its slices apart: as many, one upon the other as before."""
+    if changed.shape[-1] != volume.shape[-1]:
+        return False
+    if not (isinstance(changed, MetaTensor) and isinstance(volume, MetaTensor)):
+        return True
+    return _same_axis(volume.affine, changed.affine)
+
+
+def _same_axis(before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Whether two affines (4, 4) have the same axis of slices, of the same step."""
+    before, after = (affine[:3, 2].to("cpu", torch.float64) for affine in (before, after))
+    return bool((after - before).norm() <= STRAIGHT * before.norm())
+
+
+def like(values: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
+    """Values with the affine, the metadata and the applied operations of a volume, copied, where it has them."""
+    if not isinstance(volume, MetaTensor):
+        return values
+    operations = copy.deepcopy(volume.applied_operations)
+    return MetaTensor(values, meta=copy.deepcopy(volume.meta), applied_operations=operations)
 
 
 def slice_positions(count: int, flipped: bool = False, reference: bool = False) -> torch.Tensor:

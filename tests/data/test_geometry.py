@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Spacingd
 
+from custom.data import geometry
 from custom.data.geometry import OrientSlices, OrientSlicesd, SpaceSlicesd, slice_axis, slice_positions
 
 NOMINAL = np.diag([-1.4, -1.4, 10.0, 1.0])  # what all public ACDC volumes have
@@ -103,3 +104,35 @@ def test_spacing_leaves_what_is_not_its_own():
     assert SpaceSlicesd(["image", "label"], [2.0, 2.0, -1], allow_missing_keys=True)({"image": image}).keys() == {
         "image"
     }
+
+
+@pytest.mark.parametrize("voxels", [1, 5000])
+@pytest.mark.parametrize("pixdim", [[0.9, 0.9, -1], [2.3, 2.3, -1], [2.3, 2.3, 3.0]])
+@pytest.mark.parametrize("shear", [0, 0.01, 0.2])
+def test_slices_are_resampled_by_slabs_as_by_the_whole(shear, pixdim, voxels, monkeypatch):
+    affine = np.array([[0, 1.3, 0, 4], [-1.1, 0, shear, 2], [0, 0, 7, 1], [0, 0, 0, 1.0]])
+    volume = MetaTensor(torch.rand(1, 30, 25, 9), affine=affine)
+    data = {
+        "image": volume,
+        "label": MetaTensor((torch.rand(2, 30, 25, 9) * 3).round(), affine=affine),
+        "image_path": "x",
+    }
+    settings = {"keys": ["image", "label"], "pixdim": pixdim, "mode": ["bilinear", "nearest"]}
+    expected = SpaceSlicesd(**settings)(data)
+    monkeypatch.setattr(geometry, "SLAB", voxels)
+    monkeypatch.setattr(geometry, "AT_ONCE", 10 * voxels)
+    transform = SpaceSlicesd(**settings)
+    found = transform(data)
+    assert found["image_path"] == "x" and not volume.applied_operations
+    for key in ("image", "label"):
+        torch.testing.assert_close(found[key].as_tensor(), expected[key].as_tensor(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found[key].affine, expected[key].affine)
+        sizes = [volume[key].applied_operations[-1]["orig_size"] for volume in (found, expected)]
+        assert tuple(sizes[0]) == tuple(sizes[1])
+    back = transform.inverse(found)
+    monkeypatch.undo()
+    whole = SpaceSlicesd(**settings)
+    whole = whole.inverse(whole(data))
+    for key in ("image", "label"):
+        torch.testing.assert_close(back[key].as_tensor(), whole[key].as_tensor(), rtol=1e-6, atol=1e-6)
+        assert back[key].shape == data[key].shape and not back[key].applied_operations
