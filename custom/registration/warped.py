@@ -88,4 +88,5 @@ class WarpOntod(MapTransform):
                 warped[key] = warp_label(volume, transform, outside=UNKNOWN)
             else:
                 warped[key] = warp_image(volume, transform, outside=float(volume.min()))
+            warped[key].meta["original_affine"] = warped[key].affine.clone()  # as loading leaves it
         return warped

@@ -8,8 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Compose
 
-from custom.data import LoadVolumed
+from custom.data import LoadVolumed, OrientSlicesd, StackSlicesd
 from custom.data.slices import UNKNOWN
 from custom.registration import Registrations, WarpOntod, warped_cases
 from custom.registration.record import PairResult
@@ -18,7 +19,7 @@ from custom.registration.storage import save_transform
 from custom.registration.transform import Affine, Transform
 from custom.registration.volume import Grid
 
-SHAPE = (6, 5, 3)
+SHAPE, KEYS = (6, 5, 3), ["image", "label"]
 
 
 @pytest.fixture
@@ -60,15 +61,24 @@ def test_none_without_registrations_or_where_none_are_wanted(folder):
 def test_image_and_label_are_warped_alike_and_what_is_beyond_is_unknown(folder):
     registrations = Registrations(folder)
     (case,) = warped_cases(registrations, labeled(folder), UNLABELED)
-    loaded = LoadVolumed(["image", "label"])(case)
-    warped = WarpOntod(["image", "label"], registrations)(loaded)
+    loaded = LoadVolumed(KEYS)(case)
+    warped = WarpOntod(KEYS, registrations)(loaded)
     for key, beyond in (("image", 7), ("label", UNKNOWN)):
         torch.testing.assert_close(warped[key][:, :-1].float(), loaded[key][:, 1:].float(), check_dtype=False)
         assert (warped[key][:, -1] == beyond).all(), key
     torch.testing.assert_close(warped["label"][:, :-1].float(), (warped["image"] % 3)[:, :-1].float())
 
 
+def test_warped_volumes_are_stacked_as_loaded_ones(folder):
+    registrations = Registrations(folder)
+    steps = [LoadVolumed(KEYS), WarpOntod(KEYS, registrations), OrientSlicesd(KEYS), StackSlicesd()]
+    stacks = Compose(steps)(warped_cases(registrations, labeled(folder), UNLABELED)[0])
+    plain = Compose(steps)(labeled(folder)[0])
+    assert stacks["image"].shape == plain["image"].shape == (1, 3, 6, 5)
+    assert torch.equal(stacks["affine"], plain["affine"]) and torch.equal(stacks["position"], plain["position"])
+
+
 def test_other_cases_stay_as_they_are(folder):
-    loaded = LoadVolumed(["image", "label"])(labeled(folder)[0])
-    kept = WarpOntod(["image", "label"], None)(loaded)
+    loaded = LoadVolumed(KEYS)(labeled(folder)[0])
+    kept = WarpOntod(KEYS, None)(loaded)
     assert kept["image"] is loaded["image"] and kept["label"] is loaded["label"]
