@@ -298,7 +298,7 @@ TWO = {  # processes, of hearts, which have two validation cases; gradients are 
         (
             ["train.json"],
             ["multi_gpu_train.json"],
-            {"train#weights#propagation#fade_out": 0, "turned_copies": [0.0]},
+            {"propagation_weight": 1.0, "train#weights#propagation#fade_out": 0, "turned_copies": [0.0]},
             ("propagation", "consistency"),
         ),
         (
