@@ -10,12 +10,13 @@ from ignite.engine import Engine, Events
 from monai.metrics.utils import do_metric_reduction
 
 from custom.report.curves import CLASS_DICE
+from custom.utils.log import log_aside
 
 __all__ = ["ClassDice"]
 
 
 class ClassDice:
-    """Add the mean of each class to the metrics of an evaluator, from the details of a metric that it has.
+    """Add the mean of each class to an evaluator's metrics and to the log, from the details of a metric that it has.
 
     Put it before the handlers that write metrics. A class that no case has gets no number.
 
@@ -39,3 +40,6 @@ class ClassDice:
         for name, mean, count in zip(self.class_names, means, cases, strict=True):
             if count:
                 engine.state.metrics[CLASS_DICE + name] = mean.item()
+        found = {name: engine.state.metrics.get(CLASS_DICE + name) for name in self.class_names}
+        listed = ", ".join(f"{name} {score:.3f}" for name, score in found.items() if score is not None)
+        log_aside(f"Validation Dice: mean {engine.state.metrics[self.metric]:.3f}; {listed}.")

@@ -71,8 +71,8 @@ def past_the_best(dice: Curve) -> str | None:
     if dice[-1][1] > best - FALL:
         return None
     return (
-        f"The validation Dice fell from {best:.3f} (epoch {epoch}) to {dice[-1][1]:.3f} at the end: label more cases, or "
-        "train with a lower --learning_rate. The weights of the best epoch are kept."
+        f"The validation Dice fell from {best:.3f} (epoch {epoch}) to {dice[-1][1]:.3f} at the end: label more "
+        "cases, or train with a lower --learning_rate. The weights of the best epoch are kept."
     )
 
 
@@ -177,7 +177,7 @@ def errors_beyond_the_ends(places: Mapping[str, Mapping[str, Mapping[str, Sequen
         for name, parts in classes.items():
             beyond = sum(parts[part][0] for part in ("below", "above"))
             everywhere, truth = (sum(numbers[k] for numbers in parts.values()) for k in (0, 2))
-            totals[name] = totals.get(name, np.zeros(3)) + (beyond, everywhere, truth)
+            totals[name] = totals.get(name, np.zeros(3)) + np.array([beyond, everywhere, truth])
     found = [
         f"{name} ({beyond:.1f} of {everywhere:.1f} ml)"
         for name, (beyond, everywhere, truth) in totals.items()
@@ -218,9 +218,7 @@ def annotate(selection: Sequence[Mapping[str, str]], count: int, unlabeled: int)
         listed = ", ".join(row["patient"] for row in selection[:count])
         return f"Annotate these patients next: {listed} (ranked by {_measure(selection)}, of {len(selection)})."
     if unlabeled:
-        return (
-            f"Annotate more cases where they help most: the workflow selection ranks the {unlabeled} unlabeled ones."
-        )
+        return f"Annotate more cases where they help most: the workflow selection ranks the {unlabeled} unlabeled ones."
     return None
 
 

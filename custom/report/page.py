@@ -99,7 +99,9 @@ def _content(folder: Path, records: Mapping[str, Record]) -> dict[str, Any]:
         "places_figure": _data_uri(places_figure(places, scores.class_names)) if places else None,
         "phases": [phase for phase in places if phase],
         "dice_figure": _data_uri(dice_figure(dice, names)) if dice else None,
-        "loss_figures": {name: _data_uri(loss_figure(found)) for name in curves if (found := loss_curves(curves[name]))},
+        "loss_figures": {
+            name: _data_uri(loss_figure(found)) for name in curves if (found := loss_curves(curves[name]))
+        },
         "selection": selection[:MOST_RANKED],
         "ranked": len(selection),
         "registrations": registrations,
