@@ -78,7 +78,8 @@ def test_inference_writes_labels_in_the_geometry_of_each_image(trained, phantom)
         for patient in (phantom / "splits" / "test.txt").read_text().split()
         for f in (phantom / patient).glob("*_frame??.nii.gz")
     )
-    written = sorted((trained / "predictions").iterdir())
+    written = sorted((trained / "predictions").glob("*.nii.gz"))
+    assert "3 LV 204 121 167 255" in (trained / "predictions" / "labels.ctbl").read_text().splitlines()
     assert [f.name for f in written] == [f.name.replace(".nii.gz", "_seg.nii.gz") for f in images]
     for image, prediction in zip(map(nib.load, images), map(nib.load, written), strict=True):
         assert prediction.shape == image.shape and prediction.get_data_dtype() == np.uint8
@@ -139,7 +140,7 @@ def test_commands_work_from_any_folder(place, trained, phantom):
     settings = {**SEGMENTING, "output_dir": trained / place, "ckpt_dir": trained / "models", **extra}
     done = start("inference", ["inference.json"], cwd=where, dataset_dir=phantom, **settings)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert len(list((trained / place / "predictions").iterdir())) > 0
+    assert len(list((trained / place / "predictions").glob("*.nii.gz"))) > 0
 
 
 def test_own_data(trained, phantom, tmp_path):
@@ -166,7 +167,7 @@ def test_own_data(trained, phantom, tmp_path):
     run("evaluating", ["train.json", "evaluate.json"], **SMALL, **mine)
     run("inference", ["inference.json"], **SEGMENTING, **mine)
     assert {r["class"] for r in rows(tmp_path / "out" / "summary.csv")} == {"heart", "mean"}
-    assert len(list((tmp_path / "out" / "predictions").iterdir())) == len(test)
+    assert len(list((tmp_path / "out" / "predictions").glob("*.nii.gz"))) == len(test)
 
 
 # Faults -----------------------------------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ def test_an_image_that_cannot_be_used_keeps_no_other_from_being_segmented(traine
     settings = SEGMENTING | folders(trained) | {"output_dir": tmp_path / "out"}
     printed = run("inference", ["inference.json"], images=tmp_path, **settings)
     assert re.search(r"Left out: .*bad\.nii\.gz.*truncated", printed)
-    assert [f.name for f in (tmp_path / "out" / "predictions").iterdir()] == ["good_seg.nii.gz"]
+    assert [f.name for f in (tmp_path / "out" / "predictions").glob("*.nii.gz")] == ["good_seg.nii.gz"]
 
 
 def test_a_case_whose_label_the_network_learned_is_not_scored(trained, phantom, tmp_path):

@@ -163,7 +163,9 @@ def test_a_volume_that_cannot_be_used_takes_no_other_with_it(abdomen, tmp_path):
     for reason in (r"broken\.nii\.gz", r"flat\.nii\.gz is constant"):
         assert re.search(f"Left out: .*{reason}", printed)
     assert "away: no atlas could be registered: it stays empty" in printed
-    written = {path.name.removesuffix("_seg.nii.gz"): path for path in (tmp_path / "out" / "predictions").iterdir()}
+    written = {
+        path.name.removesuffix("_seg.nii.gz"): path for path in (tmp_path / "out" / "predictions").glob("*.nii.gz")
+    }
     assert set(written) == {"good", "away"}
     assert np.asarray(nib.load(written["good"]).dataobj).any()
     assert not np.asarray(nib.load(written["away"]).dataobj).any()

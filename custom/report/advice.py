@@ -90,18 +90,19 @@ def no_validation(data: Sequence[Mapping[str, Any]]) -> str | None:
     )
 
 
-def never_found(scores: Scores) -> list[str]:
+def never_found(scores: Scores) -> str | None:
     """Classes that some case has, and of which no pixel was predicted in any case."""
-    sentences = []
-    for name in scores.class_names:
-        truth, found = (scores.values(f"volume_ml_{side}", name) for side in ("truth", "prediction"))
-        if truth.any() and not found.any():
-            sentences.append(
-                f"{name} has no predicted pixel in any of the {int((truth > 0).sum())} cases that have it: label more "
-                "cases in which it is large, train longer, or raise --slice_size or lower --spacing if it is small or "
-                "far from the center."
-            )
-    return sentences
+    names = [
+        name
+        for name in scores.class_names
+        if scores.values("volume_ml_truth", name).any() and not scores.values("volume_ml_prediction", name).any()
+    ]
+    if not names:
+        return None
+    return (
+        f"Not a pixel was predicted of {', '.join(names)}, in no case: label more cases in which it is large, train "
+        "longer, or lower --spacing if it is small and raise --slice_size if it is far from the center."
+    )
 
 
 def weak_classes(scores: Scores) -> str | None:
@@ -148,6 +149,8 @@ def biased_volumes(scores: Scores) -> str | None:
     found = []
     for name in scores.class_names:
         volumes, truth = scores.volumes(name), scores.values("volume_ml_truth", name)
+        if not scores.values("volume_ml_prediction", name).any():  # which is worse than a bias
+            continue
         if not volumes.is_biased or abs(volumes.bias) < VOLUME_BIAS * truth[truth > 0].mean():
             continue
         share = 100 * volumes.bias / truth[truth > 0].mean()

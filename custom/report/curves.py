@@ -15,6 +15,7 @@ __all__ = ["CLASS_DICE", "Curve", "class_curves", "loss_curves", "read_curves"]
 Curve = list[tuple[int, float]]  # step and value
 CLASS_DICE = "val_dice_"  # before a class's name
 MEAN_DICE = "val_mean_dice"
+EPOCHWISE = ("embedding_spread", "axis_spearman_median")  # a value an epoch; the others have one every few iterations
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from custom.metrics import agreement
-from custom.report.curves import Curve
+from custom.report.curves import EPOCHWISE, Curve
 from custom.utils.figures import class_style, plain
 
 __all__ = ["bland_altman_figure", "dice_figure", "loss_figure", "places_figure"]
@@ -45,11 +45,13 @@ STYLE = {
 }
 
 
-def _panels(count: int, height: float, columns: int = COLUMNS) -> tuple[Figure, list[Axes]]:
-    """A figure of panels of one width each, up to so many side by side."""
-    columns = min(columns, count)
+def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of panels of one width each, side by side in a few columns."""
+    columns = count if count <= COLUMNS + 1 else COLUMNS  # no panel alone in a second row
     rows = ceil(count / columns)
-    figure = Figure(figsize=(max(columns * WIDTH / COLUMNS, WIDTH / 2), rows * height), layout="constrained")
+    figure = Figure(
+        figsize=(min(max(columns * WIDTH / COLUMNS, WIDTH / 2), WIDTH), rows * height), layout="constrained"
+    )
     FigureCanvasSVG(figure)
     return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(count)]
 
@@ -75,7 +77,11 @@ def loss_figure(losses: Mapping[str, Curve]) -> str:
             steps, values = np.array(curve, dtype=float).T
             axes.plot(steps, values, color=SOFT, linewidth=0.6, alpha=0.6)
             axes.plot(steps, _running_mean(values, len(values) // SMOOTHED), color=INK, linewidth=1.5)
-            axes.set(title=plain(name.replace("_", " ")), xlabel="iteration", ylim=(min(0, values.min()), None))
+            axes.set(
+                title=plain(name.replace("_", " ")),
+                xlabel="epoch" if name in EPOCHWISE else "iteration",
+                ylim=(min(0, values.min()), None),
+            )
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(4))
         return _svg(figure)
@@ -138,7 +144,7 @@ def bland_altman_figure(panels: Mapping[str, tuple[str, Sequence[float], Sequenc
                     axes.axhline(value, color=INK, linewidth=1.1, linestyle=line)
                     place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 8}
                     axes.annotate(f"{value:+.1f}", (1, value), (-2, 2), ha="right", va="bottom", **place)
-            axes.set(title=plain(title), xlabel=f"mean of truth and prediction / {unit}")
+            axes.set(title=plain(title), xlabel=f"mean of both / {unit}")
             axes.margins(x=0.15, y=0.2)
             axes.xaxis.set_major_locator(MaxNLocator(5))
         axes_of[0].set_ylabel("prediction − truth")  # noqa: RUF001, a minus sign

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from custom import __version__
 from custom.metrics import agreement
@@ -63,6 +65,7 @@ def write_report(folder: str | Path, records: Mapping[str, Record]) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "signed": _signed, "duration": _duration, "span": _span}
+    environment.filters |= {"options": _options, "plain": _plain}
     page = environment.get_template(FILE).render(_content(folder, records))
     with replacing(folder / FILE) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -89,7 +92,7 @@ def _content(folder: Path, records: Mapping[str, Record]) -> dict[str, Any]:
         "latest": latest,
         "scored": scored,
         "scores": scores,
-        "colors": {name: class_style(value)[0] for value, name in enumerate(names, start=1)},
+        "styles": {name: class_style(value) for value, name in enumerate(names, start=1)},
         "classes": _classes(scores) if scores else [],
         "cases": _cases(scores) if scores else [],
         "grouped": bool(scores) and len(scores.class_names) <= SIDE_BY_SIDE,
@@ -121,8 +124,8 @@ def _next_steps(
     """The sentences of all rules that have something to say, those about the result first."""
     found: list[str | None] = []
     if scores is not None:
-        found += advice.never_found(scores)
         found += [
+            advice.never_found(scores),
             advice.weak_classes(scores),
             advice.unusual_cases(scores),
             advice.errors_beyond_the_ends(places),
@@ -210,6 +213,20 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _options(sentence: str) -> Markup:
+    """A sentence in which options of the command line stand out and are not broken."""
+    return Markup(re.sub(r"--[a-z_]+", r"<code>\g<0></code>", str(escape(sentence))))
+
+
+def _plain(value: Any) -> str:
+    """A setting in words rather than in Python."""
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _span(ranges: Sequence[Sequence[float]]) -> str:

@@ -158,7 +158,7 @@ def data_facts(sections: Mapping[str, Sequence[Case] | None]) -> list[dict[str, 
 
 
 def _ranges(values: Sequence[Sequence[float]]) -> list[list[float]]:
-    table = np.asarray(values, dtype=float).round(3)
+    table = np.asarray(values, dtype=float).round(2)
     return np.stack([table.min(0), table.max(0)], axis=1).tolist()
 
 
