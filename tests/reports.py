@@ -33,8 +33,10 @@ def write_scores(folder: Path, cases: Sequence[Mapping[str, Any]], class_names: 
     for name in (*class_names, "mean"):
         line: dict[str, Any] = {"section": "test", "class": name}
         for measure in MEASURES:
-            values = [row[f"{measure}_{n}"] for row in cases for n in class_names if name in (n, "mean")]
-            line |= {f"{measure}_mean": float(np.nanmean(values)), f"{measure}_std": float(np.nanstd(values))}
+            values = np.array([row[f"{measure}_{n}"] for row in cases for n in class_names if name in (n, "mean")])
+            values = values[np.isfinite(values)]
+            mean_std = (float(values.mean()), float(values.std())) if values.size else (float("nan"), float("nan"))
+            line |= dict(zip((f"{measure}_mean", f"{measure}_std"), mean_std, strict=True))
         line["cases"] = len(cases)
         line["empty_predictions"] = sum(row[f"empty_prediction_{n}"] for row in cases for n in class_names)
         summary.append(line)

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from commands import CONFIGS, ROOT, SMALL, TORCHRUN, command, curve, killed_after, run, start
+from commands import CONFIGS, ROOT, SMALL, TORCHRUN, command, curve, curve_names, killed_after, run, start
 from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_configs import WORKFLOWS
@@ -57,6 +57,27 @@ def test_training_leaves_the_deployable_network_alone(trained):
     assert all(isinstance(tensor, torch.Tensor) for tensor in weights.values())
     assert "final_conv.weight" in weights and "axis" not in weights
     assert list((trained / "tensorboard_training").iterdir())
+
+
+def test_each_workflow_adds_to_the_report_and_to_the_log(trained, phantom):
+    run("evaluating", ["train.json", "evaluate.json"], dataset_dir=phantom, **SMALL, **folders(trained))
+    records = json.loads((trained / "report.json").read_text())
+    assert list(records) == ["pretraining", "training", "evaluating"]
+    assert records["training"]["settings"]["max_epochs"] == 4
+    assert [row["section"] for row in records["training"]["data"]] == ["labeled", "validation"]
+    page = (trained / "report.html").read_text(encoding="utf-8")
+    for title in (
+        "What next",
+        "From the worst case to the best",
+        "Clinical measures",
+        "Errors along the stack",
+        "Curves",
+    ):
+        assert f"<h2>{title}</h2>" in page
+    curves = curve_names(trained / "tensorboard_training")
+    assert {"loss", "val_mean_dice", "val_dice_RV", "val_dice_LV"} <= curves
+    log = (trained / "log.txt").read_text(encoding="utf-8")
+    assert "Epoch 4 of 4: loss" in log and "Validation Dice: mean" in log and "cases of the section 'test'" in log
 
 
 def test_evaluating_scores_the_held_out_cases(trained, phantom):
@@ -107,6 +128,7 @@ def test_selection_names_patients_that_training_takes(trained, phantom, tmp_path
     patients = (phantom / "splits" / "train.txt").read_text().split()
     assert len(set(chosen)) == 2 and {row["patient"] for row in rows(tmp_path / "selection.csv")} == set(patients)
     assert f'--labeled_cases "{chosen}"' in printed
+    assert f"Annotate these patients next: {', '.join(chosen)}" in (tmp_path / "report.html").read_text()
     again = run("selection", ["pretrain.json", "selection.json"], count=1, annotated=chosen, **places, **SMALL)
     assert not set((tmp_path / "selection.txt").read_text().split()) & set(chosen), again
 

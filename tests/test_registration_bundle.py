@@ -84,6 +84,8 @@ def test_atlases_segment_and_are_scored(segmented, abdomen):
         float(case["dice_liver"]), abs=1e-4
     )
     assert (segmented / "overview.png").stat().st_size > 10_000
+    page = (segmented / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Segmentation by atlases: cctr_synapse</h1>" in page and "<h2>Registration</h2>" in page
 
 
 def test_some_organs_may_be_chosen(segmented, abdomen, tmp_path):
