@@ -46,7 +46,7 @@ class CenterSlicesd(ResizeWithPadOrCropd):
     Raises:
         SettingError: when ``slice_size`` is no pair.
         DataError: on a volume all of whose foreground lies outside; a part of it gets a line, and so does a case with
-            "registered", whose label is no truth.
+            "registered", whose label is no truth. Of volumes warped "onto" another nothing is said.
     """
 
     def __init__(self, keys: KeysCollection, slice_size: Sequence[int], allow_missing_keys: bool = False) -> None:
@@ -60,7 +60,7 @@ class CenterSlicesd(ResizeWithPadOrCropd):
         shape = data["image"].shape[1:3]
         if "label" not in self.keys and any(n > m for n, m in zip(shape, self.slice_size, strict=True)):
             _tell_of_wider_images(*self.slice_size)
-        if "label" in self.keys and "label" in data:
+        if "label" in self.keys and "label" in data and "onto" not in data:
             before, after = (int(((d["label"] > 0) & (d["label"] != UNKNOWN)).sum()) for d in (data, cut))
             lost = 1 - after / max(before, 1)
             message = (
@@ -192,6 +192,8 @@ class SliceDataset(torch.utils.data.Dataset):
         patients: (N,) number of each slice's patient.
         patient_names: name of each of these numbers.
         geometry: where each slice lies, see :class:`SliceGeometry`.
+        centers: (N, 2), the middle (x, y) of what is labeled in each slice's volume, in pixels from the middle of the
+            slices; NaN where nothing is known to be foreground.
     """
 
     def __init__(
@@ -209,7 +211,7 @@ class SliceDataset(torch.utils.data.Dataset):
         self.index: list[tuple[int, int, int]] = []
         positions, patients = [], []
         names: dict[str, int] = {}
-        cases, affines, lengths, size = [], [], [], (0, 0)
+        cases, affines, lengths, centers, size = [], [], [], [], (0, 0)
         free = memory_gib * 2**30
         for number, case in enumerate(progress_bar(self.data, "Reading volumes", "volume")):
             stacks = self._volume(number)
@@ -225,6 +227,7 @@ class SliceDataset(torch.utils.data.Dataset):
             cases += [case_id(case)] * frames
             affines += [stacks["affine"]] * frames
             lengths += [count] * frames
+            centers += [_foreground_center(stacks.get("label"))] * frames
         if len(self.kept) < len(self.data) and not cache_dir:
             print(
                 f"memory_gib: {len(self.kept)} of {len(self.data)} volumes fit in {memory_gib} GiB; the others are "
@@ -241,6 +244,7 @@ class SliceDataset(torch.utils.data.Dataset):
             cases=cases,
             size=tuple(size),
         )
+        self.centers = (torch.stack(centers) if centers else torch.empty(0, 2))[self.geometry.volumes]
 
     def _volume(self, number: int) -> dict[str, Tensor]:
         """One preprocessed volume, from the persistent cache where there is one."""
@@ -275,11 +279,21 @@ class SliceDataset(torch.utils.data.Dataset):
         return entry
 
 
+def _foreground_center(label: Tensor | None) -> Tensor:
+    """Middle (x, y) of the foreground of K label maps (K, S, H, W), in pixels from the middle of the slices, or NaN."""
+    if label is None:
+        return torch.full((2,), torch.nan)
+    foreground = ((label > 0) & (label != UNKNOWN)).sum(dim=(0, 1)).double()  # (H, W)
+    axes = [torch.arange(length, dtype=torch.float64) - (length - 1) / 2 for length in foreground.shape]
+    across, down = (foreground.sum(dim=d) @ axis for d, axis in ((0, axes[1]), (1, axes[0])))
+    return (torch.stack([across, down]) / foreground.sum()).float()  # 0 / 0 is NaN
+
+
 def _cache_key(case: Case, transform: Callable) -> str:
     """Name of a preprocessed case: the state of its files, the settings of each transform, the format."""
     paths = {
         key: case[key] if isinstance(case[key], list) else [case[key]] for key in ("image", "label") if key in case
     }
     files = {key: [state for path in names for state in file_states(path)] for key, names in paths.items()}
-    content = [FORMAT, files, case.get("header_spacing"), describe(transform)]
+    content = [FORMAT, files, case.get("header_spacing"), case.get("warp"), describe(transform)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
