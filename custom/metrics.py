@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 __all__ = [
+    "Agreement",
+    "agreement",
     "axis_order",
     "class_scores",
     "dice",
@@ -26,6 +29,7 @@ __all__ = [
 ]
 
 ROUNDING = 1e-6  # relative; differences below it are noise of float32
+LIMITS = 1.96  # standard deviations around the bias, between which 95 % of normal differences lie
 
 
 def dice(truth: Tensor, prediction: Tensor) -> float:
@@ -116,6 +120,50 @@ def ejection_fraction(end_diastolic_ml: float, end_systolic_ml: float) -> float:
     if end_diastolic_ml == 0:
         return float("nan")
     return 100 * (end_diastolic_ml - end_systolic_ml) / end_diastolic_ml
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well measurements agree with their truth, all in the unit of the measurements.
+
+    Args:
+        bias: mean of measurement minus truth.
+        std: standard deviation of these differences, with n - 1; NaN for one pair.
+        lower, upper: limits of agreement, bias - 1.96 std and bias + 1.96 std.
+        pairs: number of differences.
+    """
+
+    bias: float
+    std: float
+    lower: float
+    upper: float
+    pairs: int
+
+    @property
+    def is_biased(self) -> bool:
+        """Whether the bias is more than 1.96 of its standard errors from 0."""
+        return self.pairs > 1 and abs(self.bias) > LIMITS * self.std / self.pairs**0.5
+
+
+def agreement(truth: Sequence[float], measured: Sequence[float]) -> Agreement:
+    """Bias and limits of agreement of paired measurements.
+
+    Args:
+        truth: (n,).
+        measured: (n,), in the same unit; pairs with a NaN are left out.
+
+    Returns:
+        Its numbers are NaN where no pair is left.
+
+    Source:
+        Bland & Altman, Statistical methods for assessing agreement between two methods of clinical measurement,
+        Lancet 1986.
+    """
+    differences = np.asarray(measured, dtype=float) - np.asarray(truth, dtype=float)
+    differences = differences[np.isfinite(differences)]
+    bias = float(differences.mean()) if differences.size else float("nan")
+    std = float(differences.std(ddof=1)) if differences.size > 1 else float("nan")
+    return Agreement(bias, std, bias - LIMITS * std, bias + LIMITS * std, int(differences.size))
 
 
 def axis_order(projections: Sequence[float], positions: Sequence[float], patients: Sequence[str]) -> dict[str, float]:

@@ -84,6 +84,8 @@ def test_atlases_segment_and_are_scored(segmented, abdomen):
         float(case["dice_liver"]), abs=1e-4
     )
     assert (segmented / "overview.png").stat().st_size > 10_000
+    page = (segmented / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Segmentation by atlases: cctr_synapse</h1>" in page and "<h2>Registration</h2>" in page
 
 
 def test_some_organs_may_be_chosen(segmented, abdomen, tmp_path):
@@ -163,7 +165,9 @@ def test_a_volume_that_cannot_be_used_takes_no_other_with_it(abdomen, tmp_path):
     for reason in (r"broken\.nii\.gz", r"flat\.nii\.gz is constant"):
         assert re.search(f"Left out: .*{reason}", printed)
     assert "away: no atlas could be registered: it stays empty" in printed
-    written = {path.name.removesuffix("_seg.nii.gz"): path for path in (tmp_path / "out" / "predictions").iterdir()}
+    written = {
+        path.name.removesuffix("_seg.nii.gz"): path for path in (tmp_path / "out" / "predictions").glob("*.nii.gz")
+    }
     assert set(written) == {"good", "away"}
     assert np.asarray(nib.load(written["good"]).dataobj).any()
     assert not np.asarray(nib.load(written["away"]).dataobj).any()

@@ -3,5 +3,6 @@
 """Programs: the start of a run, the demo, the packing of bundles."""
 
 from custom.cli.start import start_run
+from custom.utils.log import start_log
 
-__all__ = ["start_run"]
+__all__ = ["start_log", "start_run"]

@@ -81,7 +81,7 @@ def _table(scores: dict[str, dict[str, float]], classes: Sequence[str], labeled:
 
 def _where(arm: Path, folder: Path, began: float) -> None:
     print(f"Predictions:       {arm / 'predictions'}")
-    print(f"Overview picture:  {arm / 'overview.png'}")
+    print(f"Report:            {arm / 'report.html'}")
     print(f"Curves:            tensorboard --logdir {folder}")
     print(f"Took {(time.monotonic() - began) / 60:.1f} minutes.")
 

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import re
 import sys
+from traceback import format_exception
 from types import TracebackType
 from typing import Any
 
 from custom.cli.options import MONAI_BUNDLE, check_options, program
 from custom.utils.errors import DEBUG, kept, user_error
+from custom.utils.log import log_aside
 
 __all__ = ["print_message_last", "start_run"]
 
@@ -51,6 +54,7 @@ def print_message_last() -> None:
             with contextlib.suppress(OSError):
                 sys.stdout.flush()  # both may go to the same place
             print(f"\n{message}", file=sys.stderr, flush=True)
+        log_aside(str(message or "".join(format_exception(kind, error, traceback))), logging.ERROR)
 
     sys.excepthook = hook
 

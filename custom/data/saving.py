@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,18 @@ from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
 from custom.data.checks import DataError, case_id
+from custom.utils.figures import color_table
 from custom.utils.files import replacing
 
 __all__ = ["SaveVolumed", "like_image"]
 
+COLORS = "labels.ctbl"
 # what else of an image's header does not hold for a segmentation of it
 RESET = {"descrip": b"", "aux_file": b"", "intent_code": 0, "intent_name": b"", "cal_max": 0, "cal_min": 0}
 
 
 class SaveVolumed(SaveImaged):
-    """Write volumes as ``<output_dir>/<case>_<output_postfix>.nii.gz``.
+    """Write volumes as ``<output_dir>/<case>_<output_postfix>.nii.gz``, labels with a table of their names and colors.
 
     A volume has the geometry of its image field by field: both forms, their codes, voxel sizes and units, so that it
     lies on it in every program.
@@ -37,6 +39,8 @@ class SaveVolumed(SaveImaged):
         output_postfix: of their names.
         output_dtype: of NumPy, "uint8" for label values.
         allow_missing_keys: whether cases may lack them.
+        class_names: of the foreground classes, label 1 first; then "labels.ctbl" beside the volumes gives 3D Slicer the
+            names and the colors of the labels. None for volumes that are no labels.
 
     Raises:
         DataError: when called, for a volume that has other voxels than its image, or is not finite.
@@ -49,8 +53,10 @@ class SaveVolumed(SaveImaged):
         output_postfix: str = "seg",
         output_dtype: str = "uint8",
         allow_missing_keys: bool = False,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(keys, output_dir=output_dir, print_log=False, allow_missing_keys=allow_missing_keys)
+        self.class_names = class_names
         self.folder = Path(output_dir)
         self.postfix = output_postfix
         self.dtype = np.dtype(output_dtype)
@@ -63,6 +69,9 @@ class SaveVolumed(SaveImaged):
             with replacing(self.folder / f"{case}_{self.postfix}.nii.gz") as temporary:
                 content = like_image(_values(volume, case), image, volume.affine.cpu().numpy(), self.dtype).to_bytes()
                 temporary.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
+        if self.class_names is not None:
+            with replacing(self.folder / COLORS) as temporary:
+                temporary.write_text(color_table(self.class_names), encoding="utf-8")
         return dict(data)
 
 

@@ -9,8 +9,20 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
-__all__ = ["ABOVE", "COLORS", "as_seen", "class_style", "outline", "plain", "show", "view_square", "window_around"]
+__all__ = [
+    "ABOVE",
+    "COLORS",
+    "as_seen",
+    "class_style",
+    "color_table",
+    "outline",
+    "plain",
+    "show",
+    "view_square",
+    "window_around",
+]
 
 # Okabe and Ito's palette, which color-blind readers can tell apart, the colors that stand out from gray first
 COLORS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
@@ -27,6 +39,22 @@ def class_style(value: int) -> tuple[str, str]:
     """Color and line of a class, from 1."""
     repetition, number = divmod(value - 1, len(COLORS))
     return COLORS[number], LINES[repetition % len(LINES)]
+
+
+def color_table(class_names: Sequence[str]) -> str:
+    """A 3D Slicer color table (.ctbl): the name and the color of each label value.
+
+    Args:
+        class_names: of the foreground classes, label 1 first.
+
+    Returns:
+        A line each with value, name without blanks, red, green, blue and opacity from 0 to 255.
+    """
+    lines = ["# Color table file of 3D Slicer: value name red green blue opacity", "0 background 0 0 0 0"]
+    for value, name in enumerate(class_names, start=1):
+        red, green, blue = (round(255 * part) for part in to_rgb(class_style(value)[0]))
+        lines.append(f"{value} {'_'.join(name.split())} {red} {green} {blue} 255")
+    return "\n".join(lines) + "\n"
 
 
 def as_seen(values: np.ndarray) -> np.ndarray:
