@@ -20,8 +20,14 @@ CONFIGS = BUNDLES / "cctr_synapse" / "configs"
 IMAGES = {"features": [4, 8, 8, 8, 16, 4], "spacing": 6.0, "slice_size": [64, 64]}
 REGISTRATION = {
     "workers": 0,
-    "limits#inverse_mm": None,
-    "settings": {"spacing": 6.0, "iterations": [10, 10], "scales": [1.0], "turns": [0.0], "candidates": 1},
+    "limits#max_inverse_error_mm": None,
+    "settings": {
+        "spacing_mm": 6.0,
+        "deformable_iterations": [10, 10],
+        "scales": [1.0],
+        "rotations_deg": [0.0],
+        "candidates": 1,
+    },
     "retries": [],
     "figure_count": 0,
 }
@@ -348,7 +354,9 @@ def test_faults_are_named_before_training(abdomen, registrations, tmp_path):
     assert "has no key smoothness; give keys of that file" in told(caught.value)
     assert not (tmp_path / "none").exists()
     with pytest.raises(Exception) as caught:
-        train(tmp_path, abdomen, tmp_path / "r", registration_settings={**REGISTRATION, "limits#gain": 1.9})
+        train(
+            tmp_path, abdomen, tmp_path / "r", registration_settings={**REGISTRATION, "limits#min_similarity_gain": 1.9}
+        )
     assert "no labeled case was registered onto any of the 2 unlabeled ones and is usable" in told(caught.value)
 
 

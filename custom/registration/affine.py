@@ -17,7 +17,7 @@ from custom.registration.volume import Grid, RegistrationError, Volume, interpol
 __all__ = ["affine_similarity", "nearest_affine", "refine_affine"]
 
 FEWEST = 50  # voxels of the organ for an affine fit
-PENALTY = 0.05  # weight of the squared strain, in units of ``stretch``, against the correlation
+PENALTY = 0.05  # weight of the squared strain, in units of ``strain_sigma``, against the correlation
 
 
 def refine_affine(target: Volume, source: Volume, mask: Volume, matrix: np.ndarray, options: Settings) -> np.ndarray:
@@ -30,15 +30,17 @@ def refine_affine(target: Volume, source: Volume, mask: Volume, matrix: np.ndarr
         return matrix
     parameters, frame = torch.zeros(4, 3), None
     for level in (3, 2):
-        grid = organ_grid(target.grid, mask, matrix, level * options.spacing, options)
+        grid = organ_grid(target.grid, mask, matrix, level * options.spacing_mm, options)
         points = Affine(torch.from_numpy(matrix))(grid.points())
         organ = mask.at(points, outside=0.0) > 0.5
         if organ.sum() < FEWEST:
             continue
         if frame is None:
             frame = _frame(grid.points()[organ].numpy())
-        pair = compared(target, source, grid, points, options.affine_contrast, matrix)
-        parameters = _fit(*pair, grid, within(organ, grid.spacing, options.rim) > 0, *frame, parameters, options)
+        pair = compared(target, source, grid, points, options.affine_normalization_window_mm, matrix)
+        parameters = _fit(
+            *pair, grid, within(organ, grid.spacing, options.affine_margin_mm) > 0, *frame, parameters, options
+        )
     if frame is None:
         return matrix
     center, radius = frame
@@ -50,7 +52,7 @@ def refine_affine(target: Volume, source: Volume, mask: Volume, matrix: np.ndarr
 
 def nearest_affine(transform: Transform, mask: Volume, options: Settings) -> np.ndarray:
     """(4, 4), the least-squares fit to a transform over the points that it sends into the organ."""
-    points = coarser(transform.fixed, 2 * options.spacing).points().reshape(-1, 3)
+    points = coarser(transform.fixed, 2 * options.spacing_mm).points().reshape(-1, 3)
     mapped = transform(points)
     organ = mask.at(mapped, outside=0.0) > 0.5
     if organ.sum() < FEWEST:
@@ -67,9 +69,9 @@ def nearest_affine(transform: Transform, mask: Volume, options: Settings) -> np.
 
 def affine_similarity(target: Volume, source: Volume, mask: Volume, matrix: np.ndarray, options: Settings) -> float:
     """Correlation over the organ, on the voxels of the coarsest deformable level."""
-    grid = organ_grid(target.grid, mask, matrix, len(options.iterations) * options.spacing, options)
+    grid = organ_grid(target.grid, mask, matrix, len(options.deformable_iterations) * options.spacing_mm, options)
     points = Affine(torch.from_numpy(matrix))(grid.points())
-    pair = compared(target, source, grid, points, options.affine_contrast, matrix)
+    pair = compared(target, source, grid, points, options.affine_normalization_window_mm, matrix)
     return float(correlation(*pair, mask.at(points, outside=0.0)))
 
 
@@ -110,7 +112,7 @@ def _fit(
         strain = parameters[:3] / radius
         points = away + away @ strain.T + parameters[3] + middle.float()
         alike = correlation(values, interpolate(volume, grid, points)[0], weight)
-        result = PENALTY * strain.square().sum() / options.stretch**2 - alike
+        result = PENALTY * strain.square().sum() / options.strain_sigma**2 - alike
         result.backward()
         return result
 

@@ -36,11 +36,13 @@ def deform(
         found: the displacement of the coarser level.
         level: 1 is the finest.
     """
-    grid = organ_grid(target.grid, mask, matrix, level * options.spacing, options)
+    grid = organ_grid(target.grid, mask, matrix, level * options.spacing_mm, options)
     points = grid.points()
-    pair = compared(target, source, grid, Affine(torch.from_numpy(matrix))(points), options.contrast, matrix)
+    pair = compared(
+        target, source, grid, Affine(torch.from_numpy(matrix))(points), options.normalization_window_mm, matrix
+    )
     start = None if found is None else found(points) - points
-    return Displacement(_demons(*pair, grid, start, options.iterations[-level], options), grid)
+    return Displacement(_demons(*pair, grid, start, options.deformable_iterations[-level], options), grid)
 
 
 def _demons(
@@ -62,7 +64,7 @@ def _demons(
     method.SmoothDisplacementFieldOn()
     method.SmoothUpdateFieldOff()
     # as many mm across slices as within them, yet some, or neighboring slices come apart
-    voxels = np.maximum(options.smoothing * grid.spacing.min() / grid.spacing, 0.7)
+    voxels = np.maximum(options.smoothing_sigma_voxels * grid.spacing.min() / grid.spacing, 0.7)
     method.SetStandardDeviations(voxels.tolist())
     if start is not None:
         lps = np.ascontiguousarray((start.numpy() @ LPS[:3, :3]).transpose(2, 1, 0, 3), dtype=np.float32)

@@ -49,7 +49,7 @@ def organ_grid(fixed: Grid, mask: Volume, matrix: np.ndarray, spacing: float, op
     """Voxels of about ``spacing`` mm over the part of the fixed grid onto which the organ falls, with the margin."""
     back = np.linalg.inv(matrix)
     voxels = fixed.to_voxels(box_around(mask, 0.0) @ back[:3, :3].T + back[:3, 3])
-    border = options.margin / fixed.spacing
+    border = options.deformable_margin_mm / fixed.spacing
     low = np.clip(np.floor(voxels.min(axis=0) - border), 0, np.array(fixed.shape) - 1)
     high = np.clip(np.ceil(voxels.max(axis=0) + border), low + 1, fixed.shape)
     grid = fixed.part(low, high, np.maximum(fixed.spacing, spacing))

@@ -32,7 +32,7 @@ CLIP = (1.0, 99.0)  # percentiles of the intensities
 def normalized(fixed: Volume, moving: Volume, options: Settings) -> tuple[Volume, Volume]:
     """Intensities from 0 to 1 between the percentiles of each volume; in one window where intensities are compared."""
     windows = [intensity_window(volume) for volume in (fixed, moving)]
-    if options.contrast is None or options.affine_contrast is None:
+    if options.normalization_window_mm is None or options.affine_normalization_window_mm is None:
         lows, highs = zip(*windows, strict=True)
         windows = [(min(lows), max(highs))] * 2
     return tuple(scaled(volume, *window) for volume, window in zip((fixed, moving), windows, strict=True))

@@ -7,14 +7,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import json
 import math
 import random
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from custom.registration.plan import Pair
-from custom.registration.record import PairResult
+from custom.registration.record import Limits, PairResult
 from custom.registration.storage import load_transform
 from custom.registration.transform import Transform, compose, invert
 from custom.registration.volume import RegistrationError
@@ -39,7 +38,8 @@ class Registrations:
         digest: of the table as it was read; two runs with the same one have the same registrations.
 
     Raises:
-        FileNotFoundError: there was no run, or it did not come to its end.
+        FileNotFoundError: there was no run, or it did not finish.
+        StorageError: the table or the limits were written by another version.
     """
 
     def __init__(self, folder: str | Path, kept: int = 64) -> None:
@@ -52,7 +52,7 @@ class Registrations:
         rows = read_csv(io.StringIO(content.decode("utf-8"), newline=""))
         self.results = {result.pair: result for result in map(PairResult.from_row, rows)}
         self.digest = hashlib.sha256(content).hexdigest()[:16]
-        limit = json.loads(limits.read_text(encoding="utf-8"))["inverse_mm"]
+        limit = Limits.load(limits).max_inverse_error_mm
         self._limit = float("inf") if limit is None else limit
         self._direct: dict[str, dict[str, Pair]] = {name: {} for pair in self.results for name in pair}
         for pair in sorted(self.results, key=lambda pair: self._rank((pair,))):

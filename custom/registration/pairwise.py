@@ -83,7 +83,7 @@ def register(
         )
     _, matrix = max(attempts, key=lambda attempt: attempt[0])
     deformation = None
-    for level in range(len(options.iterations), 0, -1):
+    for level in range(len(options.deformable_iterations), 0, -1):
         deformation = deform(target, source, mask, matrix, deformation, level, options)
     return Transform((deformation, Affine(torch.from_numpy(matrix))), target.grid, source.grid)
 
@@ -91,7 +91,7 @@ def register(
 def similarity(fixed: Any, moving: Any, transform: Transform | None = None, *, region: Any = None, **settings) -> float:
     """Correlation of the images over the moving volume's region, mapped onto the fixed volume.
 
-    They are compared as in the deformable step: see ``contrast`` in :class:`Settings`.
+    They are compared as in the deformable step: see ``normalization_window_mm`` in :class:`Settings`.
 
     Args:
         fixed, moving, region: as for :func:`register`.
@@ -104,10 +104,10 @@ def similarity(fixed: Any, moving: Any, transform: Transform | None = None, *, r
     options = Settings(**settings)
     target, source = normalized(read_volume(fixed), read_volume(moving), options)
     mapped = _between(transform or Transform((), target.grid, source.grid), target, source)
-    grid = coarser(target.grid, options.spacing)
+    grid = coarser(target.grid, options.spacing_mm)
     points = mapped(grid.points())
     weight = read_region(region, source).at(points, outside=0.0)
-    pair = compared(target, source, grid, points, options.contrast)
+    pair = compared(target, source, grid, points, options.normalization_window_mm)
     return float(correlation(*pair, weight))
 
 
@@ -119,7 +119,7 @@ def organ_image(image: Any, transform: Transform | None, template: Any, region: 
         transform: from the template to the image; None where the headers' coordinates agree.
         template: path or MetaTensor.
         region: label map of the template, or None for all of it.
-        options: ``spacing`` and ``contrast`` are used.
+        options: ``spacing_mm`` and ``normalization_window_mm`` are used.
 
     Returns:
         (m,) float32, the same m points for every volume.
@@ -127,10 +127,10 @@ def organ_image(image: Any, transform: Transform | None, template: Any, region: 
     volume, target = read_volume(image), read_volume(template)
     volume = scaled(volume, *intensity_window(volume))
     mask = read_region(region, target)
-    grid = organ_grid(target.grid, mask, np.eye(4), 2 * options.spacing, options)
+    grid = organ_grid(target.grid, mask, np.eye(4), 2 * options.spacing_mm, options)
     points = grid.points()
     mapped = points if transform is None else transform(points)
-    values = locally_normalized(volume.smoothed(grid).at(mapped), grid.spacing, options.contrast)
+    values = locally_normalized(volume.smoothed(grid).at(mapped), grid.spacing, options.normalization_window_mm)
     return values[mask.at(points, outside=0.0) > 0.5]
 
 

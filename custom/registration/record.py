@@ -27,42 +27,63 @@ from custom.registration.storage import StorageError, content_hash, load_transfo
 from custom.registration.transform import Affine, Transform, warp_label
 from custom.registration.volume import RegistrationError, read_volume
 from custom.utils.errors import SettingError
+from custom.utils.files import replacing
+from custom.utils.json_files import read_json
 from custom.utils.log import logger
 
 __all__ = ["Job", "Limits", "PairResult", "finished", "job_for", "register_job"]
 
-VERSION = 4  # of the computation: one more makes every stored transform an old one
+REDO = "run 'registration' again, which replaces it"
+VERSION = 5  # raise it when the same settings give another result: stored transforms are then computed again
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a registration must keep to be used in training; a pair that does not is tried again, then left out.
+    """Limits of a usable registration. A pair outside them is registered again with the retries, then left out.
 
     Args:
-        gain: least increase of the similarity (-1 to 1) over what the headers alone give.
-        folded: largest share of the organ that may be folded.
-        inverse_mm: largest mean inverse-consistency error, mm; None skips the registration back, about a third of the
-            time. The way back is affine and searched on its own, so that it tells a found organ from a lost one:
-            between two hearts 5 to 15 mm are common, over 25 mm most often one of the two is somewhere else. A pair
-            that starts from another one's result is held against the way back of that one.
+        min_similarity_gain: smallest increase of the similarity (-1 to 1) over that of the headers alone.
+        max_folded_fraction: largest fraction of the organ in which the map may fold.
+        max_inverse_error_mm: largest mean inverse-consistency error, in mm; None skips the reverse registration, which
+            saves about a third of the time. The reverse registration is affine and has a search of its own, so the
+            error tells whether the organ was found: between two hearts 5 to 15 mm are common, and above 25 mm one of
+            the two is usually misplaced. A pair that starts from the result of another pair is compared with the
+            reverse registration of that pair.
 
     Raises:
-        SettingError: something that is no number.
+        SettingError: a value that is not a number.
     """
 
-    gain: float = 0.0
-    folded: float = 0.01
-    inverse_mm: float | None = 20.0
+    min_similarity_gain: float = 0.0
+    max_folded_fraction: float = 0.01
+    max_inverse_error_mm: float | None = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("gain", "folded", "inverse_mm"):
+        for name in _names(Limits):
             value = getattr(self, name)
-            if name == "inverse_mm" and value is None:
+            if name == "max_inverse_error_mm" and value is None:
                 continue
             if not isinstance(value, Real):
-                way_out = ", or None (as an option '$None') to go without" if name == "inverse_mm" else ""
-                raise SettingError(f"limits: {name} is {value!r}; give a number{way_out}.")
+                remedy = ", or None (as an option '$None') for no limit" if name == "max_inverse_error_mm" else ""
+                raise SettingError(f"limits: {name} is {value!r}; give a number{remedy}.")
             object.__setattr__(self, name, float(value))  # 20 and 20.0 name the same stored result
+
+    def save(self, path: str | Path) -> None:
+        """Write the limits as JSON."""
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Limits:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            StorageError: the file does not hold these limits and nothing else, as one of another version.
+        """
+        content = read_json(path, "limits", error=StorageError, remedy=REDO)
+        if set(content) != set(_names(cls)):
+            raise StorageError(f"{path} holds {', '.join(content) or 'nothing'}, not {', '.join(_names(cls))}; {REDO}.")
+        return cls(**content)
 
 
 @dataclass(frozen=True)
@@ -95,7 +116,13 @@ class PairResult:
 
     @classmethod
     def from_row(cls, row: Mapping[str, str]) -> PairResult:
-        """Read a row of "pairs.csv"."""
+        """Read a row of "pairs.csv".
+
+        Raises:
+            StorageError: other columns, as in a table of another version.
+        """
+        if set(row) != set(_names(cls)):
+            raise StorageError(f"pairs.csv has the columns {', '.join(row)}, not {', '.join(_names(cls))}; {REDO}.")
         kinds = {field.name: {"float": float, "int": int, "str": str}[field.type] for field in fields(cls)}
         return cls(**{name: kind(row[name]) for name, kind in kinds.items()})
 
@@ -218,9 +245,9 @@ def _registered(job: Job) -> PairResult:
     result = best[0] if best else PairResult(job.fixed, job.moving, message=errors[-1])
     result = replace(result, attempts=attempts, transform=Path(job.path).name)
     transform, back = best[1:] if best else (None, None)
-    way_back = back.matrix.tolist() if back else None
+    reverse_matrix = back.matrix.tolist() if back else None
     row = {name: value for name, value in asdict(result).items() if name != "roles"}  # those are a plan's
-    save_transform(job.path, transform, row=row, message=result.message, way_back=way_back)
+    save_transform(job.path, transform, row=row, message=result.message, reverse_matrix=reverse_matrix)
     # as it is read: what was computed now and what was computed before are the same
     return finished(job) or result
 
@@ -244,7 +271,7 @@ def _attempt(job: Job, settings: Mapping[str, Any], start: str | None) -> tuple[
     if lead:
         lead = Transform(lead.steps, *(read_volume(image).grid for image in pair))
     transform = register(*pair, region=region, start=lead, **settings)
-    spacing = Settings(**settings).spacing
+    spacing = Settings(**settings).spacing_mm
     measures = {
         "similarity_before": similarity(*pair, region=region, **settings),
         "similarity_after": similarity(*pair, transform, region=region, **settings),
@@ -252,9 +279,9 @@ def _attempt(job: Job, settings: Mapping[str, Any], start: str | None) -> tuple[
         "inverse_error_mm": float("nan"),
     }
     back = None
-    if job.limits.inverse_mm is not None:
+    if job.limits.max_inverse_error_mm is not None:
         # that of the start, which was searched: another search would doubt what has been found
-        matrix = read_notes(start).get("way_back") if start else None
+        matrix = read_notes(start).get("reverse_matrix") if start else None
         back = Affine(torch.tensor(matrix, dtype=torch.float64)) if matrix else _way_back(job, transform, settings)
         measures["inverse_error_mm"] = inverse_error(transform, back, region, spacing) if back else float("inf")
     # six digits: the last ones of a sum depend on where in memory it lies
@@ -267,7 +294,7 @@ def _attempt(job: Job, settings: Mapping[str, Any], start: str | None) -> tuple[
 def _way_back(job: Job, transform: Transform, settings: Mapping[str, Any]) -> Affine | None:
     """Registered the other way round, affinely and with a search; None where that finds nothing."""
     region = warp_label(job.region, transform) if job.region else None
-    affine = {**settings, "iterations": [0] * len(Settings(**settings).iterations)}
+    affine = {**settings, "deformable_iterations": [0] * len(Settings(**settings).deformable_iterations)}
     try:
         return register(job.moving_image, job.fixed_image, region=region, **affine).steps[-1]
     except RegistrationError:
@@ -277,12 +304,16 @@ def _way_back(job: Job, transform: Transform, settings: Mapping[str, Any]) -> Af
 def _problems(result: PairResult, limits: Limits) -> Iterator[str]:
     """What is worse than allowed; a NaN is."""
     before, after = result.similarity_before, result.similarity_after
-    if not after - before > limits.gain:
+    if not after - before > limits.min_similarity_gain:
         yield f"similarity {before:.3f} before, {after:.3f} after"
-    if not result.folded_fraction <= limits.folded:
+    if not result.folded_fraction <= limits.max_folded_fraction:
         yield f"{100 * result.folded_fraction:.1f} % folded"
-    if limits.inverse_mm is not None and not result.inverse_error_mm <= limits.inverse_mm:
+    if limits.max_inverse_error_mm is not None and not result.inverse_error_mm <= limits.max_inverse_error_mm:
         yield f"inverse-consistency error {result.inverse_error_mm:.1f} mm"
+
+
+def _names(record: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(record))
 
 
 def _rank(result: PairResult) -> tuple[bool, float]:

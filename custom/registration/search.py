@@ -26,12 +26,14 @@ FLAT = 0.3  # of the template's variance: places with less than that are no matc
 
 def locate(target: Volume, source: Volume, mask: Volume, options: Settings) -> list[np.ndarray]:
     """Where the moving organ may lie in the fixed image: matrices from fixed to moving, the likeliest first."""
-    grid = coarser(target.grid, 2.5 * options.spacing)
-    image = locally_normalized(target.smoothed(grid).at(grid.points()), grid.spacing, options.affine_contrast)
+    grid = coarser(target.grid, 2.5 * options.spacing_mm)
+    image = locally_normalized(
+        target.smoothed(grid).at(grid.points()), grid.spacing, options.affine_normalization_window_mm
+    )
     along = slice_axis(target.grid.affine, target.grid.shape)
-    reach = np.full(3, options.reach)
+    reach = np.full(3, options.position_sigma_mm)
     stacks = thick_axis(target.grid.spacing) is not None and thick_axis(source.grid.spacing) is not None
-    reach[along] = options.stack_reach if stacks else np.inf
+    reach[along] = options.stack_position_sigma_mm if stacks else np.inf
     found = []
     for scale, turn in product(_scales(target.grid, mask, options), _turns(target.grid, source.grid, along, options)):
         matrix = centerd(target.grid, source.grid, scale, _turned(target.grid, along, turn))
@@ -41,7 +43,7 @@ def locate(target: Volume, source: Volume, mask: Volume, options: Settings) -> l
         values, weight, corner, middle = template
         score = match(image, values, weight)
         score = score - _unlikely(score.shape, image.shape, middle, grid, reach)
-        for value, place in _peaks(score, np.ceil(options.context / grid.spacing)):
+        for value, place in _peaks(score, np.ceil(options.template_margin_mm / grid.spacing)):
             place = np.where(place >= image.shape, place - score.shape, place)  # the template may begin outside
             shift = np.eye(4)
             shift[:3, 3] = -grid.affine[:3, :3] @ (place - corner)
@@ -82,7 +84,7 @@ def _turns(fixed: Grid, moving: Grid, along: int, options: Settings) -> list[flo
     inside = fixed.directions[:, [axis for axis in range(3) if axis != along]]
     sides = [np.abs(grid.directions.T @ inside).T @ grid.extent for grid in (fixed, moving)]
     quarters = [-90.0, 0.0, 90.0] if (sides[0][0] - sides[0][1]) * (sides[1][0] - sides[1][1]) < 0 else [0.0]
-    return [quarter + turn for quarter, turn in product(quarters, options.turns)]
+    return [quarter + turn for quarter, turn in product(quarters, options.rotations_deg)]
 
 
 def _turned(fixed: Grid, along: int, degrees: float) -> np.ndarray:
@@ -98,7 +100,7 @@ def _template(grid: Grid, source: Volume, mask: Volume, matrix: np.ndarray, opti
         begins with ``matrix``; and the middle of the organ in its own voxels. None if it holds no contrast.
     """
     back = np.linalg.inv(matrix)
-    voxels = grid.to_voxels(box_around(mask, options.context, clip=True) @ back[:3, :3].T + back[:3, 3])
+    voxels = grid.to_voxels(box_around(mask, options.template_margin_mm, clip=True) @ back[:3, :3].T + back[:3, 3])
     low, high = np.floor(voxels.min(axis=0) + 0.5).astype(int), np.ceil(voxels.max(axis=0) - 0.5).astype(int)
     high = np.maximum(high, low + 1)
     box = grid.part(low, high, grid.spacing)
@@ -108,10 +110,10 @@ def _template(grid: Grid, source: Volume, mask: Volume, matrix: np.ndarray, opti
     if values.std() < 1e-3 or not organ.any():
         return None
     known = Volume(source.name, torch.ones_like(source.values), source.grid).at(points, outside=0.0)
-    weight = within(organ, box.spacing, options.context) * known
+    weight = within(organ, box.spacing, options.template_margin_mm) * known
     organ = grid.to_voxels(box_around(mask, 0.0) @ back[:3, :3].T + back[:3, 3])
     middle = (organ.min(axis=0) + organ.max(axis=0)) / 2 - low
-    return locally_normalized(values, box.spacing, options.affine_contrast), weight, low, middle
+    return locally_normalized(values, box.spacing, options.affine_normalization_window_mm), weight, low, middle
 
 
 def match(image: Tensor, template: Tensor, weight: Tensor | None = None) -> Tensor:

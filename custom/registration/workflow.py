@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +188,7 @@ class RegistrationWorkflow:
             replace(result, roles=" ".join(roles[result.pair]), transform=self._path(result))
             for result in self._register(list(roles))
         ]
-        with replacing(self.folder / "limits.json") as temporary:
-            temporary.write_text(json.dumps(asdict(self.runner.limits)) + "\n", encoding="utf-8")
+        self.runner.limits.save(self.folder / "limits.json")
         write_table(self.folder / "pairs.csv", results)
         return results
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from custom.registration import Registrations, label_maps, no_registrations, propagated_labels
-from custom.registration.record import PairResult
+from custom.registration.record import Limits, PairResult
 from custom.registration.runner import write_table
 from custom.registration.storage import save_transform
 from custom.registration.transform import Transform
@@ -44,7 +44,7 @@ def finished(folder: Path, states: dict[str, str]) -> Registrations:
         row = {"state": state, "roles": "atlas", "transform": f"{fixed}{moving}.transform"}
         rows.append(PairResult(fixed, moving, **row, similarity_after=0.9 - 0.05 * "abc".index(moving)))
     write_table(folder / "pairs.csv", rows)
-    (folder / "limits.json").write_text('{"inverse_mm": 20.0}')
+    Limits().save(folder / "limits.json")
     return Registrations(folder)
 
 
