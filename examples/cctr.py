@@ -42,7 +42,7 @@ folder = Path(temporary.name)
 write_cardiac(folder / "data", cases=6, seed=0)
 sections = load_sections(str(folder / "data"), str(folder / "data" / "splits"), labeled_cases=1)
 labeled, unlabeled = sections["training"], sections["unlabeled"]
-runner = PairRunner(folder / "transforms", {"spacing": 4.0, "iterations": [20, 10]}, workers=0)
+runner = PairRunner(folder / "transforms", {"spacing_mm": 4.0, "deformable_iterations": [20, 10]}, workers=0)
 workflow = RegistrationWorkflow(runner, labeled, unlabeled, folder, group_by="phase", figure_count=0)
 registrations = workflow.registrations()
 unlabeled = propagated_labels(registrations, labeled, unlabeled, folder / "labels")  # RSL
