@@ -4,23 +4,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from ignite.engine import Events
 from monai.data import DataLoader
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from custom.engines.agreement import LabelChoice
 from custom.engines.schedule import Schedule
 from custom.engines.two_streams import TwoStreamTrainer
+from custom.losses.cross_teaching import (
+    PseudoLabels,
+    contrast_classes,
+    cross_pseudo_loss,
+    propagated_label_loss,
+    pseudo_labels,
+    student_contrast_loss,
+    supervised_loss,
+    weighted_sum,
+)
 from custom.networks.projected import ProjectedNetwork
 from custom.samplers.registered import RegisteredPositives
-from custom.utils.distributed import average_gradients, process_count
+from custom.utils.distributed import average_gradients
 from custom.utils.errors import SettingError
 
 __all__ = ["TERMS", "CrossTeachingTrainer", "check_terms", "check_unused", "uses_registration"]
@@ -151,7 +160,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         self.confidence, self.labeled_contrast = confidence, labeled_contrast
         self.positives, self.registered_tap, self.unaugmented = positives, registered_tap, unaugmented
         self.select_by_agreement = select_by_agreement
-        self.selected: Tensor | None = None  # (N,), which of a slice's registered labels is used
+        self.label_choice = LabelChoice(unaugmented.dataset.geometry.volumes) if select_by_agreement else None
         super().__init__(**arguments)
         ours, theirs = ({tap: p[-1] for tap, p in one.projectors.items()} for one in (self.network, partner))
         if ours != theirs:  # modules are equal if they are the same
@@ -176,78 +185,85 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         """
         images, labels, places = engine.prepared(batchdata)
         labels = engine.gathered(labels)
-        weights = {name: schedule(engine.state.iteration) for name, schedule in engine.weights.items()}
-        if len(images) * process_count() == engine.labeled_per_batch:  # nothing is unlabeled
-            weights |= {"cross_teaching": 0.0, "registration": 0.0}
-        known, unknown = slice(engine.labeled_per_batch), slice(engine.labeled_per_batch, None)
-        students = (engine.network.train(), engine.partner.train())
+        weights = engine.term_weights(nothing_unlabeled=len(labels) == engine.labeled_per_batch)
         engine.optimizer.zero_grad()
-        with engine.autocast():
-            logits, features = zip(*(engine.inferer(images, student) for student in students), strict=True)
-        logits = [engine.gathered(values.to(torch.promote_types(values.dtype, torch.float32))) for values in logits]
-        # (N, H, W) each, of the other student: how confident it is, and of which class
-        pseudo_labels = [values.detach().softmax(dim=1).max(dim=1) for values in reversed(logits)]
+        logits, features = engine.predict(images)
+        taught = [pseudo_labels(values) for values in reversed(logits)]  # for each student, those of the other one
 
-        def both(loss: Callable, targets: list[Tensor], part: slice) -> Tensor:
-            return sum(loss(values[part], target[part]) for values, target in zip(logits, targets, strict=True))
-
+        count = engine.labeled_per_batch
+        labeled, unlabeled = ([values[part] for values in logits] for part in (slice(count), slice(count, None)))
+        decided = [found.classes[count:] for found in taught]
         terms = {
-            "supervised": lambda: both(engine.loss_function, [labels, labels], known),
-            "cross_teaching": lambda: both(engine.teaching_loss, [c.unsqueeze(1) for _, c in pseudo_labels], unknown),
-            "contrast": lambda: engine.contrast(features, labels[:, 0], pseudo_labels, places),
-            "registration": lambda: both(engine.registration_loss, [labels, labels], unknown),
+            "supervised": lambda: supervised_loss(labeled, labels[:count], engine.loss_function),
+            "cross_teaching": lambda: cross_pseudo_loss(unlabeled, decided, engine.teaching_loss),
+            "contrast": lambda: engine.contrast(features, labels[:, 0], taught, places),
+            "registration": lambda: propagated_label_loss(unlabeled, labels[count:], engine.registration_loss),
         }
         terms = {name: term() for name, term in terms.items() if weights[name]}
-        loss = sum(weights[name] * term for name, term in terms.items())
+        loss = weighted_sum(terms, weights)
         loss.backward()
         average_gradients(p for group in engine.optimizer.param_groups for p in group["params"])
         engine.optimizer.step()
         return {CommonKeys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
+    def term_weights(self, nothing_unlabeled: bool = False) -> dict[str, float]:
+        """The weight of each term in this iteration; 0 for those of unlabeled slices where there are none."""
+        weights = {name: schedule(self.state.iteration) for name, schedule in self.weights.items()}
+        return weights | ({"cross_teaching": 0.0, "registration": 0.0} if nothing_unlabeled else {})
+
+    def predict(self, images: Tensor) -> tuple[list[Tensor], tuple[dict[str, Tensor], ...]]:
+        """Run both students on this process's part of the batch.
+
+        Args:
+            images: (n, 1, H, W).
+
+        Returns:
+            The logits of each student for the global batch, (N, C, H, W) in float32 at least, and the features of each
+            student for this process's part, tap to (n, d, h, w).
+        """
+        students = (self.network.train(), self.partner.train())
+        with self.autocast():
+            logits, features = zip(*(self.inferer(images, student) for student in students), strict=True)
+        return [
+            self.gathered(values.to(torch.promote_types(values.dtype, torch.float32))) for values in logits
+        ], features
+
     def chosen_labels(self, labels: Tensor, slices: Tensor) -> Tensor:
         """With ``select_by_agreement`` the label map (n, 1, H, W) that was selected for each slice's volume."""
-        if not self.select_by_agreement:
-            return labels
-        return labels[torch.arange(len(labels), device=labels.device), self.selected[slices]].unsqueeze(1)
+        return labels if self.label_choice is None else self.label_choice(labels, slices)
 
     def contrast(
         self,
         features: tuple[dict[str, Tensor], ...],
         labels: Tensor,
-        pseudo_labels: list[tuple[Tensor, Tensor]],
+        taught: Sequence[PseudoLabels],
         places: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """Contrast between the pixels of both students at each tap, each tap as much as the other.
+        """The contrast of both students, summed over the taps.
 
         Args:
-            features: of each student, tap to (n, d, h, w), this process's.
+            features: of each student, tap to (n, d, h, w), of this process's part of the batch.
             labels: (N, H, W), of the global batch; those of the labeled slices count.
-            pseudo_labels: for each student, (N, H, W) each: how confident the other one is, and of which class.
+            taught: for each student, the pseudo-labels of the other one for the global batch.
             places: slices (n,) and grids (n, H, W, 2), this process's.
 
         Returns:
-            A scalar, twice the loss of their pixels: the weight of the term is that of one student, as in MCSC.
+            A scalar.
         """
-        known, labeled_only = self.labeled_per_batch, self.state.iteration <= self.labeled_contrast
-        least = 2.0 if labeled_only else self.confidence  # no probability reaches that
-        classes = [
-            torch.cat([labels[:known], torch.where(confidence >= least, decided, -1)[known:]])
-            for confidence, decided in pseudo_labels
-        ]
+        labeled_only = self.state.iteration <= self.labeled_contrast
+        confidence = None if labeled_only else self.confidence
+        classes = [contrast_classes(labels, found, self.labeled_per_batch, confidence) for found in taught]
         positives = None if labeled_only else self.positives
         if positives:
             places = [self.gathered(values) for values in places]
-        students = (self.network, self.partner)
         total = 0.0
         for tap in features[0]:
             seen = [self.gathered(taps[tap]) for taps in features]
-            size = seen[0].shape[2:]
-            small = [F.interpolate(c.unsqueeze(1).float(), size, mode="nearest-exact")[:, 0].long() for c in classes]
             keys = None
             if positives and tap == self.registered_tap:
-                keys = [mine.of_batch(*places, size) for mine in positives]
-            project = [partial(student.project, tap=tap) for student in students]
-            total = total + len(students) * self.contrast_loss(seen, small, keys, project)
+                keys = [mine.of_batch(*places, seen[0].shape[2:]) for mine in positives]
+            project = [partial(student.project, tap=tap) for student in (self.network, self.partner)]
+            total = total + student_contrast_loss(seen, classes, self.contrast_loss, keys, project)
         return total
 
     @staticmethod
@@ -280,42 +296,18 @@ class CrossTeachingTrainer(TwoStreamTrainer):
     @staticmethod
     @torch.no_grad()
     def select_labels(engine: CrossTeachingTrainer) -> None:
-        """At the start of an epoch, of each volume's registered labels select the one that agrees most with the CNN."""
-        if not engine.select_by_agreement:
+        """At the start of an epoch choose the label map of each volume that agrees most with the CNN."""
+        if engine.label_choice is None:
             return
-        device, volumes = engine.state.device, engine.unaugmented.dataset.geometry.volumes
-        student, overlap = engine.network.eval(), 0
-        for batch in engine.unaugmented:
-            images, labels = (batch[key].to(device) for key in (CommonKeys.IMAGE, CommonKeys.LABEL))
-            with engine.autocast():
+        engine.label_choice.update(engine._unaugmented_predictions())
+        if engine.state.epoch == 1:  # the CNN knows nothing yet; the pass above draws random numbers in each epoch
+            engine.label_choice.reset()
+
+    def _unaugmented_predictions(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Logits (n, C, H, W) of the CNN, label maps (n, K, H, W) and numbers (n,) of all slices, batch by batch."""
+        student = self.network.eval()
+        for batch in self.unaugmented:
+            images, labels = (batch[key].to(self.state.device) for key in (CommonKeys.IMAGE, CommonKeys.LABEL))
+            with self.autocast():
                 logits = student.network(images)
-            overlap = overlap + _overlap(logits, labels, volumes[batch["slice"]], len(volumes))
-        if process_count() > 1:
-            overlap = overlap.to(device)
-            dist.all_reduce(overlap)
-        shared, sizes = overlap.unbind(dim=-1)  # (V, K, C) each
-        dice = (2 * shared / sizes).nanmean(dim=2).nan_to_num()  # of the classes that either has
-        selected = dice.argmax(dim=1) if engine.state.epoch > 1 else torch.zeros(len(dice), dtype=torch.long)
-        engine.selected = selected.cpu()[volumes].to(device)
-
-
-def _overlap(logits: Tensor, labels: Tensor, volumes: Tensor, count: int) -> Tensor:
-    """Pixels of each foreground class that registered labels share with what a student decides.
-
-    Args:
-        logits: (n, C + 1, H, W).
-        labels: (n, K, H, W).
-        volumes: (n,), the slices' volumes.
-        count: V, of all volumes.
-
-    Returns:
-        (V, K, C, 2), pixels that both have, and pixels of the one and the other.
-    """
-    decided = logits.argmax(dim=1, keepdim=True)  # (n, 1, H, W)
-    found = []
-    for value in range(1, logits.shape[1]):
-        ours, theirs = decided == value, labels == value
-        shared, sizes = (ours & theirs).sum(dim=(2, 3)), ours.sum(dim=(2, 3)) + theirs.sum(dim=(2, 3))
-        found.append(torch.stack([shared, sizes], dim=-1))  # (n, K, 2)
-    counts = torch.stack(found, dim=2).cpu().double()
-    return torch.zeros(count, *counts.shape[1:], dtype=torch.float64).index_add_(0, volumes, counts)
+            yield logits, labels, batch["slice"]

@@ -30,6 +30,7 @@ __all__ = [
     "release_others",
     "start_processes",
     "stop_processes",
+    "sum_over_processes",
 ]
 
 
@@ -142,6 +143,18 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     flat /= process_count()
     for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """The sum of the tensors of all processes, without gradients; ``tensor`` itself in one process.
+
+    Args:
+        tensor: of the same shape and type in each process. It may be changed.
+
+    Returns:
+        The sum, on the device of the collectives.
+    """
+    return tensor if process_count() == 1 else idist.all_reduce(tensor)
 
 
 def gather_embeddings(tensor: Tensor) -> Tensor:

@@ -258,7 +258,7 @@ def test_the_registered_label_that_agrees_with_the_network_is_chosen():
     data.labels[4:8, 2], data.labels[8:, 1] = decided[4:8].to(torch.uint8), decided[8:].to(torch.uint8)
     made.state.epoch = 2
     made.select_labels(made)
-    assert made.selected[4:].tolist() == [2] * 4 + [1] * 4
+    assert made.label_choice.selected[4:].tolist() == [2] * 4 + [1] * 4
     made.network.train()
     _, labels, _ = made.prepared(batch_of(data))
     assert torch.equal(labels[2], data.labels[4, 2:].long()) and torch.equal(labels[3], data.labels[8, 1:2].long())
@@ -332,7 +332,7 @@ def trained(kind: str) -> dict:
     )
     made.run()
     weights = {f"{k}.{name}": t for k, one in enumerate(students) for name, t in one.state_dict().items()}
-    return {"seen": seen, "weights": weights, "selected": made.selected, "points": points.table}
+    return {"seen": seen, "weights": weights, "selected": made.label_choice.selected, "points": points.table}
 
 
 def work(rank: int, folder: Path) -> None:
