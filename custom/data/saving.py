@@ -18,8 +18,9 @@ from monai.transforms import SaveImaged
 
 from custom.data.checks import DataError, case_id
 from custom.utils.files import replacing
+from custom.utils.log import logger
 
-__all__ = ["SaveVolumed", "like_image"]
+__all__ = ["SaveVolumed", "like_image", "tell_of_predictions"]
 
 # what else of an image's header does not hold for a segmentation of it
 RESET = {"descrip": b"", "aux_file": b"", "intent_code": 0, "intent_name": b"", "cal_max": 0, "cal_min": 0}
@@ -97,6 +98,11 @@ def like_image(values: np.ndarray, image: str, affine: np.ndarray, dtype: np.dty
         header[name] = value
     kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Image) else nib.Nifti1Image
     return kind(values.astype(dtype), None, header)
+
+
+def tell_of_predictions(output_dir: str, count: int) -> None:
+    """Say where the segmentations of a run are, and how many there are."""
+    logger.info(f"Segmentations written to {output_dir}/predictions: {count}")
 
 
 def _values(volume: MetaTensor, case: str) -> np.ndarray:

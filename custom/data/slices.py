@@ -26,6 +26,7 @@ from custom.utils.bars import progress_bar
 from custom.utils.describe import describe
 from custom.utils.errors import SettingError
 from custom.utils.files import save_atomically
+from custom.utils.log import logger
 
 __all__ = ["UNKNOWN", "CenterSlicesd", "SelectLabelsd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
 
@@ -72,17 +73,16 @@ class CenterSlicesd(ResizeWithPadOrCropd):
             elif before and not after:
                 raise DataError(message)
             if lost > 0.01:
-                print(message, flush=True)
+                logger.warning(message)
         return cut
 
 
 @functools.cache
 def _tell_of_wider_images(height: int, width: int) -> None:
     """Once a program; not a transform's to remember, whose state names what is cached."""
-    print(
+    logger.info(
         f"slice_size: the central {height} x {width} pixels of each slice are looked at; there are images that reach "
-        "beyond.",
-        flush=True,
+        "beyond."
     )
 
 
@@ -226,10 +226,9 @@ class SliceDataset(torch.utils.data.Dataset):
             affines += [stacks["affine"]] * frames
             lengths += [count] * frames
         if len(self.kept) < len(self.data) and not cache_dir:
-            print(
+            logger.warning(
                 f"memory_gib: {len(self.kept)} of {len(self.data)} volumes fit in {memory_gib} GiB; the others are "
-                "read again for every slice, which is slow: raise memory_gib or set cache_dir.",
-                flush=True,
+                "read again for every slice, which is slow: raise memory_gib or set cache_dir."
             )
         self.positions = torch.cat(positions) if positions else torch.empty(0)
         self.patients = torch.tensor(patients, dtype=torch.long)
