@@ -70,7 +70,7 @@ def check_choice(choice: str, allowed: Sequence[str] = CHOICES) -> None:
 
 def no_registrations() -> None:
     """None, for a training that is to go on without registration; a line says so."""
-    logger.warning("No registration: training goes on without registered labels and positives.")
+    logger.warning("No registration: training continues without propagated labels and registered positives.")
 
 
 def label_maps(cases: Sequence[Case]) -> int:
@@ -109,7 +109,7 @@ def propagated_labels(
     if registrations is None:
         return [dict(case) for case in unlabeled]
     cases = []
-    for case in progress_bar(unlabeled, "Registered labels", "case"):
+    for case in progress_bar(unlabeled, "Propagating labels", "case"):
         files = _label_files(registrations, case["case"], labeled, Path(folder), choice)
         label = {"label": files if choice in SEVERAL else files[0], "registered": True} if files else {}
         cases.append({**case, **label})
