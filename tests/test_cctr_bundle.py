@@ -244,7 +244,7 @@ def test_variants_train_on_their_terms(variant, terms, abdomen, registrations, t
 
 def test_the_labeled_cases_alone(abdomen, tmp_path):
     printed = train(tmp_path, abdomen, tmp_path / "none", "supervised", max_epochs=1, iterations_per_epoch=10)
-    assert "No registration: training goes on without" in printed
+    assert "No registration: training continues without" in printed
     curves = curve_names(tmp_path / "eval" / "tensorboard_training")
     assert "supervised" in curves and not curves & {"propagation", "consistency"}
 
