@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The methods on the embedded phantoms in a few minutes: ``make demo`` and ``make demo-cctr``."""
+"""Demonstrations of the methods on the embedded phantoms: ``make demo`` and ``make demo-cctr``."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ ORGANS = ("spleen", "right kidney", "liver", "stomach", "aorta", "mean")
 
 
 def coral(folder: Path = Path("runs/demo")) -> None:
-    """Pre-train, fine-tune from both starts, score, segment, and print the table.
+    """Pre-train, fine-tune with and without pre-training, evaluate, segment, and print a table.
 
     Args:
-        folder: for all that is written; a second call goes on from what is there.
+        folder: of all results; a second call continues from them.
     """
     began = time.monotonic()
     pretrained, scratch = folder / "coral", folder / "no_pretraining"
@@ -50,10 +50,10 @@ def coral(folder: Path = Path("runs/demo")) -> None:
 
 
 def cctr(folder: Path = Path("runs/demo_cctr")) -> None:
-    """Register, segment by atlases, train with and without the unlabeled volumes, score, segment, print the table.
+    """Register, segment by atlases, train with and without unlabeled volumes, evaluate, segment, and print a table.
 
     Args:
-        folder: for all that is written; a second call goes on from what is there.
+        folder: of all results; a second call continues from them.
     """
     began = time.monotonic()
     registered = {"registration_dir": str(folder / "registration")}

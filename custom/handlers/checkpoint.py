@@ -99,7 +99,7 @@ class ResumeCheckpoint:
             content["best"] = {"metric": float(best.best_metric), "epoch": int(best.best_metric_epoch)}
         content |= {name: _plain(item).state_dict() for name, item in self.objects.items()}
         save_atomically(content, self.path)
-        keeps(str(self.path), f"{self.path} holds epoch {state.epoch}, --resume true goes on after it")
+        keeps(str(self.path), f"{self.path} holds epoch {state.epoch}, --resume true continues after it")
 
     def load(self, engine: Engine) -> None:
         """Put the run back to where the checkpoint was written."""

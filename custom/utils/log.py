@@ -1,8 +1,8 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The logger of this package: a plain line on standard output for each message, whatever ``logging.conf`` says.
+"""The logger of this package, which writes plain lines to standard output whatever ``logging.conf`` says.
 
-A notebook keeps the warnings alone with ``logging.getLogger("custom").setLevel(logging.WARNING)``.
+To see warnings only, as in a notebook, call ``logging.getLogger("custom").setLevel(logging.WARNING)``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["logger"]
 
 
 class _Console(logging.StreamHandler):
-    """Writes to what ``sys.stdout`` is at that time: notebooks and tests exchange it."""
+    """Writes to the current ``sys.stdout``, which notebooks and tests replace."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
