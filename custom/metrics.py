@@ -156,8 +156,8 @@ def principal_components(embeddings: np.ndarray, count: int = 2) -> np.ndarray:
     Returns:
         (n, count) scores; components beyond the rank of the embeddings are 0. The sign of a component is arbitrary.
     """
-    centerd = embeddings - embeddings.mean(0)
-    u, s, _ = np.linalg.svd(centerd, full_matrices=False)
+    centered = embeddings - embeddings.mean(0)
+    u, s, _ = np.linalg.svd(centered, full_matrices=False)
     s = np.where(s > ROUNDING * np.linalg.norm(embeddings), s, 0)[:count]
     return np.pad(u[:, :count] * s, ((0, 0), (0, count - len(s))))
 

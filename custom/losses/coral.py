@@ -74,7 +74,7 @@ def ordinal_anatomical_loss(embeddings: Tensor, positions: Tensor, axis: Tensor)
 
     Args:
         embeddings: (n, d), any floating type, not normalized. Distances come from an ``n x n`` Gram matrix of the
-            centerd embeddings in float64: in float32 it cancels for embeddings near each other.
+            centered embeddings in float64: in float32 it cancels for embeddings near each other.
         positions: (n,), along the slice axis in [0, 1], float32 or finer.
         axis: (d,), the learnable direction v; its length does not matter.
 

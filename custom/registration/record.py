@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""One pair of volumes: registered, judged, and kept in a file that is named after all that the result depends on."""
+"""Registration of one pair of volumes, its quality, and its file, named by all that the result depends on."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Limits:
         """Read what :meth:`save` wrote.
 
         Raises:
-            StorageError: the file does not hold these limits and nothing else, as one of another version.
+            StorageError: the file does not hold exactly these limits; another version may have written it.
         """
         content = read_json(path, "limits", error=StorageError, remedy=REDO)
         if set(content) != set(_names(cls)):
@@ -88,18 +88,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class PairResult:
-    """What came of a pair: a row of "pairs.csv". The defaults are those of a pair of which nothing is known.
+    """Result of a pair, a row of "pairs.csv". The defaults are those of a pair that failed.
 
     Args:
         fixed, moving: ids of the cases.
-        state: "usable", "unusable" (worse than the limits allow, with every settings) or "failed".
-        similarity_before, similarity_after: correlation of the images, -1 to 1, as their headers put them and mapped.
-        folded_fraction: share of the organ that is folded.
+        state: "usable", "unusable" (outside the limits with all settings) or "failed".
+        similarity_before, similarity_after: correlation of the images, -1 to 1, by the coordinates of the headers and
+            by the transform.
+        folded_fraction: fraction of the organ in which the transform folds.
         inverse_error_mm: mean inverse-consistency error, mm.
-        attempts: that were made.
-        message: of what is wrong.
-        transform: name of its file; in a table, the path from there.
-        roles: what the pair is for, in a plan.
+        attempts: number of attempts.
+        message: problems of the pair.
+        transform: name of its file; in a table, the path relative to the table.
+        roles: of the pair in the plan, separated by spaces.
     """
 
     fixed: str
@@ -119,7 +120,7 @@ class PairResult:
         """Read a row of "pairs.csv".
 
         Raises:
-            StorageError: other columns, as in a table of another version.
+            StorageError: the columns differ; another version may have written the table.
         """
         if set(row) != set(_names(cls)):
             raise StorageError(f"pairs.csv has the columns {', '.join(row)}, not {', '.join(_names(cls))}; {REDO}.")
@@ -136,19 +137,19 @@ class PairResult:
 
 @dataclass(frozen=True)
 class Job:
-    """All that another process, perhaps on another machine, needs to know of a pair.
+    """All that a worker process, maybe on another machine, needs to register a pair.
 
     Args:
         fixed, moving: ids of the cases.
         fixed_image, moving_image: files.
-        region: label map of the moving volume, or None for all of it.
-        start: file of a transform between volumes that lie where these do, from which the first attempt starts, or
-            None for none.
-        attempts: settings of :func:`~custom.registration.register`, the next ones for a pair that failed with those
-            before. With a start the first ones are tried from there, then all of them with a search.
+        region: label map of the moving volume, or None for the whole volume.
+        start: file of a transform between two volumes in the same coordinates, from which the first attempt starts;
+            None starts with a search.
+        attempts: settings of :func:`~custom.registration.register`, tried in turn until the result is usable. With a
+            start the first settings are tried from there, then all of them with a search.
         limits: see :class:`Limits`.
         path: of the result.
-        spacings: voxel sizes in mm of fixed and moving volume, where the headers' are not to be taken.
+        spacings: voxel sizes in mm of the fixed and the moving volume that replace those of the headers, or None.
     """
 
     fixed: str
@@ -171,16 +172,16 @@ def job_for(
     folder: str | Path,
     start: str | None = None,
 ) -> Job:
-    """The job of two cases, its file named by the content of what is read and by the settings.
+    """Make the job of two cases. Its file is named by a hash of the images, the label and the settings.
 
     Args:
-        fixed, moving: cases with "case" and "image"; a "region" or else a "label" of the moving one marks the organ.
-        attempts, limits, start: see :class:`Job`; the start is a result of another job, named by its content too.
+        fixed, moving: cases with "case" and "image"; the "region", or else the "label", of the moving one marks the organ.
+        attempts, limits, start: see :class:`Job`; the start is the result of another job.
         folder: for the result.
 
     Raises:
-        FileNotFoundError, StorageError: a file of the pair is missing or broken.
-        SettingError, TypeError: settings that cannot be.
+        FileNotFoundError, StorageError: a file of the pair is missing or damaged.
+        SettingError, TypeError: a setting is out of its range or unknown.
     """
     region = moving.get("region") or moving.get("label")
     files = [os.path.abspath(f) if f else None for f in (fixed["image"], moving["image"], region)]
@@ -200,7 +201,7 @@ def job_for(
 
 
 def finished(job: Job) -> PairResult | None:
-    """What came of a pair that was registered before; None where there is no file, or a damaged one, to be replaced."""
+    """Result of a pair that was registered before; None if its file is missing or damaged."""
     try:
         row = read_notes(job.path)["row"]
     except FileNotFoundError:
@@ -212,10 +213,10 @@ def finished(job: Job) -> PairResult | None:
 
 
 def register_job(job: Job) -> PairResult:
-    """Register a pair, unless its file is there, and store what came of it.
+    """Register a pair and store the result, unless its file exists.
 
     Returns:
-        The same whenever and wherever it is computed.
+        The result, which does not depend on the machine.
 
     Raises:
         OSError: the file cannot be written.
@@ -246,15 +247,15 @@ def _registered(job: Job) -> PairResult:
     result = replace(result, attempts=attempts, transform=Path(job.path).name)
     transform, back = best[1:] if best else (None, None)
     reverse_matrix = back.matrix.tolist() if back else None
-    row = {name: value for name, value in asdict(result).items() if name != "roles"}  # those are a plan's
+    row = {name: value for name, value in asdict(result).items() if name != "roles"}  # roles belong to the plan
     save_transform(job.path, transform, row=row, message=result.message, reverse_matrix=reverse_matrix)
-    # as it is read: what was computed now and what was computed before are the same
+    # read back from the file, so that new and stored results are equal
     return finished(job) or result
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A process a core: let ITK and torch work on one thread each, and on as many as before afterwards."""
+    """Limit ITK and torch to one thread each, since there is one process for each core."""
     before = torch.get_num_threads(), use_threads(1)
     torch.set_num_threads(1)
     try:
@@ -265,7 +266,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _attempt(job: Job, settings: Mapping[str, Any], start: str | None) -> tuple[PairResult, Transform, Affine | None]:
-    """The result, the transform, and the way back where it is asked for and found."""
+    """Result, transform, and reverse affine map, which is None if there is no limit for it or no result."""
     pair, region = (job.fixed_image, job.moving_image), job.region
     lead = start and load_transform(start)
     if lead:
@@ -280,19 +281,19 @@ def _attempt(job: Job, settings: Mapping[str, Any], start: str | None) -> tuple[
     }
     back = None
     if job.limits.max_inverse_error_mm is not None:
-        # that of the start, which was searched: another search would doubt what has been found
+        # that of the start, which was found by a search; a second search could only find it again or miss it
         matrix = read_notes(start).get("reverse_matrix") if start else None
-        back = Affine(torch.tensor(matrix, dtype=torch.float64)) if matrix else _way_back(job, transform, settings)
+        back = Affine(torch.tensor(matrix, dtype=torch.float64)) if matrix else _reverse(job, transform, settings)
         measures["inverse_error_mm"] = inverse_error(transform, back, region, spacing) if back else float("inf")
-    # six digits: the last ones of a sum depend on where in memory it lies
+    # six digits, since the last ones of a sum depend on memory alignment
     measures = {name: float(f"{value:.6g}") for name, value in measures.items()}
     result = PairResult(job.fixed, job.moving, **measures)
     problems = list(_problems(result, job.limits))
     return replace(result, state="unusable" if problems else "usable", message="; ".join(problems)), transform, back
 
 
-def _way_back(job: Job, transform: Transform, settings: Mapping[str, Any]) -> Affine | None:
-    """Registered the other way round, affinely and with a search; None where that finds nothing."""
+def _reverse(job: Job, transform: Transform, settings: Mapping[str, Any]) -> Affine | None:
+    """Affine registration in the reverse direction, with a search; None if it fails."""
     region = warp_label(job.region, transform) if job.region else None
     affine = {**settings, "deformable_iterations": [0] * len(Settings(**settings).deformable_iterations)}
     try:
@@ -302,7 +303,7 @@ def _way_back(job: Job, transform: Transform, settings: Mapping[str, Any]) -> Af
 
 
 def _problems(result: PairResult, limits: Limits) -> Iterator[str]:
-    """What is worse than allowed; a NaN is."""
+    """Messages for measures outside the limits, to which NaN belongs."""
     before, after = result.similarity_before, result.similarity_after
     if not after - before > limits.min_similarity_gain:
         yield f"similarity {before:.3f} before, {after:.3f} after"

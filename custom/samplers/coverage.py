@@ -16,7 +16,7 @@ __all__ = ["coverage_by_patient", "facility_location"]
 def coverage_by_patient(features: Tensor, patients: Tensor) -> Tensor:
     """How well each patient covers each slice: the largest cosine similarity between it and one of theirs.
 
-    Features are centerd first: those behind a ReLU all point much the same way.
+    Features are centered first: those behind a ReLU all point much the same way.
 
     Args:
         features: (N, d), one a slice.

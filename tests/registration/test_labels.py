@@ -79,7 +79,7 @@ def test_volumes_without_a_usable_atlas_stay_without_a_label(folder, capsys):
     found = finished(folder, {"ua": "usable", "va": "unusable"})
     u, v = propagated_labels(found, LABELED, UNLABELED, folder / "labels")
     assert "label" in u and "label" not in v
-    assert "propagated_labels: none for v: no labeled case is usable" in capsys.readouterr().out
+    assert "propagated_labels: none for v: no labeled case has a usable registration" in capsys.readouterr().out
     nothing = finished(folder, {"ua": "failed", "va": "unusable"})
     with pytest.raises(SettingError, match="no labeled case was registered onto any of the 2 unlabeled ones"):
         propagated_labels(nothing, LABELED, UNLABELED, folder / "labels")

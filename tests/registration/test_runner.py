@@ -224,7 +224,7 @@ def test_a_full_disk_is_named_and_the_next_run_goes_on(cases, tmp_path):
         rows = runner(tmp_path)(pairs_of(cases), cases)
     assert all(row.state == "failed" and "File too large" in row.message for row in rows)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(RegistrationError, match="Every one of 2 pairs failed, the first one thus: .*File too large"):
+    with pytest.raises(RegistrationError, match="All 2 pairs failed, the first one with: .*File too large"):
         write_table(tmp_path / "pairs.csv", rows)
     assert [row.state for row in runner(tmp_path)(pairs_of(cases), cases)] == ["usable"] * 2
 
