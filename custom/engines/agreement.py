@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The choice between several propagated label maps of a volume by their agreement with a network."""
+"""Choice between several propagated label maps of a volume by their agreement with a network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["LabelChoice", "agreement", "overlap_counts"]
 
 
 class LabelChoice:
-    """For each volume the one of its K propagated label maps that agrees most with a network.
+    """Chooses the one of the K propagated label maps of each volume that agrees most with a network.
 
     Args:
-        volumes: (N,) int64, number of each slice's volume.
+        volumes: (N,) int64, number of the volume of each slice.
 
     Attributes:
         selected: (N,) int64, the label map that each slice uses: the first one until :meth:`update` is called.

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""CCT-R: a CNN and a transformer teach each other; registration gives pseudo-labels (RSL) and positives (REPS)."""
+"""CCT-R: a CNN and a transformer teach each other, with propagated labels (RSL) and registered positives (REPS)."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ TERMS = ("supervised", "cross_teaching", "contrast", "registration")
 def check_terms(
     *, anchors: int, negatives: int | None, positives_share: float, confidence: float, **weights: float
 ) -> None:
-    """Check what the terms of the loss are given before the work begins, by the names of their keys.
+    """Check the settings of the terms of the loss before the work begins.
 
     Args:
         anchors, negatives: of :class:`custom.losses.PixelContrastLoss`.
         positives_share: its ``extra_weight``.
         confidence: of :class:`CrossTeachingTrainer`.
-        **weights: of the terms.
+        **weights: of the terms, by their keys.
 
     Raises:
-        SettingError: one of them is out of its range.
+        SettingError: a setting is out of its range.
     """
     ranges = {
         "anchors": (anchors, anchors >= 1, "1 or more pixels of each class; --contrast_weight 0 goes without contrast"),
@@ -72,10 +72,10 @@ def check_unused(overlay: str, settings: Mapping[str, float]) -> None:
 
     Args:
         overlay: file name, for the message.
-        settings: by name; all must be 0, as the overlay has them.
+        settings: by name; all must be 0, their value in the overlay.
 
     Raises:
-        SettingError: one of them is not.
+        SettingError: one of them is not 0.
     """
     if given := [name for name, value in settings.items() if value]:
         raise SettingError(f"{', '.join(given)}: the training of {overlay} does not use it; leave it out.")
@@ -84,44 +84,44 @@ def check_unused(overlay: str, settings: Mapping[str, float]) -> None:
 def uses_registration(
     use_registration: bool, propagation_weight: float, contrast_weight: float, registered_positives: bool
 ) -> bool:
-    """Whether a training has a term that needs registrations, and is to have them."""
+    """Whether registration is switched on and a term of the loss needs it."""
     return use_registration and (propagation_weight > 0 or (contrast_weight > 0 and registered_positives))
 
 
 class CrossTeachingTrainer(TwoStreamTrainer):
-    """Two students, each other's teachers. ``network`` is the CNN, which is deployed, ``partner`` the transformer.
+    """Trainer of two students that teach each other: the CNN ``network``, which is deployed, and a transformer.
 
-    The loss is the weighted sum, over both students, of
+    The loss is a weighted sum of terms over both students, see :mod:`custom.losses.cross_teaching`:
 
     - "supervised": on labeled slices;
-    - "cross_teaching": on unlabeled slices, with what the other student decides as the label;
-    - "contrast": between the pixels of both in one space, by label or by what the other student is confident of, and
-      with the features at registered points of other volumes among the positives (REPS);
-    - "registration" (RSL): on unlabeled slices, with a registered labeled volume's label.
+    - "cross_teaching": on unlabeled slices, with the decisions of the other student as labels;
+    - "contrast": between the pixels of both in a common space, by labels or confident decisions of the other student,
+      with features at registered points of other volumes as further positives (REPS);
+    - "registration": on unlabeled slices, with propagated labels (RSL).
 
-    A term whose weight is 0 is not computed. With several processes batch norms, if a student has any, are to be
-    global ones, see :func:`custom.networks.synchronize`.
+    A term whose weight is 0 is not computed. With several processes the batch norms of the students, if any, must be
+    global, see :func:`custom.networks.synchronize`.
 
     Args:
-        partner: the second student, which shares the projectors' last layers with the first one.
+        partner: the second student, which shares the last layers of the projectors with the first one.
         weights: name of each term to its weight, a number or a :class:`Schedule`.
-        teaching_loss: of logits (n, C, H, W) and labels (n, 1, H, W), for "cross_teaching".
-        registration_loss: the same for "registration".
-        contrast_loss: of one tap's features, see :class:`custom.losses.PixelContrastLoss`.
-        confidence: probability from which on what a teacher decides about a pixel takes part in the contrast.
-        labeled_contrast: so many first iterations contrast labeled pixels only, without registered positives: what
-            a bank holds of students that know nothing yet is no positive.
-        positives: of the two students, for the tap ``registered_tap`` (REPS); None goes without.
+        teaching_loss: of "cross_teaching", a function of logits (n, C, H, W) and labels (n, 1, H, W).
+        registration_loss: of "registration", the same.
+        contrast_loss: of the features of one tap, see :class:`custom.losses.PixelContrastLoss`.
+        confidence: smallest probability of a decision that takes part in the contrast.
+        labeled_contrast: number of first iterations whose contrast uses labeled pixels only, and no registered
+            positives, since the features of untrained students are no useful positives.
+        positives: of the two students, for the tap ``registered_tap`` (REPS); None for none.
         registered_tap: name of the tap whose features are kept in the memory banks.
-        unaugmented: all training slices, or this process's share, to fill the memory banks of ``positives``, and for
-            ``select_by_agreement``.
-        select_by_agreement: whether slices have several registered labels, of which each volume takes the one that
-            agrees most with the CNN, after the first epoch; in that one the first label.
+        unaugmented: all training slices, or the share of this process, for filling the memory banks of ``positives``
+            and for ``select_by_agreement``.
+        select_by_agreement: whether slices have several propagated label maps, of which each volume uses the one that
+            agrees most with the CNN, or the first one in the first epoch.
         **arguments: those of :class:`TwoStreamTrainer`, all by name.
 
     Raises:
-        SettingError: a term is unknown or missing, ``confidence`` is no probability, or the students project into
-            different spaces.
+        SettingError: a term is unknown or missing, ``confidence`` is not a probability, or the students do not
+            share the space of their projections.
 
     Source:
         CCT-R (https://arxiv.org/abs/2409.10422); cross teaching: Luo et al., MIDL 2022.
@@ -163,7 +163,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         self.label_choice = LabelChoice(unaugmented.dataset.geometry.volumes) if select_by_agreement else None
         super().__init__(**arguments)
         ours, theirs = ({tap: p[-1] for tap, p in one.projectors.items()} for one in (self.network, partner))
-        if ours != theirs:  # modules are equal if they are the same
+        if ours != theirs:  # modules compare by identity
             raise SettingError(
                 "partner: its features lie in another space than the network's; make it with share_head_with."
             )
@@ -176,9 +176,9 @@ class CrossTeachingTrainer(TwoStreamTrainer):
 
         Args:
             engine: this trainer.
-            batchdata: this process's part: "image" (n, 1, H, W); "label" (n, K, H, W) integers, K times the same for
-                labeled slices, those of K registered volumes for the others, UNKNOWN where there is none; "slice"
-                (n,), their numbers.
+            batchdata: this process's part: "image" (n, 1, H, W); "label" (n, K, H, W) integers, K equal maps for
+                labeled slices, K propagated ones for the others, UNKNOWN where nothing is known; "slice" (n,), their
+                numbers.
 
         Returns:
             "loss" and each term that was computed, by name, without its weight.
@@ -188,7 +188,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         weights = engine.term_weights(nothing_unlabeled=len(labels) == engine.labeled_per_batch)
         engine.optimizer.zero_grad()
         logits, features = engine.predict(images)
-        taught = [pseudo_labels(values) for values in reversed(logits)]  # for each student, those of the other one
+        taught = [pseudo_labels(values) for values in reversed(logits)]  # for each student, by the other one
 
         count = engine.labeled_per_batch
         labeled, unlabeled = ([values[part] for values in logits] for part in (slice(count), slice(count, None)))
@@ -268,17 +268,17 @@ class CrossTeachingTrainer(TwoStreamTrainer):
 
     @staticmethod
     def _positives_begin(engine: CrossTeachingTrainer, iteration: int) -> bool:
-        """Whether registered positives begin within an epoch, at this iteration."""
+        """Whether this iteration is the first one with registered positives, and not the first one of an epoch."""
         return iteration == engine.labeled_contrast + 1 and engine.labeled_contrast % engine.state.epoch_length > 0
 
     @staticmethod
     @torch.no_grad()
     def fill_banks(engine: CrossTeachingTrainer) -> None:
-        """Fill the memory banks with the features of all slices as they are.
+        """Fill the memory banks with the features of all un-augmented slices.
 
-        Where registered positives begin, and at the start of each epoch after, so that a run that was resumed there
-        goes on with the same. It costs a pass of both students over all slices, up to the registered tap, which
-        processes share: epochs should have more slices.
+        This is done when registered positives begin and at the start of each later epoch, so that a resumed run
+        continues with the same features. It costs a pass of both students over all slices up to the registered tap,
+        which the processes share; epochs should have more slices than that.
         """
         if not engine.positives or engine.state.iteration < engine.labeled_contrast:
             return
@@ -300,7 +300,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         if engine.label_choice is None:
             return
         engine.label_choice.update(engine._unaugmented_predictions())
-        if engine.state.epoch == 1:  # the CNN knows nothing yet; the pass above draws random numbers in each epoch
+        if engine.state.epoch == 1:  # an untrained CNN cannot choose; the loader of its pass has drawn random numbers
             engine.label_choice.reset()
 
     def _unaugmented_predictions(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

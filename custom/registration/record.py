@@ -175,7 +175,7 @@ def job_for(
     """Make the job of two cases. Its file is named by a hash of the images, the label and the settings.
 
     Args:
-        fixed, moving: cases with "case" and "image"; the "region", or else the "label", of the moving one marks the organ.
+        fixed, moving: cases with "case" and "image"; "region", or else "label", of the moving one marks the organ.
         attempts, limits, start: see :class:`Job`; the start is the result of another job.
         folder: for the result.
 
