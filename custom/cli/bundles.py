@@ -108,9 +108,8 @@ def layout(value: Any, indent: int = 0, key: str = "") -> str:
         entries = [layout(v, indent + 1, key) for v in value]
     lines = [f"{entry}," for entry in entries]
     if indent > 0 and _is_plain(value):
-        head = (
-            1 if isinstance(value, dict) and "_target_" in value else 0
-        )  # the class of a component is on a separate line
+        # the class of a component is on a separate line
+        head = 1 if isinstance(value, dict) and "_target_" in value else 0
         lines = lines[:head] + _filled(lines[head:], WIDTH - len(inner))
     lines[-1] = lines[-1].removesuffix(",")
     return "\n".join([line[0], *(inner + text for text in lines), outer + line[-1]])

@@ -22,9 +22,8 @@ from custom.utils.settings import check_settings
 __all__ = ["MONAI_BUNDLE", "check_options", "in_monai_bundle", "program"]
 
 MONAI_BUNDLE = "monai.bundle.__main__"
-OPTION = re.compile(
-    r"--?([A-Za-z][^=]+)=?(.*)", re.DOTALL
-)  # syntax of Fire; single letters are abbreviations of MONAI's options
+# syntax of Fire; single letters are abbreviations of MONAI's options
+OPTION = re.compile(r"--?([A-Za-z][^=]+)=?(.*)", re.DOTALL)
 FLAG = re.compile(r"--|-[A-Za-z](=|$)")
 
 
@@ -54,9 +53,8 @@ def check_options() -> None:
         return
     from fire.parser import DefaultParseValue  # installed, since `monai.bundle` runs; other programs may not have it
 
-    given = (
-        sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
-    )  # options after "--" are those of Fire
+    # options after "--" are those of Fire
+    given = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     options = {}
     for text, following in zip(given, [*given[1:], ""], strict=True):
         if found := OPTION.fullmatch(text):
@@ -73,9 +71,8 @@ def check_options() -> None:
     known = {name for f in callables for name in inspect.signature(f).parameters}
     known |= {key for f in files for key in monai.bundle.ConfigParser.load_config_file(f)}
     for file in siblings:
-        with contextlib.suppress(
-            ValueError, OSError, TypeError
-        ):  # not a config of this run: incomplete, or another file
+        # not a config of this run: incomplete, or another file
+        with contextlib.suppress(ValueError, OSError, TypeError):
             known |= set(monai.bundle.ConfigParser.load_config_file(file))
     known.add(DEBUG)
     for option in () if "tracking" in options else options:

@@ -65,12 +65,13 @@ class SliceTrainer(SupervisedTrainer):
         SettingError: ``max_epochs`` is not a positive integer; during the run, a term of the loss is not finite.
     """
 
+    # attributes that two runs must share to be the same
     SETTINGS: ClassVar[tuple[str, ...]] = (
         "seed",
         "mixed_precision",
         "augment",
         "loss_function",
-    )  # attributes that two runs must share to be the same
+    )
 
     def __init__(
         self,

@@ -123,9 +123,8 @@ def class_contrast(
             f"and {tuple(has_extra.shape)}: for each anchor a mean, and whether there is one."
         )
     further = (anchors * torch.where(has_extra.unsqueeze(1), mean, 0)).sum(dim=1) / temperature  # (m,)
-    weight = has_extra * (
-        1 - (1 - extra_weight) * paired.to(anchors.dtype)
-    )  # (m,), 1 for an anchor that is alone in its class
+    # (m,), 1 for an anchor that is alone in its class
+    weight = has_extra * (1 - (1 - extra_weight) * paired.to(anchors.dtype))
     positive = (1 - weight) * positive + weight * further
     of_class = run.unsqueeze(1) == run[keys]  # (m, k)
     similarity += torch.where(of_class, (1 - weight).log().unsqueeze(1), 0)

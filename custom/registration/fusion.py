@@ -60,9 +60,8 @@ def fuse_labels(
     best = labels[order[0]]
     if len(labels) == 1 or (how == "best" and outside is None):
         return best.clone().to(torch.int16)
-    maps = torch.stack(
-        [labels[number][0].as_tensor().long() for number in order]
-    )  # (K, X, Y, Z), the most similar atlas first
+    # (K, X, Y, Z), the most similar atlas first
+    maps = torch.stack([labels[number][0].as_tensor().long() for number in order])
     if how == "best":  # the next best atlas decides where the best one does not reach
         weights = torch.tensor([2.0**-number for number in range(len(order))])
     else:
@@ -76,9 +75,8 @@ def fuse_labels(
     most = votes.amax(dim=0)
     fused = maps[0].clone()
     decided = torch.zeros_like(fused, dtype=torch.bool)
-    for label, there in zip(
-        classes, reached, strict=True
-    ):  # the most similar atlas among those whose class has the most votes
+    # the most similar atlas among those whose class has the most votes
+    for label, there in zip(classes, reached, strict=True):
         wins = ~decided & there & (votes.gather(0, label[None])[0] >= most * (1 - 1e-6))
         fused[wins] = label[wins]
         decided |= wins

@@ -44,9 +44,8 @@ def locate(target: Volume, source: Volume, mask: Volume, options: Settings) -> l
         score = match(image, values, weight)
         score = score - _unlikely(score.shape, image.shape, middle, grid, reach)
         for value, place in _peaks(score, np.ceil(options.template_margin_mm / grid.spacing)):
-            place = np.where(
-                place >= image.shape, place - score.shape, place
-            )  # negative indices: the template may begin outside the image
+            # negative indices: the template may begin outside the image
+            place = np.where(place >= image.shape, place - score.shape, place)
             shift = np.eye(4)
             shift[:3, 3] = -grid.affine[:3, :3] @ (place - corner)
             found.append((value, matrix @ shift))

@@ -121,9 +121,8 @@ def lock(path: str | Path, key: str) -> None:
     except OSError:  # a file system without locks
         file.close()
         return
-    if not name.exists() or not os.path.samestat(
-        os.stat(name), os.fstat(file.fileno())
-    ):  # its holder has just removed it
+    # its holder has just removed it
+    if not name.exists() or not os.path.samestat(os.stat(name), os.fstat(file.fileno())):
         file.close()
         lock(path, key)
         return
