@@ -83,7 +83,7 @@ def _renamed(content: dict) -> dict[str, Tensor]:
 
 
 def _fitted(given: dict[str, Tensor], own: dict[str, Tensor], window: tuple[int, int]) -> dict[str, Tensor]:
-    """Adapt the patch kernel and the tables of relative positions to the channels, patches and windows of the network."""
+    """Adapt the patch kernel and the tables of relative positions to the channels, patches and windows of a network."""
     for name in own.keys() & given.keys():
         if name.endswith(".relative_position_bias_table") and given[name].ndim == 2:
             given[name] = _resized(given[name], window)
