@@ -278,7 +278,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(overlays, networks, abdomen, 
     everything = {**SMALL, **settings, "resume": "true", **options(broken, abdomen, registrations)}
     killed_after(broken / "models" / "training_resume.pt", 2, command("training", files, configs=CONFIGS, **everything))
     printed = train(broken, abdomen, registrations, *overlays, resume="true", **settings)
-    assert "resume: going on after epoch" in printed
+    assert "resume: continuing after epoch" in printed
     for name in networks:
         expected, found = (torch.load(f / "models" / f"{name}.pt", weights_only=True) for f in (whole, broken))
         for key, tensor in expected.items():

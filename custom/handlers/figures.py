@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of what an evaluation saw and predicted."""
+"""Overview picture of an evaluation: images, labels and predictions."""
 
 from __future__ import annotations
 
@@ -32,28 +32,27 @@ __all__ = ["OverviewFigure"]
 
 CARDIAC = {"base": 0.15, "middle": 0.5, "apex": 0.85}
 PANEL = 1.45  # inches
-ENTRY = 2.0  # inches, of a long name in the legend
+ENTRY = 2.0  # inches for a long name in the legend
 MOST_SCORES = 5
 
 
 @dataclass
 class _Case:
     title: str
-    spacing: tuple[float, float]  # mm of rows and columns
-    slices: list[dict[str, np.ndarray]]  # of each slice shown: panel name to (h, w)
+    spacing: tuple[float, float]  # pixel size of rows and columns, in mm
+    slices: list[dict[str, np.ndarray]]  # for each displayed slice: panel name to (h, w)
 
 
 class OverviewFigure:
     """Draw image, truth and prediction of some cases side by side, on a few slices, as ``overview.png``.
 
-    Slices are chosen at fractions of those that the truth labels (the prediction, where there is no truth), and shown
-    as radiologists do: anterior or head up, the patient's left on the right. With several processes the first
-    draws cases of its own.
+    Slices are chosen at fractions of the range that the truth labels (or the prediction, if there is no truth), and are
+    shown in radiological orientation. With several processes the first one draws some of its cases.
 
     Args:
         folder: for the file.
         class_names: of the foreground classes, label 1 first.
-        max_cases: the first ones are shown.
+        max_cases: largest number of cases; the first ones are shown.
         slices: name to fraction in [0, 1] of the labeled slices, along ``direction``.
         direction: (3,) vector in RAS along which slices are counted.
     """
@@ -97,7 +96,7 @@ class OverviewFigure:
             self.cases.append(self._case(title, output[CommonKeys.IMAGE][:1].cpu(), maps))
 
     def _scores(self, truth: MetaTensor, prediction: MetaTensor) -> str:
-        """Dice of the classes that occur in the case; only the mean of more than fit above a row."""
+        """Dice of the classes of a case, or only their mean if there are too many for the line above a row."""
         scores = {n: dice(truth[0] == k, prediction[0] == k) for k, n in enumerate(self.class_names, start=1)}
         scores = {n: score for n, score in scores.items() if not np.isnan(score)}
         if len(scores) > MOST_SCORES:
@@ -107,7 +106,7 @@ class OverviewFigure:
     def _case(self, title: str, image: MetaTensor, maps: dict[str, MetaTensor]) -> _Case:
         prediction = maps["prediction"]
         if image.shape != prediction.shape or not np.allclose(image.affine, prediction.affine, atol=1e-3):
-            # black beyond the part of a slice that the network was shown
+            # black outside the part of a slice that the network sees
             image = ResampleToMatch(mode="bilinear", padding_mode="zeros")(image - image.min(), prediction)
         volumes = {name: self.orient(volume) for name, volume in {"image": image, **maps}.items()}
         spacing = tuple(volumes["image"].pixdim.tolist()[1::-1])
@@ -124,7 +123,7 @@ class OverviewFigure:
             return
         panels = max((list(case.slices[0]) for case in self.cases), key=len)
         rows, columns = len(self.cases), len(self.slices) * len(panels)
-        entries = min(len(COLORS), int(columns * PANEL / ENTRY))  # of the legend, side by side
+        entries = min(len(COLORS), int(columns * PANEL / ENTRY))  # columns of the legend
         below = 0.2 + 0.2 * ceil(len(self.class_names) / entries)  # inches for the legend
         figure = Figure(figsize=(columns * PANEL + 0.3, rows * (PANEL + 0.25) + 0.35 + below))
         FigureCanvasAgg(figure)
