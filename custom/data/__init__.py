@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Cases in, slices out."""
+"""Data: lists of cases, checks, reading, preprocessing, slices, augmentation, phantoms."""
 
 from custom.data.atlas_cases import atlas_cases, atlas_folder, atlas_section, check_atlases, unless_images
 from custom.data.augment import SpatialAugment, iteration_generator

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Volumes that atlases segment: images of the user, or the held-out cases of the data set, which are scored as well."""
+"""Volumes for atlas segmentation: images of the user, or held-out cases of the data set, which are also scored."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_the_encoder_comes_from_all_studies_once(studies, tmp_path):
 def test_annotated_studies_alone(studies, tmp_path, run_id):
     """3D Slicer sends no run id, for which MONAI evaluates the whole config: it trains once all the same."""
     printed = train(tmp_path, studies, run_id, unlabeled_studies=False)
-    assert "training with the annotated ones alone" in printed and "Pre-training" not in printed
+    assert "training uses only the annotated ones" in printed and "Pre-training" not in printed
     assert printed.count("the best in validation: ") == 1 and "phantom" not in printed
     assert {file.name for file in (tmp_path / "models").glob("*.pt")} == {"model.pt", "training_resume.pt"}
 

@@ -381,7 +381,7 @@ def test_a_drawn_label_is_corrected_and_training_goes_on_with_the_annotated_alon
     config.write_text(json.dumps({**json.loads(config.read_text()), "unlabeled_studies": False}))
     served = torch.load(server.models / "cctr_acdc" / "models" / "model.pt", weights_only=True)
     printed = train(server, "cctr_acdc", val_split=0.0, max_epochs=1)
-    assert "training with the annotated ones alone" in printed and "0 volumes are unlabeled, 0 are for" in printed
+    assert "training uses only the annotated ones" in printed and "0 volumes are unlabeled, 0 are for" in printed
     assert "Add Checkpoint Loader" in printed
     now = torch.load(server.models / "cctr_acdc" / "models" / "model.pt", weights_only=True)
     assert served.keys() == now.keys() and any(not torch.equal(served[name], now[name]) for name in now)
