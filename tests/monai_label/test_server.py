@@ -352,7 +352,7 @@ def test_three_annotated_studies_train_a_model_that_is_served(server, model):
         labels = (server.models / model / "eval" / "registration" / "labels").iterdir()
         assert {file.name.split(".")[0] for file in labels} == set(others)
     else:
-        assert "encoder.pt is used as it is: no pre-training" in printed  # the one that ranked the studies
+        assert "encoder.pt is used as it is; remove it to pre-train again" in printed  # the one that ranked the studies
     assert not (server.models / model / "data").exists()  # the phantom of the command line
     after = dice(server, model, others)
     print(f"\n{model}, Dice of studies without a label: {after:.3f}")

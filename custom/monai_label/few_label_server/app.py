@@ -132,9 +132,9 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label looks for the 
             return super().async_scoring(method, params)
         idle = {name for name, selection in self.selections.items() if not selection.due(self.datastore())}
         due = [name for name in self._scoring_methods if name not in idle]
-        if not self._server_mode:  # after a training; MONAI Label would request them singly and be refused
-            return self._local_request("/scoring/", params, "Scoring") if due else {}  # because the first one is still
-            running
+        # after a training; MONAI Label would request them one by one, and be refused while the first one runs
+        if not self._server_mode:
+            return self._local_request("/scoring/", params, "Scoring") if due else {}
         waiting = {task["request"]["method"] for task in tasks("scoring") if task["status"] == "SUBMITTED"}
         result = {}
         for name in due:
