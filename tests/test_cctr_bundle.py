@@ -221,7 +221,7 @@ def test_training_goes_on_without_registration_when_told_so(overlays, settings, 
     [
         ("cross_teaching", {"supervised", "cross_teaching"}),
         ("contrast", {"supervised", "cross_teaching", "contrast"}),
-        ("no_reps", {"supervised", "cross_teaching", "contrast", "registration"}),
+        ("no_reps", {"supervised", "cross_teaching", "contrast", "propagation"}),
         ("no_rsl", {"supervised", "cross_teaching", "contrast"}),
     ],
 )
@@ -311,7 +311,7 @@ TWO = {  # processes, of hearts, which have two validation cases; gradients are 
             CCTR,
             ["multi_gpu_train.json", "variants/cctr_multi_gpu.json"],
             {"transformer_learning_rate": 1e-7, "contrast_weight": 0.1},
-            ("cross_teaching", "contrast", "registration"),
+            ("cross_teaching", "contrast", "propagation"),
         ),
     ],
     ids=["mean teacher", "CCT-R"],

@@ -34,7 +34,7 @@ from custom.utils.errors import SettingError
 
 __all__ = ["TERMS", "CrossTeachingTrainer", "check_terms", "check_unused", "uses_registration"]
 
-TERMS = ("supervised", "cross_teaching", "contrast", "registration")
+TERMS = ("supervised", "cross_teaching", "contrast", "propagation")
 
 
 def check_terms(
@@ -97,7 +97,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
     - "cross_teaching": on unlabeled slices, with the decisions of the other student as labels;
     - "contrast": between the pixels of both in a common space, by labels or confident decisions of the other student,
       with features at registered points of other volumes as further positives (REPS);
-    - "registration": on unlabeled slices, with propagated labels (RSL).
+    - "propagation": on unlabeled slices, with propagated labels (RSL).
 
     A term whose weight is 0 is not computed. With several processes the batch norms of the students, if any, must be
     global, see :func:`custom.networks.synchronize`.
@@ -106,7 +106,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         partner: the second student, which shares the last layers of the projectors with the first one.
         weights: name of each term to its weight, a number or a :class:`Schedule`.
         teaching_loss: of "cross_teaching", a function of logits (n, C, H, W) and labels (n, 1, H, W).
-        registration_loss: of "registration", the same.
+        propagation_loss: of "propagation", the same.
         contrast_loss: of the features of one tap, see :class:`custom.losses.PixelContrastLoss`.
         confidence: smallest probability of a decision that takes part in the contrast.
         labeled_contrast: number of first iterations whose contrast uses labeled pixels only, and no registered
@@ -130,7 +130,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
     SETTINGS: ClassVar[tuple[str, ...]] = (
         *TwoStreamTrainer.SETTINGS,
         *("labeled_per_batch", "weights", "confidence", "labeled_contrast", "select_by_agreement"),
-        *("teaching_loss", "registration_loss", "contrast_loss"),
+        *("teaching_loss", "propagation_loss", "contrast_loss"),
     )
 
     def __init__(
@@ -139,7 +139,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         partner: ProjectedNetwork,
         weights: Mapping[str, float | Schedule],
         teaching_loss: nn.Module,
-        registration_loss: nn.Module,
+        propagation_loss: nn.Module,
         contrast_loss: nn.Module,
         confidence: float = 0.8,
         labeled_contrast: int = 0,
@@ -155,7 +155,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
             raise SettingError(f"confidence: {confidence} is no probability; give 0 to 1.")
         self.partner = partner
         self.weights = {n: w if isinstance(w, Schedule) else Schedule(float(w)) for n, w in weights.items()}
-        self.teaching_loss, self.registration_loss = teaching_loss, registration_loss
+        self.teaching_loss, self.propagation_loss = teaching_loss, propagation_loss
         self.contrast_loss = contrast_loss
         self.confidence, self.labeled_contrast = confidence, labeled_contrast
         self.positives, self.registered_tap, self.unaugmented = positives, registered_tap, unaugmented
@@ -197,7 +197,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
             "supervised": lambda: supervised_loss(labeled, labels[:count], engine.loss_function),
             "cross_teaching": lambda: cross_pseudo_loss(unlabeled, decided, engine.teaching_loss),
             "contrast": lambda: engine.contrast(features, labels[:, 0], taught, places),
-            "registration": lambda: propagated_label_loss(unlabeled, labels[count:], engine.registration_loss),
+            "propagation": lambda: propagated_label_loss(unlabeled, labels[count:], engine.propagation_loss),
         }
         terms = {name: term() for name, term in terms.items() if weights[name]}
         loss = weighted_sum(terms, weights)
@@ -209,7 +209,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
     def term_weights(self, nothing_unlabeled: bool = False) -> dict[str, float]:
         """The weight of each term in this iteration; 0 for those of unlabeled slices where there are none."""
         weights = {name: schedule(self.state.iteration) for name, schedule in self.weights.items()}
-        return weights | ({"cross_teaching": 0.0, "registration": 0.0} if nothing_unlabeled else {})
+        return weights | ({"cross_teaching": 0.0, "propagation": 0.0} if nothing_unlabeled else {})
 
     def predict(self, images: Tensor) -> tuple[list[Tensor], tuple[dict[str, Tensor], ...]]:
         """Run both students on this process's part of the batch.
