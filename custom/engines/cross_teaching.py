@@ -52,15 +52,19 @@ def check_terms(
         SettingError: a setting is out of its range.
     """
     ranges = {
-        "anchors": (anchors, anchors >= 1, "1 or more pixels of each class; --contrast_weight 0 goes without contrast"),
-        "negatives": (negatives, negatives is None or negatives >= 2, "2 or more, as an anchor is not its own key"),
+        "anchors": (
+            anchors,
+            anchors >= 1,
+            "1 or more pixels of each class; --contrast_weight 0 switches the contrast off",
+        ),
+        "negatives": (negatives, negatives is None or negatives >= 2, "2 or more, as an anchor is no key of itself"),
         "positives_share": (
             positives_share,
             0 < positives_share <= 1,
-            "more than 0 and at most 1; --registered_positives false goes without registered positives",
+            "more than 0 and at most 1; --registered_positives false switches them off",
         ),
         "confidence": (confidence, 0 <= confidence <= 1, "a probability, 0 to 1"),
-        **{name: (weight, weight >= 0, "0, to go without that term, or more") for name, weight in weights.items()},
+        **{name: (weight, weight >= 0, "0 to leave that term out, or more") for name, weight in weights.items()},
     }
     for name, (value, fits, remedy) in ranges.items():
         if not fits:

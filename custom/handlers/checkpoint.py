@@ -323,7 +323,7 @@ def read_notes(path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: the content is not valid.
     """
-    notes = read_json(path, "checkpoint", error=WeightsError, remedy="copy it again, or remove it to go without")
+    notes = read_json(path, "checkpoint", error=WeightsError, remedy="copy it again, or remove it to do without")
     hashes = notes.setdefault(TRAINED_ON, {})
     if not isinstance(hashes, dict) or not all(_are_texts(those) for those in hashes.values()):
         raise WeightsError(f"checkpoint: {path}: {TRAINED_ON} holds no lists of hashes; copy the file again.")

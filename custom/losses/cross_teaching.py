@@ -4,7 +4,7 @@ r"""The four terms of CCT-R's loss, as functions of the logits of two students a
 
 Students :math:`s \in \{1, 2\}` predict the logits :math:`f_s(x)` of a batch of labeled slices :math:`x_l` and unlabeled
 slices :math:`x_u`; :math:`\bar{s}` is the other student. Each term is a sum over both students. The segmentation loss
-:math:`\ell` is an argument, since each term has its own.
+:math:`\ell` is an argument, since it differs between the terms.
 """
 
 from __future__ import annotations

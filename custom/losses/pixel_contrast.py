@@ -215,7 +215,7 @@ class PixelContrastLoss(nn.Module):
         if len(set(counts)) > 1:
             raise ValueError(
                 "features, labels, positives and project must be of as many networks, found "
-                f"{', '.join(map(str, counts))}: give each as a list with an entry a network."
+                f"{', '.join(map(str, counts))}: give each as a list with an entry for each network."
             )
         for values, classes in zip(features, labels, strict=True):
             expected = (len(values), *values.shape[2:])

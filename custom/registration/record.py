@@ -45,7 +45,7 @@ class Limits:
         min_similarity_gain: smallest increase of the similarity (-1 to 1) over that of the headers alone.
         max_folded_fraction: largest fraction of the organ in which the map may fold.
         max_inverse_error_mm: largest mean inverse-consistency error, in mm; None skips the reverse registration, which
-            saves about a third of the time. The reverse registration is affine and has a search of its own, so the
+            saves about a third of the time. The reverse registration is affine and has a separate search, so the
             error tells whether the organ was found: between two hearts 5 to 15 mm are common, and above 25 mm one of
             the two is usually misplaced. A pair that starts from the result of another pair is compared with the
             reverse registration of that pair.

@@ -158,7 +158,7 @@ def read_volume(image: Any, label: bool = False) -> Volume:
     """Read an image or a label map with its geometry.
 
     Args:
-        image: path of a NIfTI file, (X, Y, Z) and perhaps further axes of length 1, or of the folder of a DICOM
+        image: path of a NIfTI file, (X, Y, Z) and maybe further axes of length 1, or of the folder of a DICOM
             series; or a MetaTensor of shape (X, Y, Z) or (1, X, Y, Z), in RAS or LPS as its ``meta["space"]`` says.
         label: whether it is a label map, whose values stay integers.
 

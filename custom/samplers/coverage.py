@@ -28,9 +28,8 @@ def coverage_by_patient(features: Tensor, patients: Tensor) -> Tensor:
     unit = F.normalize(features - features.mean(dim=0), dim=1)
     columns = [(unit @ unit[patients == patient].T).amax(dim=1) for patient in range(int(patients.max()) + 1)]
     coverage = torch.stack(columns, dim=1)
-    coverage[torch.arange(len(patients)), patients] = (
-        1  # a feature at the mean has no direction, but its own patient covers it
-    )
+    # a feature at the mean has no direction, but its own patient covers it
+    coverage[torch.arange(len(patients)), patients] = 1
     return coverage
 
 

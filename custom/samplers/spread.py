@@ -24,7 +24,7 @@ class SpreadBatchSampler(Sampler[list[int]]):
     (Slices beyond ``len(self) * batch_size`` are left out of an epoch; the shuffle changes which.)
 
     Batches depend on the seed and the epoch alone. With several processes every one computes the same global batch
-    and takes its own part of it.
+    and takes a part of it.
 
     Args:
         positions: (N,) position of each slice.

@@ -371,12 +371,12 @@ def test_terms_are_checked():
 @pytest.mark.parametrize(
     "key, value, remedy",
     [
-        ("anchors", 0, "--contrast_weight 0 goes without contrast"),
+        ("anchors", 0, "--contrast_weight 0 switches the contrast off"),
         ("negatives", 1, "2 or more"),
-        ("positives_share", 0, "--registered_positives false goes without"),
+        ("positives_share", 0, "--registered_positives false switches them off"),
         ("positives_share", 1.1, "more than 0 and at most 1"),
         ("confidence", 1.5, "a probability"),
-        ("contrast_weight", -0.1, "0, to go without that term, or more"),
+        ("contrast_weight", -0.1, "0 to leave that term out, or more"),
     ],
 )
 def test_terms_are_checked_by_the_names_of_their_keys(key, value, remedy):
