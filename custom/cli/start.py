@@ -16,9 +16,8 @@ from custom.utils.errors import DEBUG, kept, user_error
 
 __all__ = ["print_message_last", "start_run"]
 
-MONAI_LABEL = (
-    "monailabel.interfaces.utils.app"  # program in which a MONAI Label server trains, and whose last lines it shows
-)
+# the program in which a MONAI Label server trains, and whose last lines it shows
+MONAI_LABEL = "monailabel.interfaces.utils.app"
 
 
 def start_run() -> None:
