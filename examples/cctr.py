@@ -30,8 +30,8 @@ from custom.losses import (
     PixelContrastLoss,
     contrast_classes,
     cross_pseudo_loss,
+    hard_pseudo_labels,
     propagated_label_loss,
-    pseudo_labels,
     student_contrast_loss,
     supervised_loss,
 )
@@ -95,7 +95,7 @@ for epoch in range(1, 5):
         grid = augment.random_grid(batch["image"], generator)
         images, labels = augment.sample(batch["image"], grid), augment.sample(batch["label"], grid).long()
         logits, features = zip(*(student(images) for student in students), strict=True)
-        taught = [pseudo_labels(values) for values in reversed(logits)]  # for each student, by the other one
+        taught = [hard_pseudo_labels(values) for values in reversed(logits)]  # for each student, by the other one
         known, unknown = ([values[part] for values in logits] for part in (slice(KNOWN), slice(KNOWN, None)))
         loss = supervised_loss(known, labels[:KNOWN], supervised)
         loss = loss + 0.1 * cross_pseudo_loss(unknown, [found.classes[KNOWN:] for found in taught], teaching)

@@ -21,8 +21,8 @@ from custom.losses.cross_teaching import (
     PseudoLabels,
     contrast_classes,
     cross_pseudo_loss,
+    hard_pseudo_labels,
     propagated_label_loss,
-    pseudo_labels,
     student_contrast_loss,
     supervised_loss,
     weighted_sum,
@@ -192,7 +192,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         weights = engine.term_weights(nothing_unlabeled=len(labels) == engine.labeled_per_batch)
         engine.optimizer.zero_grad()
         logits, features = engine.predict(images)
-        taught = [pseudo_labels(values) for values in reversed(logits)]  # for each student, by the other one
+        taught = [hard_pseudo_labels(values) for values in reversed(logits)]  # for each student, by the other one
 
         count = engine.labeled_per_batch
         labeled, unlabeled = ([values[part] for values in logits] for part in (slice(count), slice(count, None)))

@@ -17,8 +17,8 @@ from custom.losses.coral import CoralLoss, ordinal_anatomical_loss, relational_a
 from custom.losses.cross_teaching import (
     contrast_classes,
     cross_pseudo_loss,
+    hard_pseudo_labels,
     propagated_label_loss,
-    pseudo_labels,
     student_contrast_loss,
     supervised_loss,
 )
@@ -40,11 +40,11 @@ __all__ = [
     "contrast_classes",
     "cross_pseudo_loss",
     "draw_pixels",
+    "hard_pseudo_labels",
     "known_dice_cross_entropy",
     "ordinal_anatomical_loss",
     "pixels_at",
     "propagated_label_loss",
-    "pseudo_labels",
     "relational_anatomical_loss",
     "same_quarter",
     "same_slice",

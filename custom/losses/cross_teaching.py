@@ -20,8 +20,8 @@ __all__ = [
     "PseudoLabels",
     "contrast_classes",
     "cross_pseudo_loss",
+    "hard_pseudo_labels",
     "propagated_label_loss",
-    "pseudo_labels",
     "student_contrast_loss",
     "supervised_loss",
     "weighted_sum",
@@ -43,7 +43,7 @@ class PseudoLabels(NamedTuple):
     classes: Tensor
 
 
-def pseudo_labels(logits: Tensor) -> PseudoLabels:
+def hard_pseudo_labels(logits: Tensor) -> PseudoLabels:
     r"""The most probable class of each pixel and its probability, without gradients.
 
     .. math::
@@ -86,7 +86,7 @@ def cross_pseudo_loss(logits: Sequence[Tensor], taught: Sequence[Tensor], loss: 
 
     Args:
         logits: of each student, (n, C, H, W).
-        taught: for each student, the decisions (n, H, W) int64 of the other one, see :func:`pseudo_labels`.
+        taught: for each student, the decisions (n, H, W) int64 of the other one, see :func:`hard_pseudo_labels`.
         loss: Dice in the paper.
 
     Returns:

@@ -14,8 +14,8 @@ from custom.losses.cross_teaching import (
     PseudoLabels,
     contrast_classes,
     cross_pseudo_loss,
+    hard_pseudo_labels,
     propagated_label_loss,
-    pseudo_labels,
     student_contrast_loss,
     supervised_loss,
     weighted_sum,
@@ -65,7 +65,7 @@ def test_the_supervised_term_is_that_of_both_students(logits, labels):
 
 
 def test_each_student_is_taught_what_the_other_one_decides(logits):
-    taught = [pseudo_labels(values) for values in reversed(logits)]
+    taught = [hard_pseudo_labels(values) for values in reversed(logits)]
     decided = [[[max(range(CLASSES), key=lambda c: float(values[n, c, i, j])) for j in range(SIZE)]
                 for i in range(SIZE)] for values in logits for n in range(2)]  # fmt: skip
     decided = torch.tensor(decided).unflatten(0, (2, 2)).unsqueeze(2)  # (students, n, 1, H, W)
@@ -78,7 +78,7 @@ def test_each_student_is_taught_what_the_other_one_decides(logits):
 
 
 def test_pseudo_labels_are_the_most_probable_classes(logits):
-    found = pseudo_labels(logits[0])
+    found = hard_pseudo_labels(logits[0])
     probabilities = logits[0].detach().exp() / logits[0].detach().exp().sum(dim=1, keepdim=True)
     torch.testing.assert_close(found.confidence, probabilities.amax(dim=1))
     assert torch.equal(found.classes, logits[0].argmax(dim=1)) and not found.confidence.requires_grad
