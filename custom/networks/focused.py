@@ -5,12 +5,10 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from monai.inferers import SliceInferer
 from monai.transforms.utils import get_largest_connected_component_mask
 from torch import Tensor
 
@@ -18,16 +16,16 @@ from custom.networks.turned import TurnedSliceInferer
 
 __all__ = ["FocusedSliceInferer"]
 
-# beyond the window, of the background and of each other class
-LOGITS, PROBABILITIES = (0.0, math.log(1e-12)), (1.0, 0.0)
+LEAST = 1e-12  # probability, so that its logarithm is finite
 
 
 class FocusedSliceInferer(TurnedSliceInferer):
-    """A ``TurnedSliceInferer`` that looks at whole slices once, and then at a window around what it found there.
+    """A ``TurnedSliceInferer`` that looks at whole slices, and then at a window around what it found there.
 
     A network that was trained on crops near the organs knows little of the rest of a slice, and its normalization
     depends on how much of it is seen. The first look finds the largest connected foreground of the volume; all slices
-    are then segmented in the same window about its center. Beyond the window is background.
+    are then looked at in the same window about its center. In it the probabilities of both looks are averaged: the two
+    normalizations err differently. Beyond the window is background.
 
     Args:
         *arguments: those of ``TurnedSliceInferer``; slices are across the last axis.
@@ -54,7 +52,7 @@ class FocusedSliceInferer(TurnedSliceInferer):
             **settings: those of ``SliceInferer``.
 
         Returns:
-            (n, C, H, W, S), logits whose softmax is the mean of the copies' probabilities, or those probabilities.
+            (n, C, H, W, S), logits whose softmax is the mean of the probabilities, or of several networks that mean.
         """
         size = inputs.shape[2:4]
         window = [min(pair) for pair in zip(self.crop_size or size, size, strict=True)]
@@ -64,18 +62,20 @@ class FocusedSliceInferer(TurnedSliceInferer):
         near.orig_roi_size = tuple(window)  # else windows would be padded to whole slices
         found = []
         for volume in inputs.split(1):
-            first = SliceInferer.__call__(self, volume, network, *arguments, **settings)
+            first = self._probabilities(super().__call__(volume, network, *arguments, **settings))
             foreground = first.unflatten(1, (self.networks, -1)).mean(1).argmax(1) > 0
             rows, columns = (
                 slice(begin, begin + length) for begin, length in zip(_window(foreground, window), window, strict=True)
             )
-            seen = TurnedSliceInferer.__call__(near, volume[:, :, rows, columns], network, *arguments, **settings)
-            background, others = LOGITS if self.networks == 1 else PROBABILITIES
-            whole = seen.new_full((1, seen.shape[1], *volume.shape[2:]), others)
-            whole[:, :: seen.shape[1] // self.networks] = background
-            whole[:, :, rows, columns] = seen
-            found.append(whole)
+            second = TurnedSliceInferer.__call__(near, volume[:, :, rows, columns], network, *arguments, **settings)
+            whole = torch.zeros_like(first)
+            whole[:, :: first.shape[1] // self.networks] = 1  # background
+            whole[:, :, rows, columns] = (first[:, :, rows, columns] + self._probabilities(second)) / 2
+            found.append(whole if self.networks > 1 else whole.clamp(min=LEAST).log())
         return torch.cat(found)
+
+    def _probabilities(self, outputs: Tensor) -> Tensor:
+        return outputs if self.networks > 1 else outputs.softmax(dim=1)
 
 
 def _window(foreground: Tensor, window: Sequence[int]) -> list[int]:
