@@ -297,7 +297,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(run_id, files, settings, kept
     arguments = command(run_id, files, dataset_dir=phantom, resume="true", **settings, **folders(broken))
     killed_after(broken / "models" / f"{run_id}_resume.pt", 2, arguments)
     printed = run(run_id, files, dataset_dir=phantom, resume="true", **settings, **folders(broken))
-    assert "resume: going on after epoch" in printed
+    assert "resume: continuing after epoch" in printed
     expected, found = (torch.load(f / "models" / kept, weights_only=True) for f in (whole, broken))
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-5)

@@ -45,7 +45,6 @@ CCTR_TRAINING = ["train.json", "variants/cctr.json"]
 CCTR_BUNDLES = [bundle for bundle, (method, _) in SOURCES.items() if method == "cctr"]
 ALLOWED = {
     *("output_transform", "_disabled_", "iteration_log", "artifacts"),
-    *("group_by", "leading", "section", "folder", "data", "check"),  # of atlases, for images and for held-out cases
     "class_names",  # a list of names is long, but no logic
 }
 BOTH_SWIN_T = ("variants/both_networks.json", "variants/swin_t.json")

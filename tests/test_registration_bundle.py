@@ -19,7 +19,12 @@ from custom.data.phantom import abdominal_map, write_abdominal
 from custom.registration import Registrations
 
 CONFIGS = BUNDLES / "cctr_synapse" / "configs"
-QUICK = {"workers": 0, "labeled_cases": 1, "limits#inverse_mm": None, "settings#iterations": [30, 20, 10]}
+QUICK = {
+    "workers": 0,
+    "labeled_cases": 1,
+    "limits#max_inverse_error_mm": None,
+    "settings#deformable_iterations": [30, 20, 10],
+}
 HEART = BUNDLES / "cctr_acdc" / "configs"
 
 
@@ -117,7 +122,7 @@ def test_images_of_ones_own_are_segmented(segmented, abdomen, tmp_path):
 
 
 def test_the_heart_has_a_bundle_of_its_own(phantom, tmp_path):
-    settings = {"dataset_dir": phantom, "output_dir": tmp_path, "limits#inverse_mm": None, "workers": 0}
+    settings = {"dataset_dir": phantom, "output_dir": tmp_path, "limits#max_inverse_error_mm": None, "workers": 0}
     printed = run("atlas_segmentation", ["registration.json"], configs=HEART, labeled_cases=1, **settings)
     scores = rows(tmp_path / "cases.csv")
     assert {"dice_RV", "dice_MYO", "dice_LV"} <= set(scores[0])
@@ -138,7 +143,7 @@ def test_own_data(phantom, tmp_path):
     }
     datalist = tmp_path / "mine.json"
     datalist.write_text(json.dumps(content))
-    settings = {"datalist": datalist, "output_dir": tmp_path, "limits#inverse_mm": None, "workers": 0}
+    settings = {"datalist": datalist, "output_dir": tmp_path, "limits#max_inverse_error_mm": None, "workers": 0}
     run("registration", ["registration.json"], configs=HEART, **settings)
     assert len(rows(tmp_path / "registration" / "pairs.csv")) == 1
     run("atlas_segmentation", ["registration.json"], configs=HEART, **settings)

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The methods on the embedded phantom in a few minutes: ``make demo`` and ``make demo-coral``."""
+"""Demonstrations of the methods on the embedded phantom: ``make demo`` and ``make demo-coral``."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FINE_TUNING = {"max_epochs": 50, "val_interval": 25, "labeled_cases": 2}
 
 
 def hearts(folder: Path = Path("runs/demo"), **settings: Any) -> dict[str, dict[str, float]]:
-    """Train from one labeled patient, alone and with the unlabeled ones; score, segment, and print the table.
+    """Train with one labeled patient, without and with unlabeled ones, evaluate, segment, and print a table.
 
     Args:
-        folder: for all that is written; a second call resumes from what is there.
+        folder: of all results; a second call resumes from them.
         **settings: of both trainings, such as ``seed=1``.
 
     Returns:
@@ -48,12 +48,12 @@ def hearts(folder: Path = Path("runs/demo"), **settings: Any) -> dict[str, dict[
 
 
 def coral(folder: Path = Path("runs/demo_coral")) -> None:
-    """Pre-train, fine-tune from both starts, score, segment, and print the table.
+    """Pre-train, fine-tune with and without pre-training, evaluate, segment, and print a table.
 
-    One pair of short runs does not tell which start is better; the results page has more of them.
+    One pair of short runs does not tell which is better; the results page has more of them.
 
     Args:
-        folder: for all that is written; a second call resumes from what is there.
+        folder: of all results; a second call resumes from them.
     """
     began = time.monotonic()
     pretrained, scratch = folder / "coral", folder / "no_pretraining"

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentations into files: named after their case, whole or not there, in the geometry of their image."""
+"""Writing of segmentations, named after their cases and in the geometry of their images."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from monai.transforms import SaveImaged
 from custom.data.checks import DataError, case_id
 from custom.utils.figures import color_table
 from custom.utils.files import replacing
+from custom.utils.log import logger
 
-__all__ = ["SaveVolumed", "like_image"]
+__all__ = ["SaveVolumed", "like_image", "tell_of_predictions"]
 
 COLORS = "labels.ctbl"
-# what else of an image's header does not hold for a segmentation of it
+# fields of the header of an image that do not apply to its segmentation
 RESET = {"descrip": b"", "aux_file": b"", "intent_code": 0, "intent_name": b"", "cal_max": 0, "cal_min": 0}
 
 
 class SaveVolumed(SaveImaged):
     """Write volumes as ``<output_dir>/<case>_<output_postfix>.nii.gz``, labels with a table of their names and colors.
 
-    A volume has the geometry of its image field by field: both forms, their codes, voxel sizes and units, so that it
-    lies on it in every program.
+    All geometric fields of the header are those of the image: both forms, their codes, voxel sizes and units. So the
+    volume is aligned with the image in every program.
 
     Args:
         keys: volumes (1, X, Y, Z) in the voxels of their image.
-        output_dir: for the files; it is made.
+        output_dir: folder of the files, which is created.
         output_postfix: of their names.
         output_dtype: of NumPy, "uint8" for label values.
         allow_missing_keys: whether cases may lack them.
@@ -43,7 +44,7 @@ class SaveVolumed(SaveImaged):
             names and the colors of the labels. None for volumes that are no labels.
 
     Raises:
-        DataError: when called, for a volume that has other voxels than its image, or is not finite.
+        DataError: when it is called, if a volume has other voxels than its image, or is not finite.
     """
 
     def __init__(
@@ -80,8 +81,8 @@ def like_image(values: np.ndarray, image: str, affine: np.ndarray, dtype: np.dty
 
     Args:
         values: (X, Y, Z).
-        image: NIfTI file of the same voxels; of a DICOM series, its folder.
-        affine: (4, 4), voxel to RAS mm, where the image is no NIfTI file.
+        image: NIfTI file with the same voxels, or the folder of a DICOM series.
+        affine: (4, 4), voxel to RAS mm, used if the image is not a NIfTI file.
         dtype: of the voxels.
 
     Raises:
@@ -108,8 +109,13 @@ def like_image(values: np.ndarray, image: str, affine: np.ndarray, dtype: np.dty
     return kind(values.astype(dtype), None, header)
 
 
+def tell_of_predictions(output_dir: str, count: int) -> None:
+    """Log where the segmentations of a run are, and how many."""
+    logger.info(f"Segmentations written to {output_dir}/predictions: {count}")
+
+
 def _values(volume: MetaTensor, case: str) -> np.ndarray:
     values = volume[0].detach().cpu().numpy()
     if broken := int(values.size - np.isfinite(values).sum()):
-        raise DataError(f"{case}: {broken} voxels of what the network made are not finite; train it again.")
+        raise DataError(f"{case}: {broken} voxels of the network's output are not finite; train it again.")
     return values

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Side effects of a run."""
+"""Ignite handlers: checkpoints, reports, figures and checks of a run."""
 
 from custom.handlers.averaging import AveragingWarmUp
 from custom.handlers.checkpoint import LoadWeights, ResumeCheckpoint, SaveWeights

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of what an evaluation saw and predicted."""
+"""Overview picture of an evaluation: images, labels and predictions."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ __all__ = ["OverviewFigure"]
 
 CARDIAC = {"base": 0.15, "middle": 0.5, "apex": 0.85}
 PANEL = 1.45  # inches
-ENTRY = 2.0  # inches, of a long name in the legend
+ENTRY = 2.0  # inches for a long name in the legend
 MOST_SCORES = 5
 
 
 @dataclass
 class _Case:
     title: str
-    spacing: tuple[float, float]  # mm of rows and columns
-    slices: list[dict[str, np.ndarray]]  # of each slice shown: panel name to (h, w)
+    spacing: tuple[float, float]  # pixel size of rows and columns, in mm
+    slices: list[dict[str, np.ndarray]]  # for each displayed slice: panel name to (h, w)
 
 
 class OverviewFigure:
@@ -57,7 +57,7 @@ class OverviewFigure:
     Args:
         folder: for the file.
         class_names: of the foreground classes, label 1 first.
-        max_cases: that are shown.
+        max_cases: largest number of cases that are shown.
         slices: name to fraction in [0, 1] of the labeled slices, along ``direction``.
         direction: (3,) vector in RAS along which slices are counted.
     """
@@ -140,7 +140,7 @@ class OverviewFigure:
     def _case(self, title: str, image: MetaTensor, maps: dict[str, MetaTensor]) -> _Case:
         prediction = maps["prediction"]
         if image.shape != prediction.shape or not np.allclose(image.affine, prediction.affine, atol=1e-3):
-            # black beyond the part of a slice that the network was shown
+            # black outside the part of a slice that the network sees
             image = ResampleToMatch(mode="bilinear", padding_mode="zeros")(image - image.min(), prediction)
         volumes = {name: self.orient(volume) for name, volume in {"image": image, **maps}.items()}
         spacing = tuple(volumes["image"].pixdim.tolist()[1::-1])
@@ -158,7 +158,7 @@ class OverviewFigure:
             return
         panels = max((list(case.slices[0]) for case in self.cases), key=len)
         rows, columns = len(self.cases), len(self.slices) * len(panels)
-        entries = min(len(COLORS), int(columns * PANEL / ENTRY))  # of the legend, side by side
+        entries = min(len(COLORS), int(columns * PANEL / ENTRY))  # columns of the legend
         below = 0.2 + 0.2 * ceil(len(self.class_names) / entries)  # inches for the legend
         figure = Figure(figsize=(columns * PANEL + 0.3, rows * (PANEL + 0.25) + 0.35 + below))
         FigureCanvasAgg(figure)

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Heads, encoders and weights around MONAI's networks."""
+"""Heads, encoders, inferers and loading of weights for MONAI's networks."""
 
 from custom.networks.both import BothStudents, MeanAndDisagreementd, check_single_copy
 from custom.networks.embedder import SliceEmbedder, UNetEncoder

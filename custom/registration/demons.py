@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The deformable step: diffeomorphic demons, by ITK."""
+"""Deformable step of a registration: diffeomorphic demons of ITK."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from custom.registration.volume import Grid, Volume
 
 __all__ = ["deform", "use_threads"]
 
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to the axes of ITK, and back
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # converts RAS to the LPS axes of ITK, and back
 
 
 def deform(
@@ -30,23 +30,25 @@ def deform(
     level: int,
     options: Settings,
 ) -> Displacement:
-    """One level of diffeomorphic demons between the fixed image and the moving one under ``matrix``.
+    """Run one level of diffeomorphic demons between the fixed image and the moving image mapped by ``matrix``.
 
     Args:
         found: the displacement of the coarser level.
         level: 1 is the finest.
     """
-    grid = organ_grid(target.grid, mask, matrix, level * options.spacing, options)
+    grid = organ_grid(target.grid, mask, matrix, level * options.spacing_mm, options)
     points = grid.points()
-    pair = compared(target, source, grid, Affine(torch.from_numpy(matrix))(points), options.contrast, matrix)
+    pair = compared(
+        target, source, grid, Affine(torch.from_numpy(matrix))(points), options.normalization_window_mm, matrix
+    )
     start = None if found is None else found(points) - points
-    return Displacement(_demons(*pair, grid, start, options.iterations[-level], options), grid)
+    return Displacement(_demons(*pair, grid, start, options.deformable_iterations[-level], options), grid)
 
 
 def _demons(
     fixed: Tensor, moving: Tensor, grid: Grid, start: Tensor | None, iterations: int, options: Settings
 ) -> Tensor:
-    """Displacement, (3, X, Y, Z) float32 in RAS mm, on a grid.
+    """Compute a displacement field, (3, X, Y, Z) float32 in RAS mm, on a grid.
 
     Source:
         Vercauteren et al., Diffeomorphic demons, NeuroImage 2009.
@@ -61,8 +63,8 @@ def _demons(
     method.SetMaximumUpdateStepLength(2.0)
     method.SmoothDisplacementFieldOn()
     method.SmoothUpdateFieldOff()
-    # as many mm across slices as within them, yet some, or neighboring slices come apart
-    voxels = np.maximum(options.smoothing * grid.spacing.min() / grid.spacing, 0.7)
+    # the same width in mm along all axes, but at least 0.7 voxels, so that neighboring slices stay together
+    voxels = np.maximum(options.smoothing_sigma_voxels * grid.spacing.min() / grid.spacing, 0.7)
     method.SetStandardDeviations(voxels.tolist())
     if start is not None:
         lps = np.ascontiguousarray((start.numpy() @ LPS[:3, :3]).transpose(2, 1, 0, 3), dtype=np.float32)
@@ -75,13 +77,13 @@ def _demons(
 
 
 def use_threads(count: int) -> int:
-    """Set on how many threads ITK works in this process. The result does not depend on it.
+    """Set the number of threads of ITK in this process. Results do not depend on it.
 
     Returns:
-        On how many it worked before.
+        The previous number.
 
     Raises:
-        ValueError: fewer than one.
+        ValueError: less than one.
     """
     if count < 1:
         raise ValueError(f"threads: {count}; at least one.")
@@ -92,7 +94,7 @@ def use_threads(count: int) -> int:
 
 
 def _itk() -> Any:
-    """ITK; its modules take seconds to load, so not before they are needed."""
+    """Import ITK, whose modules take seconds to load, when it is first needed."""
     import itk
 
     return itk

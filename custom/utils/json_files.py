@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""JSON that somebody may have written by hand: read, or refused with the file and what is wrong in it."""
+"""Reading of JSON files that may have been written by hand, with messages that name the file and the mistake."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def read_json(
 
     Args:
         path: of the file, in UTF-8.
-        key: of the config that names it, for messages.
-        kind: ``dict`` or ``list``, what the file holds.
-        error: raised for what is wrong.
-        remedy: last words of the message.
+        key: of the config that gives the path, for messages.
+        kind: ``dict`` or ``list``, the expected content.
+        error: class of the errors.
+        remedy: end of the messages.
 
     Raises:
-        UserError: of the class given, when the file is missing, in another encoding, no JSON, nested too deeply,
-            names a key twice, or holds something of another kind.
+        UserError: of class ``error``, if the file is missing, is not in UTF-8 or not JSON, is nested too deeply,
+            repeats a key, or holds content of another kind.
     """
     try:
         content = json.loads(Path(path).read_bytes().decode("utf-8-sig"), object_pairs_hook=_without_repetition)

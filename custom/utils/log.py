@@ -1,9 +1,9 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The logger of this package: a plain line on standard output for each message, whatever ``logging.conf`` says.
+"""The logger of this package, which writes plain lines to standard output whatever ``logging.conf`` says.
 
-A run that has called :func:`start_log` writes each message to ``log.txt`` in its output folder as well, with the time.
-A notebook keeps the warnings alone with ``logging.getLogger("custom").setLevel(logging.WARNING)``.
+A run that has called :func:`start_log` also writes each message to ``log.txt`` in its output folder, with the time. To
+see warnings only, as in a notebook, call ``logging.getLogger("custom").setLevel(logging.WARNING)``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ASIDE = "aside"  # attribute of the messages that are for the file alone
 
 
 class _Console(logging.StreamHandler):
-    """Writes to what ``sys.stdout`` is at that time: notebooks and tests exchange it."""
+    """Writes to the current ``sys.stdout``, which notebooks and tests replace."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)

@@ -1,8 +1,8 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What each setting may be: a JSON schema a key, whose description says it in words.
+"""Types and ranges of the settings, as one JSON schema for each key.
 
-A setting that is not here is not checked. To add one, add its key to :data:`SETTINGS`.
+A setting without a schema is not checked. The description of a schema is the text of messages and of the settings page.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _is_number(_: Any, value: Any) -> bool:
 
 
 def _is_integer(_: Any, value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)  # 1.0 epochs are no count
+    return isinstance(value, int) and not isinstance(value, bool)  # a float such as 1.0 is not accepted as a count
 
 
 _types = Draft7Validator.TYPE_CHECKER.redefine_many(
@@ -152,13 +152,13 @@ _Validator = extend(Draft7Validator, type_checker=_types)
 
 
 def check_settings(values: Mapping[str, Any]) -> None:
-    """Check values by type and range; what the parser evaluates is left to it.
+    """Check the types and ranges of settings; expressions and components are left to the parser.
 
     Args:
-        values: setting to value; of a part of the config such as "train#trainer#max_epochs" the last name counts.
+        values: setting to value; for a nested key such as "train#trainer#max_epochs" the last name counts.
 
     Raises:
-        SettingError: with a line for each that cannot be.
+        SettingError: with a line for each value that is not allowed.
     """
     problems = []
     for key, value in values.items():
@@ -176,7 +176,7 @@ def check_settings(values: Mapping[str, Any]) -> None:
 
 
 def _is_computed(value: Any) -> bool:
-    """Whether the parser evaluates it: an expression, a reference or a component."""
+    """Whether the parser evaluates a value: an expression, a reference or a component."""
     if isinstance(value, Mapping):
         return "_target_" in value
     return isinstance(value, str) and value.startswith(("$", "@", "%"))

@@ -41,10 +41,10 @@ def test_ctrl_c_says_what_is_kept(monkeypatch, capsys):
     print_message_last.__wrapped__()
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert "nothing was written yet" in capsys.readouterr().err
-    errors.keeps("a", "a.pt holds epoch 1, --resume true goes on after it")
-    errors.keeps("a", "a.pt holds epoch 2, --resume true goes on after it")
+    errors.keeps("a", "a.pt holds epoch 1, --resume true continues after it")
+    errors.keeps("a", "a.pt holds epoch 2, --resume true continues after it")
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert capsys.readouterr().err == "\nStopped by Ctrl-C: a.pt holds epoch 2, --resume true goes on after it.\n"
+    assert capsys.readouterr().err == "\nStopped by Ctrl-C: a.pt holds epoch 2, --resume true continues after it.\n"
 
 
 def test_other_errors_and_other_programs_keep_their_tracebacks():

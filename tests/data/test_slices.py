@@ -180,7 +180,7 @@ def test_images_wider_than_the_slices_are_mentioned_once(capsys):
     slices._tell_of_wider_images.cache_clear()
     for size in ([20, 24], [16, 24], [16, 24]):
         CenterSlicesd("image", size)({"image": torch.rand(1, 20, 20, 3), "case": "a"})
-    told = "slice_size: the central 16 x 24 pixels of each slice are looked at; there are images that reach beyond.\n"
+    told = "slice_size: the central 16 x 24 pixels of each slice are used; there are larger images.\n"
     assert capsys.readouterr().out == told
 
 

@@ -10,9 +10,9 @@ import torch
 
 from custom.registration import Registrations
 from custom.registration.plan import Pair
-from custom.registration.record import PairResult
+from custom.registration.record import Limits, PairResult
 from custom.registration.runner import write_table
-from custom.registration.storage import save_transform
+from custom.registration.storage import StorageError, save_transform
 from custom.registration.transform import Affine, Transform
 from custom.registration.volume import Grid, RegistrationError
 
@@ -30,7 +30,7 @@ def registrations(folder: Path, pairs: dict[tuple[str, str], tuple]) -> Registra
         row = {"state": state[0] if state else "usable", "inverse_error_mm": error, "transform": name, "roles": "atlas"}
         rows.append(PairResult(fixed, moving, **row))
     write_table(folder / "pairs.csv", rows)
-    (folder / "limits.json").write_text('{"gain": 0.0, "folded": 0.01, "inverse_mm": 20.0}')
+    Limits(max_inverse_error_mm=20.0).save(folder / "limits.json")
     return Registrations(folder)
 
 
@@ -97,4 +97,19 @@ def test_a_run_without_its_limits_is_named(tmp_path):
     registrations(tmp_path, {("a", "b"): (1.0, 5.0)})
     (tmp_path / "limits.json").unlink()  # as an earlier version left it
     with pytest.raises(FileNotFoundError, match=r"limits\.json is missing; run 'registration' to its end"):
+        Registrations(tmp_path)
+
+
+def test_records_of_another_version_are_refused(tmp_path):
+    registrations(tmp_path, {("a", "b"): (1.0, 5.0)})
+    limits, table = tmp_path / "limits.json", tmp_path / "pairs.csv"
+    written = limits.read_text()
+    for content in ('{"gain": 0.0, "folded": 0.01, "inverse_mm": 20.0}', '{"max_inverse_error_mm": 20.0}', "[]"):
+        limits.write_text(content)
+        with pytest.raises(StorageError, match=r"limits\.json holds .*; run 'registration' again"):
+            Registrations(tmp_path)
+    limits.write_text(written)
+    assert Registrations(tmp_path).usable("a", "b")
+    table.write_text(table.read_text().replace("folded_fraction", "folded"))
+    with pytest.raises(StorageError, match="pairs.csv has the columns .*, folded, .*; run 'registration' again"):
         Registrations(tmp_path)

@@ -13,7 +13,7 @@ from monai.transforms import Compose
 from custom.data import LoadVolumed, OrientSlicesd, StackSlicesd
 from custom.data.slices import UNKNOWN
 from custom.registration import Registrations, WarpOntod, warped_cases
-from custom.registration.record import PairResult
+from custom.registration.record import Limits, PairResult
 from custom.registration.runner import write_table
 from custom.registration.storage import save_transform
 from custom.registration.transform import Affine, Transform
@@ -37,7 +37,7 @@ def folder(tmp_path) -> Path:
         PairResult("v", "a", state="unusable", roles="atlas", transform="ua.transform", similarity_after=0.2),
     ]
     write_table(tmp_path / "pairs.csv", rows)
-    (tmp_path / "limits.json").write_text('{"inverse_mm": 20.0}')
+    Limits().save(tmp_path / "limits.json")
     return tmp_path
 
 
