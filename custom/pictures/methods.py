@@ -1,0 +1,233 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sketches of the methods: boxes and arrows that explain each without its paper."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from matplotlib.patches import FancyArrowPatch
+from scipy.ndimage import center_of_mass, shift
+
+from custom.data.phantom_anatomy import Heart
+from custom.engines.schedule import Schedule
+from custom.pictures.sketch import INK, PALE_INK, Place, Sketch, Slice
+from custom.utils.figures import COLORS, window_around
+
+__all__ = ["draw_cctr", "draw_coral", "draw_mean_teacher", "heart_slice"]
+
+SEED, LABELED, UNLABELED = 0, 3, 5  # of the phantom: the patients whose slices are shown
+LEFT_VENTRICLE = 3
+THUMB = 1.15  # inches
+STRONG = 0.55, 1.25  # exponent and contrast of the strong view
+BOX = slice(8, 46), slice(6, 42)  # rows and columns of CutMix's box
+SPARK = 0.95, 0.42  # inches, of the curve of a weight
+# parts of the default training, as in its config
+FADE_OUT, RAMP_UP = 0.6, 0.2
+
+
+def heart_slice(number: int, place: float, seed: int = SEED) -> Slice:
+    """A slice of a phantom at end-diastole, cropped around the heart, as radiologists see it.
+
+    Args:
+        number: of the patient.
+        place: from 0, the base, to 1, the apex.
+        seed: of the data set.
+    """
+    heart = Heart(seed, number)
+    image, label = heart.frame(0)
+    rows, columns = window_around((label > 0).any(axis=2).T, heart.spacing[1::-1])
+    chosen = round(place * (heart.slices - 1))
+    return Slice(
+        image[..., chosen].T[rows, columns].astype(float), label[..., chosen].T[rows, columns], heart.spacing[1::-1]
+    )
+
+
+def draw_mean_teacher(path: str | Path) -> None:
+    """Draw how the registered mean teacher, the default, learns."""
+    labeled, unlabeled = heart_slice(LABELED, 0.45), heart_slice(UNLABELED, 0.45)
+    page = Sketch(12.2, 6.6)
+    rows = 5.55, 3.95, 2.35, 0.8
+    thumbs = [Place(2.6, y, THUMB, THUMB) for y in rows]
+    warped = replace(unlabeled, label=_carried_over(labeled, unlabeled))
+    mixed = _strong(unlabeled, heart_slice(UNLABELED + 1, 0.6))
+    page.slice(thumbs[0], labeled)
+    page.slice(thumbs[1], warped, edge=COLORS[2])
+    page.slice(thumbs[2], mixed, labeled=False)
+    page.slice(thumbs[3], unlabeled, labeled=False)
+    notes = (
+        "labeled slice",
+        "unlabeled slice,\nwith labels that\nregistration\ncarried over",
+        "unlabeled slice,\nstrongly changed:\ncontrast, and a box\nof another slice",
+        "the same slice,\nunchanged",
+    )
+    for y, text in zip(rows, notes, strict=True):
+        page.note(1.85, y, text, ha="right", color=INK, fontsize=9)
+    page.arrow(thumbs[0].bottom(), thumbs[1].top(), color=COLORS[2])
+
+    network = page.box(Place(5.15, 3.95, 1.75, 4.3), "Network", "a U-Net, the student", "network")
+    teacher = page.box(Place(5.15, 0.8, 1.75, 0.95), "Teacher", "the network's\naverage over time", "kept")
+    for thumb, target in zip(thumbs, (rows[0], rows[1], rows[2]), strict=False):
+        page.arrow(thumb.right(), network.left(target - network.y))
+    page.arrow(thumbs[3].right(), teacher.left())
+    page.arrow(network.bottom(), teacher.top(), color=COLORS[3])
+
+    losses = (
+        ("Labels", "predict the label", "loss"),
+        ("Propagated labels", "predict what the registered\nlabels vote for", "registration"),
+        ("Agreement", "predict what the teacher\nis confident of", "loss"),
+    )
+    weights = Schedule(1.0), Schedule(1.0, fade_out=FADE_OUT, length=100), Schedule(1.0, ramp_up=RAMP_UP, length=100)
+    for y, (title, text, kind), weight in zip(rows, losses, weights, strict=False):
+        place = page.box(Place(8.15, y, 2.35, 0.95), title, text, kind)
+        page.arrow(network.right(y - network.y), place.left())
+        _spark(page, Place(10.75, y - 0.02, *SPARK), weight)
+    page.arrow(teacher.right(0.1), Place(8.15, rows[2], 2.35, 0.95).bottom(-0.5), bend=0.15, color=COLORS[3])
+    page.note(10.75, rows[0] + 0.62, "weight during training", fontsize=9, color=INK)
+    page.box(Place(10.2, 0.8, 2.2, 0.95), "Kept: the teacher", "segments new scans", "kept")
+    page.arrow(teacher.right(-0.2), (9.1, 0.6), color=COLORS[3])
+    page.save(path)
+
+
+def draw_cctr(path: str | Path) -> None:
+    """Draw how CCT-R, as published, learns."""
+    labeled, unlabeled = heart_slice(LABELED, 0.45), heart_slice(UNLABELED, 0.45)
+    page = Sketch(12.2, 6.2)
+    top, bottom = Place(1.2, 4.85, THUMB, THUMB), Place(1.2, 1.2, THUMB, THUMB)
+    page.slice(top, labeled, "labeled slices")
+    page.slice(bottom, unlabeled, "unlabeled slices", labeled=False)
+    registration = page.box(Place(1.2, 3.0, 1.9, 0.85), "Registration", "of all volumes", "registration")
+    page.arrow((1.2, top.bottom()[1] - 0.28), registration.top(), color=COLORS[2])
+    page.arrow(bottom.top(), registration.bottom(), color=COLORS[2])
+
+    students = page.frame(Place(4.6, 3.0, 2.5, 4.6), "two students")
+    cnn = page.box(Place(4.6, 4.2, 1.9, 0.95), "CNN", "a U-Net", "network")
+    transformer = page.box(Place(4.6, 1.75, 1.9, 0.95), "Transformer", "a Swin U-Net", "network")
+    page.arrow(cnn.bottom(-0.45), transformer.top(-0.45), bend=0.25)
+    page.arrow(transformer.top(0.45), cnn.bottom(0.45), bend=0.25)
+    page.note(4.6, 2.98, "each one's\ndecision is the\nother's label", color=INK)
+    page.arrow(top.right(), students.left(1.5))
+    page.arrow(bottom.right(), students.left(-1.5))
+
+    losses = (
+        ("Labels", "labeled slices: predict the label", "loss"),
+        ("Cross teaching", "unlabeled slices: predict\nwhat the other student predicts", "loss"),
+        ("Registered labels (RSL)", "unlabeled slices: predict the label\nthat registration carries over", "registration"),
+        ("Registered positives (REPS)", "pixels of one class, and the same place\nin other patients, get like features", "registration"),
+    )
+    for y, (title, text, kind) in zip((5.05, 3.7, 2.35, 1.0), losses, strict=True):
+        place = page.box(Place(9.05, y, 3.1, 0.95), title, text, kind)
+        page.arrow(students.right(min(max(y - students.y, -2.0), 2.05)), place.left())
+    page.note(11.45, 1.68, "made by\nregistration", color=COLORS[2], weight="bold")
+    page.note(9.05, 5.82, "what both learn from", fontsize=9, color=INK)
+    page.note(4.6, 0.4, "kept: the CNN", color=COLORS[3], weight="bold", fontsize=10)
+    page.save(path)
+
+
+def draw_coral(path: str | Path) -> None:
+    """Draw how CORAL pre-trains, and what becomes of its encoder."""
+    page = Sketch(12.2, 6.4)
+    places = np.array([0.1, 0.5, 0.9])
+    colors = _position_colors(places)
+    for row, (number, name) in enumerate(((LABELED, "patient A"), (UNLABELED, "patient B"))):
+        y = 4.95 - 1.3 * row
+        page.note(0.2, y, name, ha="left", color=INK, fontsize=9)
+        for x, place, color in zip((1.5, 2.65, 3.8), places, colors, strict=True):
+            page.slice(Place(x, y, 1.05, 1.05), heart_slice(number, place), labeled=False, edge=color)
+    for x, text in zip((1.5, 2.65, 3.8), ("base", "middle", "apex"), strict=True):
+        page.note(x, 5.62, text, color=INK, fontsize=9)
+    page.note(0.2, 6.15, "1  Pre-training, without labels", ha="left", weight="bold", color=INK, fontsize=11)
+    encoder = page.box(Place(5.65, 4.3, 1.35, 1.3), "Encoder", "of the U-Net", "network")
+    page.arrow((4.4, 4.3), encoder.left())
+
+    ranked = page.box(Place(9.35, 5.1, 5.1, 1.45), "", "", "loss")
+    ordered = page.box(Place(9.35, 3.45, 5.1, 1.45), "", "", "loss")
+    page.arrow(encoder.right(0.25), ranked.left())
+    page.arrow(encoder.right(-0.25), ordered.left())
+    for place, title, text in (
+        (ranked, "Relational term", "the nearer two slices lie\nalong the heart, the more\nalike their embeddings"),
+        (ordered, "Ordinal term", "from base to apex, the\nembeddings of all patients\nmove along one axis"),
+    ):
+        page.note(6.98, place.y + 0.42, title, ha="left", weight="bold", color=INK, fontsize=10)
+        page.note(6.98, place.y - 0.14, text, ha="left", color=INK)
+    _relations(page, Place(10.4, ranked.y, 2.7, 1.25))
+    _axis(page, Place(10.4, ordered.y, 2.7, 1.25))
+
+    page.note(0.2, 2.3, "2  Fine-tuning, with a few labels", ha="left", weight="bold", color=INK, fontsize=11)
+    labeled = page.slice(Place(1.5, 1.25, THUMB, THUMB), heart_slice(LABELED, 0.45), "labeled slices")
+    network = page.box(Place(5.65, 1.25, 2.9, 0.95), "U-Net", "starts from the pre-trained encoder", "network")
+    page.arrow(labeled.right(), network.left())
+    page.arrow(encoder.bottom(), network.top(), color=COLORS[6])
+    page.note(5.75, 2.75, "weights", ha="left", color=COLORS[6], weight="bold")
+    result = page.slice(Place(9.35, 1.25, THUMB, THUMB), heart_slice(UNLABELED, 0.45), "segmentation of a new scan")
+    page.arrow(network.right(), result.left(), color=COLORS[3])
+    page.save(path)
+
+
+def _carried_over(labeled: Slice, onto: Slice) -> np.ndarray:
+    """The label of one slice moved onto another, the left ventricles' centers onto each other."""
+    centers = [np.array(center_of_mass(s.label == LEFT_VENTRICLE)) for s in (labeled, onto)]
+    shape = np.maximum(labeled.label.shape, onto.label.shape)
+    padded = np.pad(labeled.label, [(0, n - m) for n, m in zip(shape, labeled.label.shape, strict=True)])
+    moved = shift(padded, centers[1] - centers[0], order=0)
+    return moved[: onto.label.shape[0], : onto.label.shape[1]]
+
+
+def _strong(shown: Slice, other: Slice) -> Slice:
+    """A strong view: other contrast, and a box of another slice."""
+    image, box = _scaled(shown.image), _scaled(other.image)
+    image = np.clip((image ** STRONG[0] - 0.5) * STRONG[1] + 0.5, 0, 1)
+    image[BOX] = box[BOX]
+    return replace(shown, image=image)
+
+
+def _scaled(image: np.ndarray) -> np.ndarray:
+    return (image - image.min()) / np.ptp(image)
+
+
+def _spark(page: Sketch, place: Place, weight: Schedule) -> None:
+    """The curve of a term's weight over the training."""
+    axes = page.inset(place)
+    values = [weight(iteration) for iteration in range(1, 101)]
+    axes.fill_between(range(100), values, color=PALE_INK, alpha=0.2, linewidth=0)
+    axes.plot(values, color=INK, linewidth=1.4)
+    axes.set(xlim=(0, 99), ylim=(0, 1.15), xticks=[], yticks=[])
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _position_colors(places: np.ndarray) -> np.ndarray:
+    """Colors of slice positions, as in the picture of the embedding."""
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](places)
+
+
+def _relations(page: Sketch, place: Place) -> None:
+    """Three embeddings and how alike they are."""
+    axes = page.inset(place)
+    axes.set(xlim=(0, place.width), ylim=(0, place.height))
+    axes.axis("off")
+    at = np.array([[0.35, 0.3], [0.95, 0.62], [2.35, 0.85]])
+    axes.plot(*at[:2].T, color=INK, linewidth=3)
+    axes.plot(*at[[0, 2]].T, color=PALE_INK, linewidth=0.8)
+    axes.scatter(*at.T, c=_position_colors(np.array([0.1, 0.35, 0.9])), s=110, edgecolors=INK, zorder=3)
+    axes.text(0.5, 0.78, "alike", ha="center", fontsize=8.5, color=INK)
+    axes.text(1.75, 0.32, "less alike", ha="center", fontsize=8.5, color=PALE_INK)
+
+
+def _axis(page: Sketch, place: Place) -> None:
+    """The embeddings of two patients along one axis."""
+    axes = page.inset(place)
+    axes.set(xlim=(0, place.width), ylim=(0, place.height))
+    axes.axis("off")
+    axes.add_patch(
+        FancyArrowPatch((0.1, 0.25), (2.6, 0.95), arrowstyle="-|>", mutation_scale=14, color=INK, linewidth=1.3)
+    )
+    along = np.linspace(0.1, 0.9, 5)
+    for marker, offset in (("o", 0.17), ("s", -0.17)):
+        x, y = 0.15 + 2.3 * along, 0.27 + 0.64 * along + offset
+        axes.scatter(x, y, c=_position_colors(along), s=60, marker=marker, edgecolors=INK, linewidths=0.8, zorder=3)
+    axes.text(0.12, 0.75, "A", ha="center", fontsize=8.5, color=INK)
+    axes.text(0.55, 0.02, "B", ha="center", fontsize=8.5, color=INK)
