@@ -74,8 +74,8 @@ def draw_results(tables: Sequence[str | Path], labeled: int, path: str | Path) -
     Raises:
         FileError: a table cannot be read.
     """
-    rows = [row for table in tables for row in read_csv(Path(table))]
-    rows = [row for row in rows if int(row["labeled"]) == labeled and row.get("norm", "instance") != "batch"]
+    rows = [row for table in tables for row in _rows(table) if int(row["labeled"]) == labeled]
+    rows = [row for row in rows if row.get("norm") != "batch"]  # what was scored before the default changed
     figure = Figure(figsize=(7.6, 2.9), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -92,6 +92,12 @@ def draw_results(tables: Sequence[str | Path], labeled: int, path: str | Path) -
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     save(figure, path)
+
+
+def _rows(table: str | Path) -> list[dict[str, str]]:
+    """The rows of a table; older ones have the column "labelled"."""
+    with Path(table).open(newline="", encoding="utf-8") as file:
+        return [{name.replace("labelled", "labeled"): value for name, value in row.items()} for row in read_csv(file)]
 
 
 def _curve(folder: Path, name: str) -> tuple[list[int], list[float]]:

@@ -85,8 +85,9 @@ def median_gain(alone: dict[str, dict[str, float]], ours: dict[str, dict[str, fl
 def _dice(folder: Path) -> dict[str, dict[str, float]]:
     """Phase to case to the mean Dice of its classes."""
     scores: dict[str, dict[str, float]] = {phase: {} for phase in PHASES}
-    for row in read_csv(folder / "cases.csv"):
-        scores[row["phase"]][row["case"]] = float(np.mean([float(row[f"dice_{name}"]) for name in CLASSES]))
+    with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
+        for row in read_csv(file):
+            scores[row["phase"]][row["case"]] = float(np.mean([float(row[f"dice_{name}"]) for name in CLASSES]))
     return scores
 
 
