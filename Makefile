@@ -21,7 +21,7 @@ PORT ?= 8000
 ALLOW ?=
 ORIGINS ?=
 
-.PHONY: demo demo-cctr bundles package label-studies label-server test test-slow test-label lint bench clean
+.PHONY: demo demo-cctr bundles pictures package label-studies label-server test test-slow test-label lint bench clean
 
 demo: $(READY)
 	$(RUN) -m custom.cli.demo coral
@@ -32,6 +32,10 @@ demo-cctr: $(READY)
 # the configs of the bundles, from bundles/sources
 bundles: $(READY)
 	$(RUN) -m custom.cli.bundles bundles
+
+# those of README.md and docs, from the phantom; the trainings behind them are kept in runs/pictures
+pictures: $(READY)
+	$(RUN) -m custom.cli.pictures docs/pictures
 
 package: $(READY)
 	$(RUN) -m custom.cli.package dist

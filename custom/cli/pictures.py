@@ -11,7 +11,7 @@ from PIL import Image
 
 from custom.pictures.curves import draw_curves, draw_results
 from custom.pictures.front import draw_front
-from custom.pictures.methods import draw_cctr, draw_coral, draw_mean_teacher
+from custom.pictures.methods import cctr_sketch, coral_sketch, mean_teacher_sketch
 from custom.pictures.runs import LABELED, Runs, trained
 from custom.pictures.sketch import write
 
@@ -28,9 +28,9 @@ def draw_sketches(folder: Path) -> None:
     Args:
         folder: for the pictures.
     """
-    draw_mean_teacher(folder / "registered_mean_teacher.png")
-    draw_cctr(folder / "cctr.png")
-    draw_coral(folder / "coral.png")
+    mean_teacher_sketch().save(folder / "registered_mean_teacher.png")
+    cctr_sketch().save(folder / "cctr.png")
+    coral_sketch().save(folder / "coral.png")
     draw_results([ROOT / "docs" / "results" / table for table in TABLES], LABELED, folder / "results.png")
 
 

@@ -18,7 +18,7 @@ from custom.pictures.sketch import INK, save
 from custom.utils.figures import COLORS
 from custom.utils.files import read_csv
 
-__all__ = ["draw_curves", "draw_results"]
+__all__ = ["draw_curves", "draw_results", "scores_of_runs"]
 
 OURS, ALONE = COLORS[6], COLORS[5]
 TERMS = {"supervised": ("labels", COLORS[6]), "propagation": ("propagated labels", COLORS[2])}
@@ -72,32 +72,38 @@ def draw_results(tables: Sequence[str | Path], labeled: int, path: str | Path) -
         path: of the PNG file.
 
     Raises:
-        FileError: a table cannot be read.
+        OSError: a table cannot be read.
     """
-    rows = [row for table in tables for row in _rows(table) if int(row["labeled"]) == labeled]
-    rows = [row for row in rows if row.get("norm") != "batch"]  # what was scored before the default changed
+    scores = scores_of_runs(tables, labeled)
+    shown = {name: scores[method] for method, name in METHODS.items() if method in scores}
     figure = Figure(figsize=(7.6, 2.9), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for height, method in enumerate(METHODS):
-        scores = [float(row["dice_mean"]) for row in rows if row["method"] == method]
-        color = OURS if method == "registered mean teacher" else INK
-        axes.scatter(scores, [height] * len(scores), color=color, s=34, alpha=0.65, linewidths=0, zorder=3)
-        mean = float(np.mean(scores))
+    for height, (name, dice) in enumerate(shown.items()):
+        color = OURS if name == METHODS["registered mean teacher"] else INK
+        axes.scatter(dice, [height] * len(dice), color=color, s=34, alpha=0.65, linewidths=0, zorder=3)
+        mean = float(np.mean(dice))
         axes.vlines(mean, height - 0.28, height + 0.28, color=color, linewidth=2)
-        axes.annotate(f"{mean:.2f}", (max(scores), height), (9, 0), textcoords="offset points", va="center", fontsize=10)
-    axes.set(xlabel="mean Dice, validation patients", yticks=range(len(METHODS)), yticklabels=METHODS.values())
-    axes.set(ylim=(-0.6, len(METHODS) - 0.4), xlim=(0.6, 0.88))
+        axes.annotate(f"{mean:.2f}", (max(dice), height), (9, 0), textcoords="offset points", va="center", fontsize=10)
+    axes.set(xlabel="mean Dice, validation patients", yticks=range(len(shown)), yticklabels=shown)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.margins(x=0.1)
     _style(axes)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     save(figure, path)
 
 
-def _rows(table: str | Path) -> list[dict[str, str]]:
-    """The rows of a table; older ones have the column "labelled"."""
-    with Path(table).open(newline="", encoding="utf-8") as file:
-        return [{name.replace("labelled", "labeled"): value for name, value in row.items()} for row in read_csv(file)]
+def scores_of_runs(tables: Sequence[str | Path], labeled: int) -> dict[str, list[float]]:
+    """Method to the mean Dice of each of its runs with the default norms, see :func:`draw_results`."""
+    scores: dict[str, list[float]] = {}
+    for table in tables:
+        with Path(table).open(newline="", encoding="utf-8") as file:
+            for row in read_csv(file):
+                # the column's name in older tables; runs with batch norms are of before the default changed
+                if int(row.get("labeled") or row["labelled"]) == labeled and row.get("norm") != "batch":
+                    scores.setdefault(row["method"], []).append(float(row["dice_mean"]))
+    return scores
 
 
 def _curve(folder: Path, name: str) -> tuple[list[int], list[float]]:

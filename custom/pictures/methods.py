@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.patches import FancyArrowPatch
 from scipy.ndimage import center_of_mass, shift
 
@@ -16,7 +16,7 @@ from custom.engines.schedule import Schedule
 from custom.pictures.sketch import INK, PALE_INK, Place, Sketch, Slice
 from custom.utils.figures import COLORS, window_around
 
-__all__ = ["draw_cctr", "draw_coral", "draw_mean_teacher", "heart_slice"]
+__all__ = ["cctr_sketch", "coral_sketch", "heart_slice", "mean_teacher_sketch"]
 
 SEED, LABELED, UNLABELED = 0, 3, 5  # of the phantom: the patients whose slices are shown
 LEFT_VENTRICLE = 3
@@ -45,8 +45,8 @@ def heart_slice(number: int, place: float, seed: int = SEED) -> Slice:
     )
 
 
-def draw_mean_teacher(path: str | Path) -> None:
-    """Draw how the registered mean teacher, the default, learns."""
+def mean_teacher_sketch() -> Sketch:
+    """How the registered mean teacher, the default, learns."""
     labeled, unlabeled = heart_slice(LABELED, 0.45), heart_slice(UNLABELED, 0.45)
     page = Sketch(12.2, 6.6)
     rows = 5.55, 3.95, 2.35, 0.8
@@ -88,11 +88,11 @@ def draw_mean_teacher(path: str | Path) -> None:
     page.note(10.75, rows[0] + 0.62, "weight during training", fontsize=9, color=INK)
     page.box(Place(10.2, 0.8, 2.2, 0.95), "Kept: the teacher", "segments new scans", "kept")
     page.arrow(teacher.right(-0.2), (9.1, 0.6), color=COLORS[3])
-    page.save(path)
+    return page
 
 
-def draw_cctr(path: str | Path) -> None:
-    """Draw how CCT-R, as published, learns."""
+def cctr_sketch() -> Sketch:
+    """How CCT-R, as published, learns."""
     labeled, unlabeled = heart_slice(LABELED, 0.45), heart_slice(UNLABELED, 0.45)
     page = Sketch(12.2, 6.2)
     top, bottom = Place(1.2, 4.85, THUMB, THUMB), Place(1.2, 1.2, THUMB, THUMB)
@@ -123,11 +123,11 @@ def draw_cctr(path: str | Path) -> None:
     page.note(11.45, 1.68, "made by\nregistration", color=COLORS[2], weight="bold")
     page.note(9.05, 5.82, "what both learn from", fontsize=9, color=INK)
     page.note(4.6, 0.4, "kept: the CNN", color=COLORS[3], weight="bold", fontsize=10)
-    page.save(path)
+    return page
 
 
-def draw_coral(path: str | Path) -> None:
-    """Draw how CORAL pre-trains, and what becomes of its encoder."""
+def coral_sketch() -> Sketch:
+    """How CORAL pre-trains, and what becomes of its encoder."""
     page = Sketch(12.2, 6.4)
     places = np.array([0.1, 0.5, 0.9])
     colors = _position_colors(places)
@@ -163,7 +163,7 @@ def draw_coral(path: str | Path) -> None:
     page.note(5.75, 2.75, "weights", ha="left", color=COLORS[6], weight="bold")
     result = page.slice(Place(9.35, 1.25, THUMB, THUMB), heart_slice(UNLABELED, 0.45), "segmentation of a new scan")
     page.arrow(network.right(), result.left(), color=COLORS[3])
-    page.save(path)
+    return page
 
 
 def _carried_over(labeled: Slice, onto: Slice) -> np.ndarray:
@@ -199,8 +199,6 @@ def _spark(page: Sketch, place: Place, weight: Schedule) -> None:
 
 def _position_colors(places: np.ndarray) -> np.ndarray:
     """Colors of slice positions, as in the picture of the embedding."""
-    from matplotlib import colormaps
-
     return colormaps["viridis"](places)
 
 
