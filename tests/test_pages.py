@@ -63,7 +63,7 @@ MAKE = sorted({line for _, line in commands() if line.startswith("make ")})
 def test_the_readme_is_one_page():
     lines = text(ROOT / "README.md").splitlines()
     assert len(lines) <= 100
-    assert sum(line.startswith("| ") and "(ACDC)" in line or "(BTCV)" in line for line in lines) <= 8
+    assert sum(bool(re.match(r"\|.*\((ACDC|BTCV)\) \|", line)) for line in lines) <= 8
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -114,9 +114,6 @@ def test_a_bundles_command_is_one(line, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", arguments)
     monkeypatch.setattr(options, "in_monai_bundle", lambda: True)
-    if "--config_file" not in arguments:
-        assert line.endswith("..."), line
-        return
     given = arguments[arguments.index("--config_file") + 1]
     files = ensure_tuple(ast.literal_eval(given) if given.startswith("[") else given)
     content = {key for file in files for key in ConfigParser.load_config_file(file)}

@@ -94,7 +94,9 @@ def _dice(folder: Path) -> dict[str, dict[str, float]]:
 def _slices(runs: Runs, case: str) -> tuple[dict[str, np.ndarray], tuple[float, float]]:
     """The middle slice of the heart in the image and the maps, (h, w), and mm of rows and columns."""
     image = runs.data / case.partition("_")[0] / f"{case}.nii.gz"
-    predicted = {arm: folder / "predictions" / f"{case}_seg.nii.gz" for arm, folder in vars(runs).items() if arm in MAPS}
+    predicted = {
+        arm: folder / "predictions" / f"{case}_seg.nii.gz" for arm, folder in vars(runs).items() if arm in MAPS
+    }
     files = {"image": image, "truth": image.with_name(f"{case}_gt.nii.gz"), **predicted}
     volumes = LoadVolumed(list(files), labels=MAPS)({name: str(file) for name, file in files.items()})
     orient = OrientSlices()

@@ -9,20 +9,19 @@ from dataclasses import replace
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.patches import FancyArrowPatch
-from scipy.ndimage import center_of_mass, shift
+from scipy.ndimage import affine_transform
 
 from custom.data.phantom_anatomy import Heart
 from custom.engines.schedule import Schedule
-from custom.pictures.sketch import INK, PALE_INK, Place, Sketch, Slice
-from custom.utils.figures import COLORS, window_around
+from custom.pictures.sketch import INK, KINDS, PALE_INK, Place, Sketch, Slice
+from custom.utils.figures import window_around
 
 __all__ = ["cctr_sketch", "coral_sketch", "heart_slice", "mean_teacher_sketch"]
 
 SEED, LABELED, UNLABELED = 0, 3, 5  # of the phantom: the patients whose slices are shown
-LEFT_VENTRICLE = 3
 THUMB = 1.15  # inches
 STRONG = 0.55, 1.25  # exponent and contrast of the strong view
-BOX = slice(8, 46), slice(6, 42)  # rows and columns of CutMix's box
+BOX = slice(30, 68), slice(8, 48)  # rows and columns of CutMix's box
 SPARK = 0.95, 0.42  # inches, of the curve of a weight
 # parts of the default training, as in its config
 FADE_OUT, RAMP_UP = 0.6, 0.2
@@ -48,87 +47,92 @@ def heart_slice(number: int, place: float, seed: int = SEED) -> Slice:
 def mean_teacher_sketch() -> Sketch:
     """How the registered mean teacher, the default, learns."""
     labeled, unlabeled = heart_slice(LABELED, 0.45), heart_slice(UNLABELED, 0.45)
-    page = Sketch(12.2, 6.6)
-    rows = 5.55, 3.95, 2.35, 0.8
-    thumbs = [Place(2.6, y, THUMB, THUMB) for y in rows]
-    warped = replace(unlabeled, label=_carried_over(labeled, unlabeled))
-    mixed = _strong(unlabeled, heart_slice(UNLABELED + 1, 0.6))
+    page = Sketch(11.2, 6.4)
+    rows = 5.45, 3.85, 2.25, 0.75
+    thumbs = [Place(2.2, y, THUMB, THUMB) for y in rows]
     page.slice(thumbs[0], labeled)
-    page.slice(thumbs[1], warped, edge=COLORS[2])
-    page.slice(thumbs[2], mixed, labeled=False)
+    page.slice(thumbs[1], replace(unlabeled, label=_carried_over(labeled, unlabeled)), edge=KINDS["registration"])
+    page.slice(thumbs[2], _strong(unlabeled, heart_slice(UNLABELED + 1, 0.6)), labeled=False)
     page.slice(thumbs[3], unlabeled, labeled=False)
     notes = (
         "labeled slice",
-        "unlabeled slice,\nwith labels that\nregistration\ncarried over",
+        "unlabeled slice,\nwith the label that\nregistration\ncarried over",
         "unlabeled slice,\nstrongly changed:\ncontrast, and a box\nof another slice",
         "the same slice,\nunchanged",
     )
     for y, text in zip(rows, notes, strict=True):
-        page.note(1.85, y, text, ha="right", color=INK, fontsize=9)
-    page.arrow(thumbs[0].bottom(), thumbs[1].top(), color=COLORS[2])
+        page.note(1.5, y, text, ha="right", color=INK, fontsize=9)
+    page.arrow(thumbs[0].bottom(), thumbs[1].top(), kind="registration")
 
-    network = page.box(Place(5.15, 3.95, 1.75, 4.3), "Network", "a U-Net, the student", "network")
-    teacher = page.box(Place(5.15, 0.8, 1.75, 0.95), "Teacher", "the network's\naverage over time", "kept")
-    for thumb, target in zip(thumbs, (rows[0], rows[1], rows[2]), strict=False):
-        page.arrow(thumb.right(), network.left(target - network.y))
-    page.arrow(thumbs[3].right(), teacher.left())
-    page.arrow(network.bottom(), teacher.top(), color=COLORS[3])
-
+    network = page.box(Place(4.7, 3.85, 1.75, 4.3), "Network", "a U-Net, the student", "network")
+    teacher = page.box(Place(4.7, 0.75, 1.75, 0.95), "Teacher", "the network's\naverage over time", "kept")
     losses = (
         ("Labels", "predict the label", "loss"),
-        ("Propagated labels", "predict what the registered\nlabels vote for", "registration"),
+        ("Propagated labels", "predict what the labels that\nwere carried over vote for", "registration"),
         ("Agreement", "predict what the teacher\nis confident of", "loss"),
     )
     weights = Schedule(1.0), Schedule(1.0, fade_out=FADE_OUT, length=100), Schedule(1.0, ramp_up=RAMP_UP, length=100)
-    for y, (title, text, kind), weight in zip(rows, losses, weights, strict=False):
-        place = page.box(Place(8.15, y, 2.35, 0.95), title, text, kind)
-        page.arrow(network.right(y - network.y), place.left())
-        _spark(page, Place(10.75, y - 0.02, *SPARK), weight)
-    page.arrow(teacher.right(0.1), Place(8.15, rows[2], 2.35, 0.95).bottom(-0.5), bend=0.15, color=COLORS[3])
-    page.note(10.75, rows[0] + 0.62, "weight during training", fontsize=9, color=INK)
-    page.box(Place(10.2, 0.8, 2.2, 0.95), "Kept: the teacher", "segments new scans", "kept")
-    page.arrow(teacher.right(-0.2), (9.1, 0.6), color=COLORS[3])
+    for thumb, (title, text, kind), weight in zip(thumbs[:3], losses, weights, strict=True):
+        page.arrow(thumb.right(), network.left(thumb.y - network.y))
+        place = page.box(Place(7.6, thumb.y, 2.4, 0.95), title, text, kind)
+        page.arrow(network.right(thumb.y - network.y), place.left())
+        _spark(page, Place(9.95, thumb.y, *SPARK), weight)
+    page.note(9.95, rows[0] + 0.45, "weight during training", color=INK, fontsize=9)
+    page.arrow(thumbs[3].right(), teacher.left())
+    page.arrow(network.bottom(), teacher.top(), kind="kept")
+    page.arrow(teacher.right(0.15), place.bottom(-0.5), bend=0.15, kind="kept")
+    kept = page.box(Place(9.4, 0.75, 2.2, 0.95), "Kept: the teacher", "segments new scans", "kept")
+    page.arrow(teacher.right(-0.15), kept.left(-0.15), kind="kept")
     return page
 
 
 def cctr_sketch() -> Sketch:
     """How CCT-R, as published, learns."""
     labeled, unlabeled = heart_slice(LABELED, 0.45), heart_slice(UNLABELED, 0.45)
-    page = Sketch(12.2, 6.2)
-    top, bottom = Place(1.2, 4.85, THUMB, THUMB), Place(1.2, 1.2, THUMB, THUMB)
+    page = Sketch(11.0, 5.85)
+    top, bottom = Place(1.15, 4.6, THUMB, THUMB), Place(1.15, 1.15, THUMB, THUMB)
     page.slice(top, labeled, "labeled slices")
     page.slice(bottom, unlabeled, "unlabeled slices", labeled=False)
-    registration = page.box(Place(1.2, 3.0, 1.9, 0.85), "Registration", "of all volumes", "registration")
-    page.arrow((1.2, top.bottom()[1] - 0.28), registration.top(), color=COLORS[2])
-    page.arrow(bottom.top(), registration.bottom(), color=COLORS[2])
+    registration = page.box(Place(1.15, 2.8, 1.9, 0.8), "Registration", "of all volumes", "registration")
+    page.arrow((top.x, top.bottom()[1] - 0.26), registration.top(), kind="registration")
+    page.arrow(bottom.top(), registration.bottom(), kind="registration")
 
-    students = page.frame(Place(4.6, 3.0, 2.5, 4.6), "two students")
-    cnn = page.box(Place(4.6, 4.2, 1.9, 0.95), "CNN", "a U-Net", "network")
-    transformer = page.box(Place(4.6, 1.75, 1.9, 0.95), "Transformer", "a Swin U-Net", "network")
+    students = page.frame(Place(4.35, 2.8, 2.5, 4.8), "two students")
+    cnn = page.box(Place(4.35, 4.1, 1.95, 0.95), "CNN", "a U-Net, which is kept", "network")
+    transformer = page.box(Place(4.35, 1.35, 1.95, 0.95), "Transformer", "a Swin U-Net", "network")
     page.arrow(cnn.bottom(-0.45), transformer.top(-0.45), bend=0.25)
     page.arrow(transformer.top(0.45), cnn.bottom(0.45), bend=0.25)
-    page.note(4.6, 2.98, "each one's\ndecision is the\nother's label", color=INK)
-    page.arrow(top.right(), students.left(1.5))
-    page.arrow(bottom.right(), students.left(-1.5))
+    page.note(4.35, 2.72, "each one's\ndecision is the\nother's label", color=INK)
+    page.arrow(top.right(), students.left(top.y - students.y))
+    page.arrow(bottom.right(), students.left(bottom.y - students.y))
 
     losses = (
         ("Labels", "labeled slices: predict the label", "loss"),
         ("Cross teaching", "unlabeled slices: predict\nwhat the other student predicts", "loss"),
-        ("Registered labels (RSL)", "unlabeled slices: predict the label\nthat registration carries over", "registration"),
-        ("Registered positives (REPS)", "pixels of one class, and the same place\nin other patients, get like features", "registration"),
+        (
+            "Registered labels (RSL)",
+            "unlabeled slices: predict the label\nthat registration carries over",
+            "registration",
+        ),
+        (
+            "Registered positives (REPS)",
+            "pixels of one class, and of one place in\nall patients, get similar features",
+            "registration",
+        ),
     )
-    for y, (title, text, kind) in zip((5.05, 3.7, 2.35, 1.0), losses, strict=True):
-        place = page.box(Place(9.05, y, 3.1, 0.95), title, text, kind)
-        page.arrow(students.right(min(max(y - students.y, -2.0), 2.05)), place.left())
-    page.note(11.45, 1.68, "made by\nregistration", color=COLORS[2], weight="bold")
-    page.note(9.05, 5.82, "what both learn from", fontsize=9, color=INK)
-    page.note(4.6, 0.4, "kept: the CNN", color=COLORS[3], weight="bold", fontsize=10)
+    heights = 4.85, 3.5, 2.15, 0.8
+    for y, (title, text, kind) in zip(heights, losses, strict=True):
+        place = page.box(Place(8.3, y, 3.1, 0.95), title, text, kind)
+        page.arrow(students.right(y - students.y), place.left())
+    page.note(8.3, 5.62, "what both learn from", fontsize=9, color=INK)
+    page.bracket(10.0, heights[3] - 0.45, heights[2] + 0.45, KINDS["registration"])
+    page.note(10.15, (heights[2] + heights[3]) / 2, "need the\nregistration", ha="left", color=KINDS["registration"])
     return page
 
 
 def coral_sketch() -> Sketch:
     """How CORAL pre-trains, and what becomes of its encoder."""
-    page = Sketch(12.2, 6.4)
+    page = Sketch(12.2, 6.3)
     places = np.array([0.1, 0.5, 0.9])
     colors = _position_colors(places)
     for row, (number, name) in enumerate(((LABELED, "patient A"), (UNLABELED, "patient B"))):
@@ -139,40 +143,46 @@ def coral_sketch() -> Sketch:
     for x, text in zip((1.5, 2.65, 3.8), ("base", "middle", "apex"), strict=True):
         page.note(x, 5.62, text, color=INK, fontsize=9)
     page.note(0.2, 6.15, "1  Pre-training, without labels", ha="left", weight="bold", color=INK, fontsize=11)
-    encoder = page.box(Place(5.65, 4.3, 1.35, 1.3), "Encoder", "of the U-Net", "network")
+    encoder = page.box(Place(5.95, 4.3, 1.3, 1.3), "Encoder", "of the U-Net", "network")
     page.arrow((4.4, 4.3), encoder.left())
+    page.note(4.83, 4.62, "two random\nviews each")
 
-    ranked = page.box(Place(9.35, 5.1, 5.1, 1.45), "", "", "loss")
-    ordered = page.box(Place(9.35, 3.45, 5.1, 1.45), "", "", "loss")
+    ranked, ordered = (page.box(Place(9.5, y, 4.95, 1.45), "") for y in (5.1, 3.45))
     page.arrow(encoder.right(0.25), ranked.left())
     page.arrow(encoder.right(-0.25), ordered.left())
     for place, title, text in (
         (ranked, "Relational term", "the nearer two slices lie\nalong the heart, the more\nalike their embeddings"),
         (ordered, "Ordinal term", "from base to apex, the\nembeddings of all patients\nmove along one axis"),
     ):
-        page.note(6.98, place.y + 0.42, title, ha="left", weight="bold", color=INK, fontsize=10)
-        page.note(6.98, place.y - 0.14, text, ha="left", color=INK)
-    _relations(page, Place(10.4, ranked.y, 2.7, 1.25))
-    _axis(page, Place(10.4, ordered.y, 2.7, 1.25))
+        page.note(7.22, place.y + 0.42, title, ha="left", weight="bold", color=INK, fontsize=10)
+        page.note(7.22, place.y - 0.06, text, ha="left", color=INK)
+    _relations(page, Place(10.5, ranked.y, 2.7, 1.25))
+    _axis(page, Place(10.5, ordered.y, 2.7, 1.25))
 
     page.note(0.2, 2.3, "2  Fine-tuning, with a few labels", ha="left", weight="bold", color=INK, fontsize=11)
     labeled = page.slice(Place(1.5, 1.25, THUMB, THUMB), heart_slice(LABELED, 0.45), "labeled slices")
-    network = page.box(Place(5.65, 1.25, 2.9, 0.95), "U-Net", "starts from the pre-trained encoder", "network")
+    network = page.box(Place(5.95, 1.25, 2.9, 0.95), "U-Net", "starts from the pre-trained encoder", "network")
     page.arrow(labeled.right(), network.left())
-    page.arrow(encoder.bottom(), network.top(), color=COLORS[6])
-    page.note(5.75, 2.75, "weights", ha="left", color=COLORS[6], weight="bold")
+    page.arrow(encoder.bottom(), network.top(), kind="network")
+    page.note(6.07, 2.75, "weights", ha="left", color=KINDS["network"], weight="bold")
     result = page.slice(Place(9.35, 1.25, THUMB, THUMB), heart_slice(UNLABELED, 0.45), "segmentation of a new scan")
-    page.arrow(network.right(), result.left(), color=COLORS[3])
+    page.arrow(network.right(), result.left(), kind="kept")
     return page
 
 
 def _carried_over(labeled: Slice, onto: Slice) -> np.ndarray:
-    """The label of one slice moved onto another, the left ventricles' centers onto each other."""
-    centers = [np.array(center_of_mass(s.label == LEFT_VENTRICLE)) for s in (labeled, onto)]
-    shape = np.maximum(labeled.label.shape, onto.label.shape)
-    padded = np.pad(labeled.label, [(0, n - m) for n, m in zip(shape, labeled.label.shape, strict=True)])
-    moved = shift(padded, centers[1] - centers[0], order=0)
-    return moved[: onto.label.shape[0], : onto.label.shape[1]]
+    """The label of one slice on another: shifted and scaled until it is as far to each side as the heart there."""
+    (low, high), (wanted_low, wanted_high) = (_extent(s.label) for s in (labeled, onto))
+    scale = (high - low) / (wanted_high - wanted_low)
+    return affine_transform(
+        labeled.label, scale, low - scale * wanted_low, output_shape=onto.label.shape, order=0, mode="nearest"
+    )
+
+
+def _extent(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First and last row and column that have a label."""
+    places = np.argwhere(label > 0)
+    return places.min(axis=0), places.max(axis=0)
 
 
 def _strong(shown: Slice, other: Slice) -> Slice:

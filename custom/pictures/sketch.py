@@ -20,13 +20,13 @@ from PIL import Image
 from custom.utils.figures import COLORS, outline, show
 from custom.utils.files import replacing
 
-__all__ = ["DPI", "INK", "Place", "Sketch", "Slice", "save", "write"]
+__all__ = ["DPI", "INK", "KINDS", "PALE_INK", "Place", "Sketch", "Slice", "save", "write"]
 
-DPI = 150
+DPI = 130
 INK, PALE_INK = "#262626", "#595959"  # of text and arrows, of notes
 TINT = 0.18  # of a kind's color in the ground of its box
-# what a box stands for: the color of its edge
-KINDS = {"data": "#737373", "network": COLORS[6], "loss": COLORS[1], "registration": COLORS[2], "kept": COLORS[3]}
+# what a box stands for: the color of its edge, none of which is that of a class of the heart
+KINDS = {"loss": "#8C8C8C", "network": COLORS[6], "registration": COLORS[5], "kept": COLORS[3]}
 PALETTE = 256  # colors of a saved picture: no difference is seen, and a third of the size is left
 
 
@@ -90,7 +90,7 @@ class Sketch:
         self.axes.set(xlim=(0, width), ylim=(0, height))
         self.axes.axis("off")
 
-    def box(self, place: Place, title: str, text: str = "", kind: str = "data") -> Place:
+    def box(self, place: Place, title: str, text: str = "", kind: str = "loss") -> Place:
         """Draw a box with a title in bold and, below it, an explanation of one or more lines."""
         color = KINDS[kind]
         ground = 1 - TINT * (1 - np.array(to_rgb(color)))
@@ -139,28 +139,20 @@ class Sketch:
         left, bottom = place.x - place.width / 2, place.y - place.height / 2
         return self.figure.add_axes((left / width, bottom / height, place.width / width, place.height / height))
 
-    def arrow(
-        self, start: Sequence[float], end: Sequence[float], bend: float = 0.0, color: str = INK, dashed: bool = False
-    ) -> None:
-        """Draw an arrow between two points, straight or bent to one side."""
-        self.axes.add_patch(
-            FancyArrowPatch(
-                start,
-                end,
-                arrowstyle="-|>",
-                mutation_scale=12,
-                connectionstyle=f"arc3,rad={bend}",
-                color=color,
-                linewidth=1.3,
-                linestyle=(0, (4, 2)) if dashed else "solid",
-                shrinkA=2,
-                shrinkB=2,
-            )
-        )
+    def arrow(self, start: Sequence[float], end: Sequence[float], bend: float = 0.0, kind: str = "") -> None:
+        """Draw an arrow between two points, straight or bent to one side, in the color of a kind."""
+        style = {"arrowstyle": "-|>", "mutation_scale": 12, "connectionstyle": f"arc3,rad={bend}", "linewidth": 1.3}
+        self.axes.add_patch(FancyArrowPatch(start, end, color=KINDS.get(kind, INK), shrinkA=2, shrinkB=2, **style))
+
+    def bracket(self, x: float, low: float, high: float, color: str) -> None:
+        """Draw a bracket that opens to the left, between two heights."""
+        self.axes.plot([x - 0.08, x, x, x - 0.08], [low, low, high, high], color=color, linewidth=1.3)
 
     def note(self, x: float, y: float, text: str, ha: str = "center", va: str = "center", **how) -> None:
         """Write a remark."""
-        self.axes.text(x, y, text, **{"ha": ha, "va": va, "fontsize": 8.5, "color": PALE_INK, "linespacing": 1.2, **how})
+        self.axes.text(
+            x, y, text, **{"ha": ha, "va": va, "fontsize": 8.5, "color": PALE_INK, "linespacing": 1.2, **how}
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the page as a PNG file."""
@@ -176,6 +168,6 @@ def save(figure: Figure, path: str | Path) -> None:
 
 def write(picture: Image.Image, path: str | Path) -> None:
     """Write a picture as a PNG file of few colors."""
-    few = picture.convert("RGB").quantize(PALETTE, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few = picture.convert("RGB").quantize(PALETTE, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     with replacing(path) as temporary:
         few.save(temporary, format="PNG", optimize=True)

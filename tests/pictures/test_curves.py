@@ -6,7 +6,12 @@ from PIL import Image
 
 from custom.pictures.curves import draw_results, scores_of_runs
 
-OLD = "method,labelled,norm,dice_mean\nCCT-R,3,batch,0.1\nCCT-R,3,instance,0.5\nCCT-R,1,instance,0.2\nCCT-R,3,instance,0.7\n"
+OLD = """method,labelled,norm,dice_mean
+CCT-R,3,batch,0.1
+CCT-R,3,instance,0.5
+CCT-R,1,instance,0.2
+CCT-R,3,instance,0.7
+"""
 NEW = "method,labeled,dice_mean\nregistered mean teacher,3,0.8\nsupervised,3,0.4\n"
 
 

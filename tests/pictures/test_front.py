@@ -29,7 +29,9 @@ def test_the_picture_shows_what_was_segmented(phantom, tmp_path):
     for folder, score in ((runs.alone, 0.25), (runs.ours, 1.0)):
         (folder / "predictions").mkdir(parents=True)
         scores = {f"dice_{name}": score for name in CLASSES}
-        write_csv(folder / "cases.csv", [{"case": c, "phase": p, **scores} for c, p in zip(cases, ("ED", "ES"), strict=True)])
+        write_csv(
+            folder / "cases.csv", [{"case": c, "phase": p, **scores} for c, p in zip(cases, ("ED", "ES"), strict=True)]
+        )
         for case, label in zip(cases, labels, strict=True):
             shutil.copy(label, folder / "predictions" / f"{case}_seg.nii.gz")
     draw_front(runs, tmp_path / "front.png")

@@ -22,7 +22,9 @@ def faults(sketch: Sketch) -> list[str]:
     sketch.figure.draw(renderer)
     texts = [text for axes in sketch.figure.axes for text in axes.texts if text.get_text()]
     areas = {text: text.get_window_extent(renderer) for text in texts}
-    found = [f"{a.get_text()!r} overlaps {b.get_text()!r}" for a, b in combinations(texts, 2) if areas[a].overlaps(areas[b])]
+    found = [
+        f"{a.get_text()!r} overlaps {b.get_text()!r}" for a, b in combinations(texts, 2) if areas[a].overlaps(areas[b])
+    ]
     boxes = [patch.get_window_extent(renderer) for patch in sketch.axes.patches if isinstance(patch, FancyBboxPatch)]
     slices = [axes.get_window_extent(renderer) for axes in sketch.figure.axes if axes.images]
     page = sketch.figure.bbox

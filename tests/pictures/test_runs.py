@@ -31,7 +31,9 @@ def test_what_is_there_is_not_trained_again(tmp_path, monkeypatch):
     assert not done
     (tmp_path / "ours" / "summary.csv").unlink()
     runs.trained(tmp_path)
-    assert [(run_id, folder) for run_id, folder, _ in done] == [(i, "ours") for i in ("training", "inference", "evaluating")]
+    assert [(run_id, folder) for run_id, folder, _ in done] == [
+        (i, "ours") for i in ("training", "inference", "evaluating")
+    ]
 
 
 def test_the_settings_are_those_of_the_bundles():
