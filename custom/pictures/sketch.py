@@ -27,7 +27,7 @@ INK, PALE_INK = "#262626", "#595959"  # of text and arrows, of notes
 TINT = 0.18  # of a kind's color in the ground of its box
 # what a box stands for: the color of its edge, none of which is that of a class of the heart
 KINDS = {"loss": "#8C8C8C", "network": COLORS[6], "registration": COLORS[5], "kept": COLORS[3]}
-PALETTE = 256  # colors of a saved picture: no difference is seen, and a third of the size is left
+PALETTE, REFINED = 256, 2  # colors of a saved picture, in which no difference is seen; rounds that refine them
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 def write(picture: Image.Image, path: str | Path) -> None:
     """Write a picture as a PNG file of few colors."""
-    few = picture.convert("RGB").quantize(PALETTE, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    how = {"method": Image.Quantize.MAXCOVERAGE, "kmeans": REFINED, "dither": Image.Dither.NONE}
+    few = picture.convert("RGB").quantize(PALETTE, **how)
     with replacing(path) as temporary:
         few.save(temporary, format="PNG", optimize=True)
