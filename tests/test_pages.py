@@ -68,9 +68,7 @@ def test_the_readme_is_one_page():
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page):
-    links = LINK.findall(prose(page))
-    assert links or page.name == "settings.md"
-    for file, place in links:
+    for file, place in LINK.findall(prose(page)):
         if "://" in file:
             continue
         target = (page.parent / file).resolve() if file else page

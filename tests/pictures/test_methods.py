@@ -48,9 +48,9 @@ def test_a_sketch_can_be_read(sketch):
 
 
 def test_what_cannot_be_read_is_found():
-    page = Sketch(3, 2)
-    page.box(Place(1.5, 1, 1, 0.5), "a title that is much too long for its box")
-    page.note(2.9, 1.8, "beyond the edge")
+    page = Sketch(4, 2)
+    page.box(Place(2, 1, 1, 0.5), "a title too long for its box")
+    page.note(3.9, 1.8, "beyond the edge")
     page.note(0.5, 0.2, "one")
     page.note(0.5, 0.25, "other")
     assert len(faults(page)) == 3
