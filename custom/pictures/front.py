@@ -45,10 +45,10 @@ def draw_front(runs: Runs, path: str | Path) -> None:
     columns = {
         "image": "image",
         "truth": "truth",
-        "alone": f"{LABELED} labeled patients alone",
-        "ours": f"Handful: and {unlabeled} unlabeled ones",
+        "alone": f"{LABELED} labeled patients\nalone",
+        "ours": f"Handful: {LABELED} labeled and\n{unlabeled} unlabeled patients",
     }
-    left, top, below = 0.45, 0.4, 0.45
+    left, top, below = 0.45, 0.58, 0.45
     width, height = left + len(columns) * PANEL + 0.1, len(PHASES) * (PANEL + 0.28) + top + below
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
