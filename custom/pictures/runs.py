@@ -20,7 +20,7 @@ RESOLUTION = {"spacing": 3.0, "slice_size": [64, 64]}
 TRAINING = {"max_epochs": 8, "iterations_per_epoch": 50, "val_interval": 1, "labeled_cases": LABELED}
 PRETRAINING = {"max_epochs": 12, "warmup_epochs": 2}
 # every labeled patient onto every other one, within this process; the worst pairs are drawn
-REGISTRATION = {"plan": "atlas", "figure_count": 3, "workers": 0}
+REGISTRATION = {"plan": "atlas", "figure_count": 2, "workers": 0}
 
 
 @dataclass(frozen=True)
