@@ -12,13 +12,14 @@ from PIL import Image
 from custom.pictures.curves import draw_curves, draw_results
 from custom.pictures.front import draw_front
 from custom.pictures.methods import cctr_sketch, coral_sketch, mean_teacher_sketch
-from custom.pictures.runs import LABELED, Runs, trained
+from custom.pictures.runs import Runs, trained
 from custom.pictures.sketch import write
 
 __all__ = ["draw_reports", "draw_sketches"]
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = ("cctr_acdc_runs.csv", "mean_teacher_acdc_runs.csv")
+RESULTS_WITH = 3  # labeled patients of the runs that are drawn
 WIDEST = 1400  # pixels of a picture that a run has drawn
 
 
@@ -31,7 +32,7 @@ def draw_sketches(folder: Path) -> None:
     mean_teacher_sketch().save(folder / "registered_mean_teacher.png")
     cctr_sketch().save(folder / "cctr.png")
     coral_sketch().save(folder / "coral.png")
-    draw_results([ROOT / "docs" / "results" / table for table in TABLES], LABELED, folder / "results.png")
+    draw_results([ROOT / "docs" / "results" / table for table in TABLES], RESULTS_WITH, folder / "results.png")
 
 
 def draw_reports(runs: Runs, folder: Path) -> None:

@@ -45,7 +45,7 @@ def draw_front(runs: Runs, path: str | Path) -> None:
     columns = {
         "image": "image",
         "truth": "truth",
-        "alone": f"{LABELED} labeled patients\nalone",
+        "alone": f"{LABELED} labeled patient\nalone",
         "ours": f"Handful: {LABELED} labeled and\n{unlabeled} unlabeled patients",
     }
     left, top, below = 0.45, 0.58, 0.45

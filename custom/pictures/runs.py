@@ -15,10 +15,11 @@ from custom.data.phantom import cardiac_folder
 
 __all__ = ["LABELED", "Runs", "trained"]
 
-CASES, LABELED = 16, 3  # patients of the phantom, 9 of them for training; how many of those have labels
-RESOLUTION = {"spacing": 3.0, "slice_size": [64, 64]}
-TRAINING = {"max_epochs": 8, "iterations_per_epoch": 50, "val_interval": 1, "labeled_cases": LABELED}
-PRETRAINING = {"max_epochs": 12, "warmup_epochs": 2}
+# patients of the phantom, 9 of them for training; how many of those have labels: with three, the phantom is too easy
+CASES, LABELED = 16, 1
+RESOLUTION = {"spacing": 2.5, "slice_size": [80, 80]}
+TRAINING = {"max_epochs": 6, "iterations_per_epoch": 50, "val_interval": 1, "labeled_cases": LABELED}
+PRETRAINING = {"max_epochs": 12, "warmup_epochs": 2, "spacing": 3.0, "slice_size": [64, 64]}
 # every labeled patient onto every other one, within this process; the worst pairs are drawn
 REGISTRATION = {"plan": "atlas", "figure_count": 2, "workers": 0}
 
@@ -62,9 +63,9 @@ def trained(folder: str | Path) -> Runs:
         if (arm / "summary.csv").is_file():
             continue
         files = ["train.json", *overlays]
-        _run("cctr_acdc", "training", files, data, arm, resume=True, **TRAINING, **shared)
-        _run("cctr_acdc", "inference", ["inference.json"], data, arm)
-        _run("cctr_acdc", "evaluating", ["train.json", "evaluate.json"], data, arm)
+        _run("cctr_acdc", "training", files, data, arm, resume=True, **TRAINING, **RESOLUTION, **shared)
+        _run("cctr_acdc", "inference", ["inference.json"], data, arm, **RESOLUTION)
+        _run("cctr_acdc", "evaluating", ["train.json", "evaluate.json"], data, arm, **RESOLUTION)
     return runs
 
 
@@ -77,6 +78,5 @@ def _run(bundle: str, run_id: str, files: list[str], data: Path, folder: Path, *
         meta_file=str(configs / "metadata.json"),
         logging_file=str(configs / "logging.conf"),
         **places,
-        **RESOLUTION,
         **settings,
     )

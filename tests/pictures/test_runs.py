@@ -44,4 +44,4 @@ def test_the_settings_are_those_of_the_bundles():
     assert set(runs.TRAINING) | set(runs.RESOLUTION) <= set(train)
     assert set(runs.REGISTRATION) <= set(registration)
     pretrain = load(Path(runs.custom.bundle_root("coral_acdc")) / "configs" / "pretrain.json")
-    assert set(runs.PRETRAINING) | set(runs.RESOLUTION) <= set(pretrain)
+    assert set(runs.PRETRAINING) <= set(pretrain)
