@@ -9,6 +9,7 @@ deformation cost one sampling grid and one interpolation, on whatever device the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ def iteration_generator(seed: int, iteration: int) -> torch.Generator:
 
 
 class SpatialAugment:
-    """Mirror both axes, deform elastically, rotate and scale, all in the plane of the slice.
+    """Mirror both axes, deform elastically, rotate, scale and crop, all in the plane of the slice.
 
     The defaults are those of CORAL's pre-training (arXiv 2511.11276) in mm: its elastic deformation of alpha 100-350
     and sigma 14-17 pixels of 1.25 mm is a Gaussian random field whose displacement has a standard deviation of
@@ -39,6 +40,8 @@ class SpatialAugment:
         elastic_sigma: range of the smoothness of the displacement in mm.
         together: whether one draw decides about elastic deformation, rotation and scale of a slice, as in CORAL's code;
             else each has its own.
+        crop: (height, width) in pixels of what is cut out of each slice, at most the slice; None keeps the whole slice.
+        shift: the crop's center lies up to this far, in mm along each axis, from the center of what is to be seen.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class SpatialAugment:
         elastic: tuple[float, float] = (1.3, 4.6),
         elastic_sigma: tuple[float, float] = (17.5, 21.3),
         together: bool = False,
+        crop: Sequence[int] | None = None,
+        shift: float = 16.0,
     ) -> None:
         self.spacing = spacing
         self.mirror = mirror
@@ -60,9 +65,11 @@ class SpatialAugment:
         self.elastic = elastic
         self.elastic_sigma = elastic_sigma
         self.together = together
+        self.crop = None if crop is None else tuple(crop)
+        self.shift = shift
 
     def __call__(self, images: Tensor, labels: Tensor | None, generator: torch.Generator, rank=0, world=1):
-        """Augment one process's part of a batch.
+        """Augment one process's part of a batch; crops are cut around the middle of the slices.
 
         The random numbers are drawn for the global batch, so that its parts come out the same on any number of
         processes.
@@ -79,6 +86,10 @@ class SpatialAugment:
         """
         grid = self.random_grid(images, generator, rank, world)
         return self.sample(images, grid) if labels is None else (self.sample(images, grid), self.sample(labels, grid))
+
+    def cropped(self, height: int, width: int) -> tuple[int, int]:
+        """Size of the augmented slices in pixels, from that of the slices."""
+        return (min(height, self.crop[0]), min(width, self.crop[1])) if self.crop else (height, width)
 
     def random_grid(self, images: Tensor, generator: torch.Generator, rank: int = 0, world: int = 1) -> Tensor:
         """Where each pixel of the augmented images comes from; the arguments as above, the result as :meth:`grid`'s."""
@@ -106,9 +117,11 @@ class SpatialAugment:
             generator: of random numbers, on the CPU.
 
         Returns:
-            "matrix" (n, 2, 2), from output to input pixels about the center; and for elastic deformation "sigma" (n,)
-            in pixels and "noise" (n, 2, k, l) in pixels, see :func:`smooth_field`.
+            "matrix" (n, 2, 2), from output to input pixels about the center; for elastic deformation "sigma" (n,) in
+            pixels and "noise" (n, 2, k, l) in pixels, see :func:`smooth_field`; and for a crop "shift" (n, 2), from
+            -1 to 1 along x and y.
         """
+        height, width = self.cropped(height, width)
 
         def uniform(low: float, high: float) -> Tensor:
             return low + (high - low) * torch.rand(n, generator=generator)
@@ -130,11 +143,19 @@ class SpatialAugment:
             # as many knots as the smallest sigma needs, whatever was drawn, so that every process draws alike
             knots = [_knots(length, self.elastic_sigma[0] / self.spacing) for length in (height, width)]
             drawn["noise"] = size.view(n, 1, 1, 1) * torch.randn(n, 2, *knots, generator=generator)
+        if self.crop:
+            drawn["shift"] = 2 * torch.rand(n, 2, generator=generator) - 1
         return drawn
 
-    @staticmethod
     def grid(
-        height: int, width: int, matrix: Tensor, sigma: Tensor | None = None, noise: Tensor | None = None
+        self,
+        height: int,
+        width: int,
+        matrix: Tensor,
+        sigma: Tensor | None = None,
+        noise: Tensor | None = None,
+        shift: Tensor | None = None,
+        centers: Tensor | None = None,
     ) -> Tensor:
         """Sampling grids from what :meth:`draw` returns, on its device.
 
@@ -144,17 +165,28 @@ class SpatialAugment:
             matrix: (n, 2, 2).
             sigma: (n,) in pixels, or None without elastic deformation.
             noise: (n, 2, k, l) in pixels, or None.
+            shift: (n, 2) from -1 to 1, along x and y, or None without a crop.
+            centers: (n, 2), the points (x, y) near which crops are cut, in pixels from the middle of the slices; NaN
+                stands for anywhere in the slice. None is the middle of each slice. Without a crop they do not matter.
 
         Returns:
-            (n, height, width, 2) positions (x, y) in [-1, 1], as ``torch.nn.functional.grid_sample`` takes them.
+            (n, h, w, 2) positions (x, y) in [-1, 1], as ``torch.nn.functional.grid_sample`` takes them, with the size
+            (h, w) of the crops or of the slices.
         """
+        rows, columns = self.cropped(height, width)
         # in pixels from the center, so that non-square slices rotate without shear
-        y = torch.arange(height, device=matrix.device) - (height - 1) / 2
-        x = torch.arange(width, device=matrix.device) - (width - 1) / 2
+        y = torch.arange(rows, device=matrix.device) - (rows - 1) / 2
+        x = torch.arange(columns, device=matrix.device) - (columns - 1) / 2
         points = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(1, -1, 2) @ matrix.mT
-        points = points.view(-1, height, width, 2)
+        points = points.view(-1, rows, columns, 2)
         if noise is not None:
-            points = points + smooth_field(sigma, noise, height, width)
+            points = points + smooth_field(sigma, noise, rows, columns)
+        if shift is not None:
+            farthest = shift.new_tensor([width - columns, height - rows]) / 2
+            centers = torch.zeros_like(shift) if centers is None else centers.to(shift)
+            near = centers + shift * (self.shift / self.spacing)
+            center = torch.where(near.isnan(), shift * farthest, near.clamp(-farthest, farthest))
+            points = points + center[:, None, None]
         return torch.stack([points[..., 0] * (2 / width), points[..., 1] * (2 / height)], -1)
 
 

@@ -192,6 +192,8 @@ class SliceDataset(torch.utils.data.Dataset):
         patients: (N,) number of each slice's patient.
         patient_names: name of each of these numbers.
         geometry: where each slice lies, see :class:`SliceGeometry`.
+        centers: (N, 2), the middle (x, y) of what is labeled in each slice's volume, in pixels from the middle of the
+            slices; NaN where nothing is known to be foreground.
     """
 
     def __init__(
@@ -209,7 +211,7 @@ class SliceDataset(torch.utils.data.Dataset):
         self.index: list[tuple[int, int, int]] = []
         positions, patients = [], []
         names: dict[str, int] = {}
-        cases, affines, lengths, size = [], [], [], (0, 0)
+        cases, affines, lengths, centers, size = [], [], [], [], (0, 0)
         free = memory_gib * 2**30
         for number, case in enumerate(progress_bar(self.data, "Reading volumes", "volume")):
             stacks = self._volume(number)
@@ -225,6 +227,7 @@ class SliceDataset(torch.utils.data.Dataset):
             cases += [case_id(case)] * frames
             affines += [stacks["affine"]] * frames
             lengths += [count] * frames
+            centers += [_foreground_center(stacks.get("label"))] * frames
         if len(self.kept) < len(self.data) and not cache_dir:
             print(
                 f"memory_gib: {len(self.kept)} of {len(self.data)} volumes fit in {memory_gib} GiB; the others are "
@@ -241,6 +244,7 @@ class SliceDataset(torch.utils.data.Dataset):
             cases=cases,
             size=tuple(size),
         )
+        self.centers = (torch.stack(centers) if centers else torch.empty(0, 2))[self.geometry.volumes]
 
     def _volume(self, number: int) -> dict[str, Tensor]:
         """One preprocessed volume, from the persistent cache where there is one."""
@@ -273,6 +277,16 @@ class SliceDataset(torch.utils.data.Dataset):
         if "label" in stacks:
             entry["label"] = stacks["label"][:, k]
         return entry
+
+
+def _foreground_center(label: Tensor | None) -> Tensor:
+    """Middle (x, y) of the foreground of K label maps (K, S, H, W), in pixels from the middle of the slices, or NaN."""
+    if label is None:
+        return torch.full((2,), torch.nan)
+    foreground = ((label > 0) & (label != UNKNOWN)).sum(dim=(0, 1)).double()  # (H, W)
+    axes = [torch.arange(length, dtype=torch.float64) - (length - 1) / 2 for length in foreground.shape]
+    across, down = (foreground.sum(dim=d) @ axis for d, axis in ((0, axes[1]), (1, axes[0])))
+    return (torch.stack([across, down]) / foreground.sum()).float()  # 0 / 0 is NaN
 
 
 def _cache_key(case: Case, transform: Callable) -> str:

@@ -116,15 +116,17 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         if len(images) * process_count() == engine.labeled_per_batch:  # nothing is unlabeled
             weights |= {"propagation": 0.0, "consistency": 0.0}
         with torch.no_grad():
-            views, lesson, confident = engine.views(images, bool(weights["consistency"]))
+            # without propagated labels, unlabeled slices are needed in their strong view alone
+            taught = images if weights["propagation"] else images[: engine.labeled_per_batch // process_count()]
+            views, lesson, confident = engine.views(images, len(taught), bool(weights["consistency"]))
         engine.network.train()
         engine.optimizer.zero_grad()
         with engine.autocast():
             logits = engine.inferer(torch.cat(views), engine.network)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        mild, strong = logits[: len(images)], logits[len(images) :]
+        mild, strong = logits.tensor_split([len(taught)])
         mild = engine.gathered(mild)  # (N, C, H, W), labeled slices first
-        target, known = vote_shares(engine.gathered(labels), mild.shape[1], UNKNOWN)
+        target, known = vote_shares(engine.gathered(labels[: len(taught)]), mild.shape[1], UNKNOWN)
         target = target.to(mild.dtype)
 
         def loss_of(*arguments: Tensor) -> Tensor:
@@ -144,21 +146,24 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         engine.optimizer.step()
         return {CommonKeys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
-    def views(self, images: Tensor, consistency: bool) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+    def views(
+        self, images: Tensor, taught: int, consistency: bool
+    ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
         """What the network is shown, and what the teacher says of it.
 
         Args:
             images: this process's spatially augmented slices (n, 1, H, W), labeled ones first.
+            taught: how many of them, from the first on, are shown with mild changes.
             consistency: whether there is a strong view.
 
         Returns:
-            The views of this process: all slices with mild changes of intensity (n, 1, H, W) and, with
+            The views of this process: the first slices with mild changes of intensity (taught, 1, H, W) and, with
             ``consistency``, the unlabeled ones with strong changes and boxes (m, 1, H, W). Then what the teacher
             decides about the strong views of the global batch (M, C, H, W), and where it is confident (M, 1, H, W).
         """
         generator, _, world = self._draw(view=1)
         size = images.shape[2:]
-        mild = self.changed(images, self.intensity.draw(len(images) * world, *size, generator), None)
+        mild = self.changed(images[:taught], self.intensity.draw(taught * world, *size, generator), None)
         if not consistency:
             return [mild], None, None
         weak = images[self.labeled_per_batch // world :]

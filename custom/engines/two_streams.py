@@ -26,11 +26,13 @@ class TwoStreamTrainer(SliceTrainer):
 
     Args:
         labeled_per_batch: number of labeled slices in the global batch.
+        centers: (N, 2), the point of each slice of the dataset near which the augmentation crops, see
+            :attr:`custom.data.SliceDataset.centers`; None is the middle of the slices.
         **arguments: those of :class:`SliceTrainer`, all by name.
     """
 
-    def __init__(self, *, labeled_per_batch: int, **arguments: Any) -> None:
-        self.labeled_per_batch = labeled_per_batch
+    def __init__(self, *, labeled_per_batch: int, centers: Tensor | None = None, **arguments: Any) -> None:
+        self.labeled_per_batch, self.centers = labeled_per_batch, centers
         super().__init__(**arguments)
 
     def prepared(self, batchdata: dict) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
@@ -41,14 +43,15 @@ class TwoStreamTrainer(SliceTrainer):
                 known; "slice" (n,), their numbers.
 
         Returns:
-            Images (n, 1, H, W), labels (n, K, H, W) int64, and where they come from: slices (n,), grids (n, H, W, 2).
+            Images (n, 1, h, w), labels (n, K, h, w) int64, and where they come from: slices (n,), grids (n, h, w, 2);
+            h and w are those of the augmentation's crops, if it crops.
         """
         device = self.state.device
         images, labels, slices = (
             batchdata[key].to(device, non_blocking=True) for key in (CommonKeys.IMAGE, CommonKeys.LABEL, "slice")
         )
         labels = self.chosen_labels(labels, slices)
-        grid = self.random_grid(images)
+        grid = self.random_grid(images, slices)
         nothing_known = (labels == UNKNOWN).all(dim=(1, 2, 3), keepdim=True)
         images, labels = self.augment.sample(images, grid), self.augment.sample(labels, grid)
         # beyond a slice is background, as its image is constant there; but one without a label teaches nothing at all
@@ -59,15 +62,20 @@ class TwoStreamTrainer(SliceTrainer):
         """The label maps that take part, (n, K, H, W) of (n, K, H, W); a method may choose among them."""
         return labels
 
-    def random_grid(self, images: Tensor) -> Tensor:
+    def random_grid(self, images: Tensor, slices: Tensor) -> Tensor:
         """Where the pixels of this process's augmented images come from, for :meth:`SpatialAugment.sample`.
 
         Each slice has the random numbers of its place in the global batch.
+
+        Args:
+            images: (n, 1, H, W).
+            slices: (n,), their numbers in the dataset.
         """
         generator, _, world = self._draw()
         drawn = self.augment.draw(len(images) * world, *images.shape[2:], generator)
         drawn = {name: self.share(values).to(images.device, non_blocking=True) for name, values in drawn.items()}
-        return self.augment.grid(*images.shape[2:], **drawn)
+        centers = None if self.centers is None else self.centers[slices.cpu()].to(images.device)
+        return self.augment.grid(*images.shape[2:], **drawn, centers=centers)
 
     def gathered(self, values: Tensor, labeled: int | None = None) -> Tensor:
         """The global batch (N, ...) of each process's (n, ...), with gradients, labeled slices first.

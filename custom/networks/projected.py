@@ -117,23 +117,24 @@ class ProjectedNetwork(nn.Module):
         return F.normalize(projected.to(torch.promote_types(projected.dtype, torch.float32)), dim=-1)
 
 
-def check_slice_size(slice_size: Sequence[int], multiple: int = 32, least: int = 64) -> None:
-    """
+def check_slice_size(slice_size: Sequence[int], multiple: int = 32, least: int = 64, key: str = "slice_size") -> None:
+    """Check that networks can take slices of this size, before the work begins.
+
     Args:
         slice_size: (height, width) in pixels.
         multiple: of each length, the networks' strides together.
         least: below it the deepest level is a single pixel, which cannot be normalized.
+        key: of the setting, for messages.
 
     Raises:
-        SettingError: a length that the networks cannot take; found before the work, where they would find it after.
+        SettingError: a length that the networks cannot take.
     """
     if not isinstance(slice_size, Sequence) or len(slice_size) != 2:
-        raise SettingError(f'slice_size: {slice_size} is not a height and a width; write e.g. "[128,128]".')
+        raise SettingError(f'{key}: {slice_size} is not a height and a width; write e.g. "[128,128]".')
     if any(length % multiple or length < least for length in slice_size):
         lengths = [max(least, round(length / multiple) * multiple) for length in slice_size]
         raise SettingError(
-            f"slice_size: {[*slice_size]}; the networks take multiples of {multiple} from {least} on, such as "
-            f"{lengths}."
+            f"{key}: {[*slice_size]}; the networks take multiples of {multiple} from {least} on, such as {lengths}."
         )
 
 

@@ -60,6 +60,9 @@ NAME = {"type": "string", "pattern": r"\S"}
 WHOLE = {"type": "integer", "minimum": 0}
 SIZE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1000}
 ANGLE = {"type": "number", "minimum": -180, "maximum": 180}
+PIXELS = listed(
+    {"type": "integer", "minimum": 8, "maximum": 8192}, "a height and a width in pixels, such as [192,192]", 2, 2
+)
 SETTINGS: dict[str, dict[str, Any]] = {
     "max_epochs": whole(1),
     "iterations_per_epoch": whole(1),
@@ -82,9 +85,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "weight_decay": share(),
     "spacing": above_zero(100, " mm"),
     "header_spacing": or_null(listed(SIZE, "three voxel sizes in mm, such as [1.5,1.5,8]", 3, 3)),
-    "slice_size": listed(
-        {"type": "integer", "minimum": 8, "maximum": 8192}, "a height and a width in pixels, such as [192,192]", 2, 2
-    ),
+    "slice_size": PIXELS,
+    "crop_size": or_null(PIXELS),
     "slice_direction": listed({"type": "number"}, "a direction in RAS, such as [0,0,1]", 3, 3),
     "features": listed({"type": "integer", "minimum": 1}, "six whole numbers from 1 on", 6, 6),
     "transformer_features": whole(1),

@@ -83,6 +83,25 @@ def test_cine_series_gives_the_slices_of_every_frame(cases):
             torch.testing.assert_close(dataset[3 * frame + k]["image"][0], expected[:, :, k, frame])
 
 
+def test_centers_are_the_middle_of_the_foreground_of_a_volume(tmp_path):
+    label = np.zeros((9, 7, 3), np.uint8)
+    label[1:4, 2, :2] = 2  # rows and columns of the oriented slice count from the other end
+    label[8, 6, 2] = UNKNOWN
+    image = write(tmp_path / "image.nii.gz", np.ones((9, 7, 3), np.float32))
+    nothing = write(tmp_path / "nothing.nii.gz", np.full((9, 7, 3), UNKNOWN, np.uint8))
+    cases = [
+        {"image": image, "label": write(tmp_path / "label.nii.gz", label)},
+        {"image": image, "label": nothing},
+        {"image": image},
+    ]
+    keys = ["image", "label"]
+    some = SliceDataset(cases, transform(keys))
+    rows, columns = (some[0]["label"][0] == 2).nonzero(as_tuple=True)
+    expected = [float(columns.float().mean()) - 3, float(rows.float().mean()) - 4]
+    assert some.centers[:3].tolist() == [expected] * 3
+    assert some.centers[3:].isnan().all() and some.centers.shape == (9, 2)
+
+
 def test_geometry_says_where_every_slice_lies(cases):
     geometry = SliceDataset(cases, transform()).geometry
     assert geometry.cases == ["a", "b", "c", "c"]  # two frames of a series
