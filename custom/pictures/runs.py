@@ -17,9 +17,9 @@ __all__ = ["LABELED", "Runs", "trained"]
 
 # patients of the phantom, 9 of them for training; how many of those have labels: with three, the phantom is too easy
 CASES, LABELED = 16, 1
-RESOLUTION = {"spacing": 2.5, "slice_size": [80, 80]}
-TRAINING = {"max_epochs": 6, "iterations_per_epoch": 50, "val_interval": 1, "labeled_cases": LABELED}
-PRETRAINING = {"max_epochs": 12, "warmup_epochs": 2, "spacing": 3.0, "slice_size": [64, 64]}
+RESOLUTION = {"spacing": 3.0, "slice_size": [64, 64]}
+TRAINING = {"max_epochs": 4, "iterations_per_epoch": 50, "val_interval": 1, "labeled_cases": LABELED}
+PRETRAINING = {"max_epochs": 12, "warmup_epochs": 2, **RESOLUTION}
 # every labeled patient onto every other one, within this process; the worst pairs are drawn
 REGISTRATION = {"plan": "atlas", "figure_count": 2, "workers": 0}
 
