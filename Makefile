@@ -21,13 +21,13 @@ PORT ?= 8000
 ALLOW ?=
 ORIGINS ?=
 
-.PHONY: demo demo-cctr bundles pictures package label-studies label-server test test-slow test-label lint bench clean
+.PHONY: demo demo-coral bundles pictures package label-studies label-server test test-slow test-label lint bench clean
 
 demo: $(READY)
-	$(RUN) -m custom.cli.demo coral
+	$(RUN) -m custom.cli.demo hearts
 
-demo-cctr: $(READY)
-	$(RUN) -m custom.cli.demo cctr
+demo-coral: $(READY)
+	$(RUN) -m custom.cli.demo coral
 
 # the configs of the bundles, from bundles/sources
 bundles: $(READY)

@@ -46,7 +46,7 @@ class CenterSlicesd(ResizeWithPadOrCropd):
     Raises:
         SettingError: when ``slice_size`` is no pair.
         DataError: on a volume all of whose foreground lies outside; a part of it gets a line, and so does a case with
-            "registered", whose label is no truth.
+            "registered", whose label is no truth. Of volumes warped "onto" another nothing is said.
     """
 
     def __init__(self, keys: KeysCollection, slice_size: Sequence[int], allow_missing_keys: bool = False) -> None:
@@ -60,7 +60,7 @@ class CenterSlicesd(ResizeWithPadOrCropd):
         shape = data["image"].shape[1:3]
         if "label" not in self.keys and any(n > m for n, m in zip(shape, self.slice_size, strict=True)):
             _tell_of_wider_images(*self.slice_size)
-        if "label" in self.keys and "label" in data:
+        if "label" in self.keys and "label" in data and "onto" not in data:
             before, after = (int(((d["label"] > 0) & (d["label"] != UNKNOWN)).sum()) for d in (data, cut))
             lost = 1 - after / max(before, 1)
             message = (
@@ -295,5 +295,5 @@ def _cache_key(case: Case, transform: Callable) -> str:
         key: case[key] if isinstance(case[key], list) else [case[key]] for key in ("image", "label") if key in case
     }
     files = {key: [state for path in names for state in file_states(path)] for key, names in paths.items()}
-    content = [FORMAT, files, case.get("header_spacing"), describe(transform)]
+    content = [FORMAT, files, case.get("header_spacing"), case.get("warp"), describe(transform)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -13,6 +13,7 @@ from custom.registration.runner import PairRunner
 from custom.registration.settings import Settings
 from custom.registration.training import training_registrations
 from custom.registration.transform import invert, map_points, warp_label
+from custom.registration.warped import WarpOntod, warped_cases
 from custom.registration.workflow import RegistrationWorkflow
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "RegistrationWorkflow",
     "Registrations",
     "Settings",
+    "WarpOntod",
     "check_choice",
     "invert",
     "label_maps",
@@ -30,4 +32,5 @@ __all__ = [
     "registered_points",
     "training_registrations",
     "warp_label",
+    "warped_cases",
 ]

@@ -15,9 +15,16 @@ from custom.utils.errors import SettingError
 
 __all__ = ["TwoStreamBatchSampler", "check_streams"]
 
+STREAM_SEEDS = (0, 1, 500_000)  # labeled, unlabeled, warped: streams of equal length have different orders
+
 
 def check_streams(
-    batch_size: int, labeled_per_batch: int, unlabeled: int, labeled_only: bool = False, world: int | None = None
+    batch_size: int,
+    labeled_per_batch: int,
+    unlabeled: int,
+    labeled_only: bool = False,
+    warped_per_batch: int = 0,
+    world: int | None = None,
 ) -> None:
     """Check what a batch is to hold before the work begins.
 
@@ -26,13 +33,14 @@ def check_streams(
         labeled_per_batch: see :class:`TwoStreamBatchSampler`.
         unlabeled: how many unlabeled volumes there are.
         labeled_only: whether batches have no unlabeled slices.
+        warped_per_batch: see :class:`TwoStreamBatchSampler`.
         world: number of processes; None for those that there are.
 
     Raises:
         SettingError: no batch has so many labeled slices; there is no place for unlabeled ones, or there are none;
             or either kind cannot be shared equally by the processes.
     """
-    _check_batch(batch_size, labeled_per_batch, process_count() if world is None else world)
+    _check_batch(batch_size, labeled_per_batch, warped_per_batch, process_count() if world is None else world)
     if labeled_only:
         return
     if batch_size <= labeled_per_batch:
@@ -59,6 +67,8 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         labeled: (N,) bool, which slices of the data set are.
         batch_size: slices in the global batch.
         labeled_per_batch: how many of them are labeled; the others are not.
+        warped: (N,) bool, which of the labeled slices registration warped onto unlabeled volumes; None for none.
+        warped_per_batch: how many of a batch's labeled slices are such, if there are any; they come after the others.
         batches: an epoch's.
         seed: of the order.
         labeled_only: whether batches have the labeled slices alone.
@@ -79,13 +89,18 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         labeled_only: bool = False,
         rank: int = 0,
         world: int = 1,
+        warped: Tensor | None = None,
+        warped_per_batch: int = 0,
     ) -> None:
-        _check_batch(batch_size, labeled_per_batch, world)
-        shares = (labeled_per_batch, 0 if labeled_only else batch_size - labeled_per_batch)
+        _check_batch(batch_size, labeled_per_batch, warped_per_batch, world)
+        warped = torch.zeros_like(labeled) if warped is None else warped & labeled
+        warped_share = warped_per_batch if warped.any() else 0
+        unlabeled_share = 0 if labeled_only else batch_size - labeled_per_batch
+        shares = (labeled_per_batch - warped_share, unlabeled_share, warped_share)
         if batches < 1:
             raise SettingError(f"iterations_per_epoch: {batches}; an epoch has at least 1 batch.")
-        self.streams = [kind.nonzero()[:, 0] for kind in (labeled, ~labeled)]
-        for share, stream, name in zip(shares, self.streams, ("labeled", "unlabeled"), strict=True):
+        self.streams = [kind.nonzero()[:, 0] for kind in (labeled & ~warped, ~labeled, warped)]
+        for share, stream, name in zip(shares[:2], self.streams[:2], ("labeled", "unlabeled"), strict=True):
             if share and not len(stream):
                 raise SettingError(
                     f"batch_size: each batch is to have {share} {name} slices, but there are none; "
@@ -102,11 +117,14 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        parts = []
-        for kind, (share, stream) in enumerate(zip(self.shares, self.streams, strict=True)):
-            chosen = self._drawn(kind, share * self.batches).view(self.batches, share) if share else stream[None, :0]
-            mine = share // self.world
-            parts.append(chosen[:, self.rank * mine : (self.rank + 1) * mine].expand(self.batches, -1))
+        known, unlabeled, warped = (
+            self._drawn(kind, share * self.batches).view(self.batches, share)
+            if share
+            else torch.empty(self.batches, 0, dtype=torch.long)
+            for kind, share in enumerate(self.shares)
+        )
+        # a process has its part of the labeled and of the unlabeled slices, whichever of the labeled ones are warped
+        parts = [part.tensor_split(self.world, dim=1)[self.rank] for part in (torch.cat([known, warped], 1), unlabeled)]
         yield from torch.cat(parts, dim=1).tolist()
 
     def _drawn(self, kind: int, count: int) -> Tensor:
@@ -118,13 +136,18 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
 
     def _order(self, kind: int, number: int) -> Tensor:
         """Of the slices of a stream, when it goes through them for this time."""
-        seed = (self.seed * 1_000_003 + 2 * number + kind) % 2**63
+        seed = (self.seed * 1_000_003 + 2 * number + STREAM_SEEDS[kind]) % 2**63
         return torch.randperm(len(self.streams[kind]), generator=torch.Generator().manual_seed(seed))
 
 
-def _check_batch(batch_size: int, labeled: int, world: int) -> None:
+def _check_batch(batch_size: int, labeled: int, warped: int, world: int) -> None:
     if not 1 <= labeled <= batch_size:
         raise SettingError(f"labeled_per_batch: {labeled} of a batch of {batch_size}; take 1 to {batch_size}.")
+    if not 0 <= warped < labeled:
+        raise SettingError(
+            f"warped_per_batch: {warped} of {labeled} labeled slices a batch (labeled_per_batch); take 0 to "
+            f"{labeled - 1}: some must be of the labeled volumes themselves."
+        )
     if labeled % world or batch_size % world:
         raise SettingError(
             f"batch_size: {labeled} labeled and {batch_size - labeled} unlabeled slices a batch do not divide by "

@@ -249,7 +249,7 @@ def test_the_preprocessing_of_each_bundle_is_cached(config, tmp_path):
         case["label"] = write(tmp_path / "b.nii.gz", (voxels > 450).astype(np.uint8), affine)
     parser = ConfigParser()
     parser.read_config(str(BUNDLES / config))
-    parser.update({"train#unlabeled": [], "bundle_root": "", "label_values": None})
+    parser.update({"train#unlabeled": [], "train#registrations": None, "bundle_root": "", "label_values": None})
     preprocessing = parser.get_parsed_content("train#preprocessing")
     plain = SliceDataset([case], preprocessing)
     cached = SliceDataset([case], preprocessing, memory_gib=0, cache_dir=str(tmp_path / "cache"))
@@ -259,6 +259,7 @@ def test_the_preprocessing_of_each_bundle_is_cached(config, tmp_path):
     preprocessing = parser.get_parsed_content("train#preprocessing", instantiate=True)
     assert _cache_key(case, preprocessing) == file.stem
     assert _cache_key({**case, "header_spacing": [1, 1, 5]}, preprocessing) != file.stem
+    assert _cache_key({**case, "warp": ["a.transform"]}, preprocessing) != file.stem
     parser["spacing"] = 3.0
     parser.parse(True)
     assert _cache_key(case, parser.get_parsed_content("train#preprocessing")) != file.stem
