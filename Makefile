@@ -33,7 +33,7 @@ demo-coral: $(READY)
 bundles: $(READY)
 	$(RUN) -m custom.cli.bundles bundles
 
-# those of README.md and docs, from the phantom; the trainings behind them are kept in runs/pictures
+# those of README.md and docs, from the phantom and the demo, which is run first if it was not
 pictures: $(READY)
 	$(RUN) -m custom.cli.pictures docs/pictures
 

@@ -9,18 +9,44 @@ from pathlib import Path
 
 from PIL import Image
 
+import custom
+from custom.cli.demo import HEARTS, PRETRAINING, hearts, run_workflow
+from custom.data.datalist import default_folder
 from custom.pictures.curves import draw_curves, draw_results
 from custom.pictures.front import draw_front
 from custom.pictures.methods import cctr_sketch, coral_sketch, mean_teacher_sketch
-from custom.pictures.runs import Runs, trained
+from custom.pictures.runs import Runs
 from custom.pictures.sketch import write
 
-__all__ = ["draw_reports", "draw_sketches"]
+__all__ = ["draw_reports", "draw_sketches", "trained"]
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = ("cctr_acdc_runs.csv", "mean_teacher_acdc_runs.csv")
 RESULTS_WITH = 3  # labeled patients of the runs that are drawn
+PAIRS = 2  # in the picture of the registrations, the worst ones
 WIDEST = 1400  # pixels of a picture that a run has drawn
+
+
+def trained(folder: Path) -> Runs:
+    """Train what the demo trains, and pre-train with CORAL at the same resolution, as far as it is not there yet.
+
+    Args:
+        folder: of the demo, for all that is written.
+    """
+    resolution = {name: HEARTS[name] for name in ("spacing", "slice_size")}
+    alone, ours, pairs, coral = (folder / name for name in ("label_alone", "ours", "pairs", "coral"))
+    if not (ours / "predictions").is_dir():
+        hearts(folder)
+    if not (alone / "predictions").is_dir():
+        run_workflow("cctr_acdc", "inference", ["inference.json"], alone, **resolution)
+    if not (pairs / "pairs.png").is_file():
+        drawn = {"runner#folder": str(folder / "registration" / "transforms"), "figure_count": PAIRS}
+        labeled = {"labeled_cases": HEARTS["labeled_cases"], "registration_dir": str(pairs)}
+        run_workflow("cctr_acdc", "registration", ["registration.json"], pairs, **labeled, **drawn)
+    if not (coral / "embedding.png").is_file():
+        run_workflow("coral_acdc", "pretraining", ["pretrain.json"], coral, resume=True, **PRETRAINING, **resolution)
+    data = Path(default_folder("cardiac", custom.bundle_root("cctr_acdc"), None))
+    return Runs(data, alone, ours, pairs, coral, HEARTS["labeled_cases"])
 
 
 def draw_sketches(folder: Path) -> None:
@@ -39,7 +65,7 @@ def draw_reports(runs: Runs, folder: Path) -> None:
     """Draw what trainings on the phantom gave, and take over the pictures that they drew.
 
     Args:
-        runs: of :func:`custom.pictures.runs.trained`.
+        runs: of :func:`trained`.
         folder: for the pictures.
     """
     draw_front(runs, folder / "front.png")
@@ -57,7 +83,7 @@ def draw_reports(runs: Runs, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw the pictures of the project's pages.")
     parser.add_argument("folder", type=Path, help="for the pictures")
-    parser.add_argument("--runs", type=Path, default=Path("runs/pictures"), help="of the trainings, which are kept")
+    parser.add_argument("--runs", type=Path, default=Path("runs/demo"), help="of the trainings, which are kept")
     arguments = parser.parse_args()
     draw_sketches(arguments.folder)
     draw_reports(trained(arguments.runs), arguments.folder)

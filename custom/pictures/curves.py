@@ -20,9 +20,7 @@ from custom.utils.files import read_csv
 
 __all__ = ["draw_curves", "draw_results", "scores_of_runs"]
 
-OURS, ALONE = COLORS[6], COLORS[5]
-TERMS = {"supervised": ("labels", COLORS[6]), "propagation": ("propagated labels", COLORS[2])}
-TERMS |= {"consistency": ("agreement with the teacher", COLORS[1])}
+OURS, ALONE, TEACHER = COLORS[6], COLORS[5], COLORS[3]
 SMOOTHING = 5  # values of a curve of the loss that are averaged
 # method of a table to its name in the picture, from the bottom up
 METHODS = {
@@ -35,31 +33,26 @@ METHODS = {
 
 
 def draw_curves(runs: Runs, path: str | Path) -> None:
-    """Draw Dice on validation patients over the iterations, of both trainings, and the terms of the loss of ours.
+    """Draw the terms of the loss of both trainings over their iterations.
 
     Args:
         runs: what was trained.
         path: of the PNG file.
     """
-    figure = Figure(figsize=(10, 3.7), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(7.6, 3.4), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    for folder, name, color, marker in (
-        (runs.ours, "with the unlabeled patients", OURS, "o"),
-        (runs.alone, "labeled patients alone", ALONE, "s"),
+    axes = figure.subplots()
+    for folder, term, name, color in (
+        (runs.alone, "supervised", "labels, labeled patients alone", ALONE),
+        (runs.ours, "supervised", "labels, with the unlabeled patients", OURS),
+        (runs.ours, "consistency", "agreement with the teacher", TEACHER),
     ):
-        steps, values = _curve(folder, "val_mean_dice")
-        iterations = np.array(steps) * (runs.iterations / max(steps))
-        left.plot(iterations, values, color=color, marker=marker, markersize=4, linewidth=1.6, label=name)
-    left.set(xlabel="iteration", ylabel="mean Dice, validation patients", xlim=(0, None), ylim=(0, 1))
-    for term, (name, color) in TERMS.items():
-        steps, values = _curve(runs.ours, term)
+        steps, values = _curve(folder, term)
         smooth = np.convolve(values, np.full(SMOOTHING, 1 / SMOOTHING), mode="valid")
-        right.plot(steps[SMOOTHING - 1 :], smooth, color=color, linewidth=1.6, label=name)
-    right.set(xlabel="iteration", ylabel="terms of the loss", xlim=(0, None), ylim=(0, None))
-    for axes in (left, right):
-        _style(axes)
-        axes.legend(frameon=False, fontsize=9)
+        axes.plot(steps[SMOOTHING - 1 :], smooth, color=color, linewidth=1.6, label=name)
+    axes.set(xlabel="iteration", ylabel="terms of the loss", xlim=(0, None), ylim=(0, None))
+    _style(axes)
+    axes.legend(frameon=False, fontsize=9)
     save(figure, path)
 
 

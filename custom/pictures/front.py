@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 
 from custom.data.geometry import OrientSlices
 from custom.data.loading import LoadVolumed
-from custom.pictures.runs import LABELED, Runs
+from custom.pictures.runs import Runs
 from custom.pictures.sketch import INK, save
 from custom.utils.figures import as_seen, class_style, outline, show, view_square, window_around
 from custom.utils.files import read_csv
@@ -41,12 +41,13 @@ def draw_front(runs: Runs, path: str | Path) -> None:
         OSError: a file of the runs is missing or damaged.
     """
     alone, ours = _dice(runs.alone), _dice(runs.ours)
-    unlabeled = len((runs.data / "splits" / "train.txt").read_text().split()) - LABELED
+    unlabeled = len((runs.data / "splits" / "train.txt").read_text().split()) - runs.labeled
+    plural = "s" if runs.labeled > 1 else ""
     columns = {
         "image": "image",
         "truth": "truth",
-        "alone": f"{LABELED} labeled patient\nalone",
-        "ours": f"Handful: {LABELED} labeled and\n{unlabeled} unlabeled patients",
+        "alone": f"{runs.labeled} labeled patient{plural}\nalone",
+        "ours": f"Handful: {runs.labeled} labeled and\n{unlabeled} unlabeled patients",
     }
     left, top, below = 0.45, 0.58, 0.45
     width, height = left + len(columns) * PANEL + 0.1, len(PHASES) * (PANEL + 0.28) + top + below

@@ -23,8 +23,7 @@ THUMB = 1.15  # inches
 STRONG = 0.55, 1.25  # exponent and contrast of the strong view
 BOX = slice(30, 68), slice(8, 48)  # rows and columns of CutMix's box
 SPARK = 0.95, 0.42  # inches, of the curve of a weight
-# parts of the default training, as in its config
-FADE_OUT, RAMP_UP = 0.6, 0.2
+RAMP_UP = 0.2  # of the weight of agreement, as in the default training
 
 
 def heart_slice(number: int, place: float, seed: int = SEED) -> Slice:
@@ -51,12 +50,12 @@ def mean_teacher_sketch() -> Sketch:
     rows = 5.45, 3.85, 2.25, 0.75
     thumbs = [Place(2.2, y, THUMB, THUMB) for y in rows]
     page.slice(thumbs[0], labeled)
-    page.slice(thumbs[1], replace(unlabeled, label=_carried_over(labeled, unlabeled)), edge=KINDS["registration"])
+    page.slice(thumbs[1], _warped(labeled, unlabeled), edge=KINDS["registration"])
     page.slice(thumbs[2], _strong(unlabeled, heart_slice(UNLABELED + 1, 0.6)), labeled=False)
     page.slice(thumbs[3], unlabeled, labeled=False)
     notes = (
         "labeled slice",
-        "unlabeled slice,\nwith the label that\nregistration\ncarried over",
+        "labeled slice that\nregistration warped\nonto another\npatient's heart",
         "unlabeled slice,\nstrongly changed:\ncontrast, and a box\nof another slice",
         "the same slice,\nunchanged",
     )
@@ -66,21 +65,17 @@ def mean_teacher_sketch() -> Sketch:
 
     network = page.box(Place(4.7, 3.85, 1.75, 4.3), "Network", "a U-Net, the student", "network")
     teacher = page.box(Place(4.7, 0.75, 1.75, 0.95), "Teacher", "the network's\naverage over time", "kept")
-    losses = (
-        ("Labels", "predict the label", "loss"),
-        ("Propagated labels", "predict what the labels that\nwere carried over vote for", "registration"),
-        ("Agreement", "predict what the teacher\nis confident of", "loss"),
-    )
-    weights = Schedule(1.0), Schedule(1.0, fade_out=FADE_OUT, length=100), Schedule(1.0, ramp_up=RAMP_UP, length=100)
-    for thumb, (title, text, kind), weight in zip(thumbs[:3], losses, weights, strict=True):
+    labels = page.box(Place(7.6, (rows[0] + rows[1]) / 2, 2.4, 2.55), "Labels", "predict the label")
+    agreement = page.box(Place(7.6, rows[2], 2.4, 0.95), "Agreement", "predict what the teacher\nis confident of")
+    for thumb, box in zip(thumbs, (labels, labels, agreement), strict=False):
         page.arrow(thumb.right(), network.left(thumb.y - network.y))
-        place = page.box(Place(7.6, thumb.y, 2.4, 0.95), title, text, kind)
-        page.arrow(network.right(thumb.y - network.y), place.left())
-        _spark(page, Place(9.95, thumb.y, *SPARK), weight)
-    page.note(9.95, rows[0] + 0.45, "weight during training", color=INK, fontsize=9)
+        page.arrow(network.right(thumb.y - network.y), box.left(thumb.y - box.y))
+    for box, weight in ((labels, Schedule(1.0)), (agreement, Schedule(1.0, ramp_up=RAMP_UP, length=100))):
+        _spark(page, Place(9.95, box.y, *SPARK), weight)
+    page.note(9.95, labels.y + 0.45, "weight during training", color=INK, fontsize=9)
     page.arrow(thumbs[3].right(), teacher.left())
     page.arrow(network.bottom(), teacher.top(), kind="kept")
-    page.arrow(teacher.right(0.15), place.bottom(-0.5), bend=0.15, kind="kept")
+    page.arrow(teacher.right(0.15), agreement.bottom(-0.5), bend=0.15, kind="kept")
     kept = page.box(Place(9.4, 0.75, 2.2, 0.95), "Kept: the teacher", "segments new scans", "kept")
     page.arrow(teacher.right(-0.15), kept.left(-0.15), kind="kept")
     return page
@@ -170,13 +165,13 @@ def coral_sketch() -> Sketch:
     return page
 
 
-def _carried_over(labeled: Slice, onto: Slice) -> np.ndarray:
-    """The label of one slice on another: shifted and scaled until it is as far to each side as the heart there."""
+def _warped(labeled: Slice, onto: Slice) -> Slice:
+    """A slice shifted and scaled until its heart is as far to each side as that of another slice."""
     (low, high), (wanted_low, wanted_high) = (_extent(s.label) for s in (labeled, onto))
     scale = (high - low) / (wanted_high - wanted_low)
-    return affine_transform(
-        labeled.label, scale, low - scale * wanted_low, output_shape=onto.label.shape, order=0, mode="nearest"
-    )
+    how = {"matrix": scale, "offset": low - scale * wanted_low, "output_shape": onto.label.shape, "mode": "nearest"}
+    image, label = affine_transform(labeled.image, order=1, **how), affine_transform(labeled.label, order=0, **how)
+    return Slice(image, label, onto.spacing)
 
 
 def _extent(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ def test_the_picture_shows_what_was_segmented(phantom, tmp_path):
     """Truth as the segmentation of one arm and nothing as that of the other."""
     labels = sorted(phantom.glob("patient001/*_gt.nii.gz"))
     cases = [label.name.removesuffix("_gt.nii.gz") for label in labels]
-    runs = Runs(phantom, *(tmp_path / folder for folder in ("alone", "ours", "registration", "pretraining")))
+    runs = Runs(phantom, *(tmp_path / folder for folder in ("alone", "ours", "registration", "pretraining")), labeled=1)
     for folder, score in ((runs.alone, 0.25), (runs.ours, 1.0)):
         (folder / "predictions").mkdir(parents=True)
         scores = {f"dice_{name}": score for name in CLASSES}
