@@ -169,7 +169,7 @@ def _warped(labeled: Slice, onto: Slice) -> Slice:
     """A slice shifted and scaled until its heart is as far to each side as that of another slice."""
     (low, high), (wanted_low, wanted_high) = (_extent(s.label) for s in (labeled, onto))
     scale = (high - low) / (wanted_high - wanted_low)
-    how = {"matrix": scale, "offset": low - scale * wanted_low, "output_shape": onto.label.shape, "mode": "nearest"}
+    how = {"matrix": scale, "offset": low - scale * wanted_low, "output_shape": onto.label.shape, "mode": "constant"}
     image, label = affine_transform(labeled.image, order=1, **how), affine_transform(labeled.label, order=0, **how)
     return Slice(image, label, onto.spacing)
 
