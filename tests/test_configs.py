@@ -65,9 +65,9 @@ BRING_KEYS = (
 PROPERTIES = {"dataset_dir", "output_dir", "initialize"}
 # an overlay has them for the sake of another data set
 OF_THE_DATA = {
-    "warped_per_batch",
+    "warped_share",
     "propagation_weight",
-    "train#augment#crop",
+    "crop_size",
     "consistency_weight",
     "largest_component",
     "train#augment#mirror",

@@ -16,9 +16,10 @@ set its entry likewise has only what differs from that of the other method.
 
 A data set whose "methods" are {"cctr": {...}, "coral": {...}} makes the bundles "cctr_<data set>" and
 "coral_<data set>". In a config ``"{{ spacing }}"`` alone stands for the value of that name, and within a longer text
-for the value's text; ``"{{ *handlers }}"`` in a list stands for the items of a list. A value is looked up in the data
-set's entry of the method, in the data set, in the method and among the parts. "variants" of a data set, or of its entry
-of a method, are overlays of those bundles alone, by name.
+for the value's text; ``"{{ *handlers }}"`` in a list stands for the items of a list, and an entry of an object whose
+value is ``"{{ ?crop_size }}"`` is left out where there is no such value. A value is looked up in the data set's entry
+of the method, in the data set, in the method and among the parts. "variants" of a data set, or of its entry of a
+method, are overlays of those bundles alone, by name.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ MACHINERY = {
 }
 PLACE = re.compile(r"\{\{ (\w+) \}\}")
 LISTED = re.compile(r"\{\{ \*(\w+) \}\}")
+OPTIONAL = re.compile(r"\{\{ \?(\w+) \}\}")
 DESCRIPTIONS = "settings.json"  # a sentence for each setting
 WIDTH = 130  # of what stands on one line
 STEP = 230  # of a transform on one line
@@ -71,7 +73,7 @@ def filled(template: Any, values: Mapping[str, Any]) -> Any:
         SettingError: a place has no value, or a place in a list has no list.
     """
     if isinstance(template, dict):
-        return {key: filled(value, values) for key, value in template.items()}
+        return {key: filled(value, values) for key, value in _present(template, values)}
     if isinstance(template, list):
         return [entry for item in template for entry in _entries(item, values)]
     if not isinstance(template, str):
@@ -79,6 +81,18 @@ def filled(template: Any, values: Mapping[str, Any]) -> Any:
     if whole := PLACE.fullmatch(template):
         return filled(_value(whole[1], values), values)
     return PLACE.sub(lambda place: str(filled(_value(place[1], values), values)), template)
+
+
+def _present(template: Mapping[str, Any], values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The entries of an object, without those that are left out."""
+    entries = []
+    for key, value in template.items():
+        if place := OPTIONAL.fullmatch(value) if isinstance(value, str) else None:
+            if place[1] not in values:
+                continue
+            value = _value(place[1], values)
+        entries.append((key, value))
+    return entries
 
 
 def _entries(item: Any, values: Mapping[str, Any]) -> list[Any]:

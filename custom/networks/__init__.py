@@ -4,6 +4,7 @@
 
 from custom.networks.both import BothStudents, MeanAndDisagreementd, check_single_copy
 from custom.networks.embedder import SliceEmbedder, UNetEncoder
+from custom.networks.focused import FocusedSliceInferer
 from custom.networks.global_norm import GlobalBatchNorm2d, distribute, synchronize
 from custom.networks.projected import ProjectedNetwork, check_slice_size, projector_parameters
 from custom.networks.swin import load_swin
@@ -17,6 +18,7 @@ __all__ = [
     "MeanAndDisagreementd",
     "ProjectedNetwork",
     "SliceEmbedder",
+    "FocusedSliceInferer",
     "TurnedSliceInferer",
     "UNetEncoder",
     "Uncertaintyd",

@@ -23,7 +23,6 @@ def check_streams(
     labeled_per_batch: int,
     unlabeled: int,
     labeled_only: bool = False,
-    warped_per_batch: int = 0,
     world: int | None = None,
 ) -> None:
     """Check what a batch is to hold before the work begins.
@@ -33,14 +32,13 @@ def check_streams(
         labeled_per_batch: see :class:`TwoStreamBatchSampler`.
         unlabeled: how many unlabeled volumes there are.
         labeled_only: whether batches have no unlabeled slices.
-        warped_per_batch: see :class:`TwoStreamBatchSampler`.
         world: number of processes; None for those that there are.
 
     Raises:
         SettingError: no batch has so many labeled slices; there is no place for unlabeled ones, or there are none;
             or either kind cannot be shared equally by the processes.
     """
-    _check_batch(batch_size, labeled_per_batch, warped_per_batch, process_count() if world is None else world)
+    _check_batch(batch_size, labeled_per_batch, process_count() if world is None else world)
     if labeled_only:
         return
     if batch_size <= labeled_per_batch:
@@ -68,7 +66,8 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         batch_size: slices in the global batch.
         labeled_per_batch: how many of them are labeled; the others are not.
         warped: (N,) bool, which of the labeled slices registration warped onto unlabeled volumes; None for none.
-        warped_per_batch: how many of a batch's labeled slices are such, if there are any; they come after the others.
+        warped_share: share of a batch's labeled slices that are such, if there are any. They come after those of the
+            labeled volumes themselves, of which there is one at least.
         batches: an epoch's.
         seed: of the order.
         labeled_only: whether batches have the labeled slices alone.
@@ -90,13 +89,12 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world: int = 1,
         warped: Tensor | None = None,
-        warped_per_batch: int = 0,
+        warped_share: float = 0.0,
     ) -> None:
-        _check_batch(batch_size, labeled_per_batch, warped_per_batch, world)
+        _check_batch(batch_size, labeled_per_batch, world)
         warped = torch.zeros_like(labeled) if warped is None else warped & labeled
-        warped_share = warped_per_batch if warped.any() else 0
-        unlabeled_share = 0 if labeled_only else batch_size - labeled_per_batch
-        shares = (labeled_per_batch - warped_share, unlabeled_share, warped_share)
+        warps = min(round(warped_share * labeled_per_batch), labeled_per_batch - 1) if warped.any() else 0
+        shares = (labeled_per_batch - warps, 0 if labeled_only else batch_size - labeled_per_batch, warps)
         if batches < 1:
             raise SettingError(f"iterations_per_epoch: {batches}; an epoch has at least 1 batch.")
         self.streams = [kind.nonzero()[:, 0] for kind in (labeled & ~warped, ~labeled, warped)]
@@ -140,14 +138,9 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         return torch.randperm(len(self.streams[kind]), generator=torch.Generator().manual_seed(seed))
 
 
-def _check_batch(batch_size: int, labeled: int, warped: int, world: int) -> None:
+def _check_batch(batch_size: int, labeled: int, world: int) -> None:
     if not 1 <= labeled <= batch_size:
         raise SettingError(f"labeled_per_batch: {labeled} of a batch of {batch_size}; take 1 to {batch_size}.")
-    if not 0 <= warped < labeled:
-        raise SettingError(
-            f"warped_per_batch: {warped} of {labeled} labeled slices a batch (labeled_per_batch); take 0 to "
-            f"{labeled - 1}: some must be of the labeled volumes themselves."
-        )
     if labeled % world or batch_size % world:
         raise SettingError(
             f"batch_size: {labeled} labeled and {batch_size - labeled} unlabeled slices a batch do not divide by "

@@ -68,7 +68,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "iterations_per_epoch": whole(1),
     "batch_size": whole(1),
     "labeled_per_batch": whole(1),
-    "warped_per_batch": whole(0),
+    "warped_share": share(),
     "val_interval": whole(1),
     "warmup_epochs": whole(0),
     "rounds": whole(1),

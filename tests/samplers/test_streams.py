@@ -50,20 +50,21 @@ WARPED = torch.arange(40) % 10 >= 7  # 12 of 40
 
 
 def test_warped_slices_come_after_the_labeled_ones_and_each_stream_goes_through_all_of_its_own():
-    settings = {"labeled": LABELED | WARPED, "warped": WARPED, "labeled_per_batch": 3, "warped_per_batch": 2}
+    settings = {"labeled": LABELED | WARPED, "warped": WARPED, "labeled_per_batch": 3, "warped_share": 0.67}
     found = batches(batches=6, batch_size=7, **settings)
     assert LABELED[found[:, :1]].all() and WARPED[found[:, 1:3]].all()
     assert sorted(found[:, 1:3].flatten().tolist()) == WARPED.nonzero()[:, 0].tolist()
     assert not (LABELED | WARPED)[found[:, 3:]].any()
-    whole = batches(batches=6, batch_size=8, **settings | {"labeled_per_batch": 4})
-    parts = [batches(batches=6, batch_size=8, **settings | {"labeled_per_batch": 4}, rank=r, world=2) for r in range(2)]
+    settings |= {"labeled_per_batch": 4}  # 1 and 3
+    whole = batches(batches=6, batch_size=8, **settings)
+    parts = [batches(batches=6, batch_size=8, **settings, rank=rank, world=2) for rank in range(2)]
     assert torch.equal(torch.cat([p[:, :2] for p in parts] + [p[:, 2:] for p in parts], 1), whole)
 
 
 def test_without_warped_slices_all_labeled_ones_are_of_the_volumes_themselves():
     expected = batches(batches=5)
-    assert torch.equal(batches(batches=5, warped_per_batch=1), expected)
-    assert torch.equal(batches(batches=5, warped=~LABELED, warped_per_batch=1), expected)
+    assert torch.equal(batches(batches=5, warped_share=0.5), expected)
+    assert torch.equal(batches(batches=5, warped=~LABELED, warped_share=0.5), expected)
 
 
 def test_a_batch_may_be_labeled_throughout():
@@ -76,7 +77,6 @@ def test_a_batch_may_be_labeled_throughout():
     [
         ({"labeled_per_batch": 0}, "labeled_per_batch: 0 of a batch of 6; take 1 to 6"),
         ({"labeled_per_batch": 7}, "labeled_per_batch: 7 of a batch of 6"),
-        ({"warped_per_batch": 2}, "warped_per_batch: 2 of 2 labeled slices a batch .* take 0 to 1"),
         ({"world": 4}, "2 labeled and 4 unlabeled slices a batch do not divide by 4 processes"),
         ({"labeled": torch.zeros(5, dtype=torch.bool)}, "2 labeled slices, but there are none; list labeled cases"),
         ({"labeled": torch.ones(5, dtype=torch.bool)}, "4 unlabeled slices, but there are none; add unlabeled"),
