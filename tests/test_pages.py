@@ -20,11 +20,11 @@ from PIL import Image
 
 import custom
 from custom.cli import options
+from custom.pictures.sketch import LARGEST
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PICTURES = ROOT / "docs" / "pictures"
 LINK = re.compile(r"\[[^\]]+\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
-LARGEST = 200_000  # bytes of a picture
 
 
 def name(page: Path) -> str:

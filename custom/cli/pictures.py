@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLES = ("cctr_acdc_runs.csv", "mean_teacher_acdc_runs.csv")
 RESULTS_WITH = 3  # labeled patients of the runs that are drawn
 PAIRS = 2  # in the picture of the registrations, the worst ones
-WIDEST = 1400  # pixels of a picture that a run has drawn
+WIDEST = 1250  # pixels of a picture that a run has drawn
 
 
 def trained(folder: Path) -> Runs:

@@ -20,14 +20,16 @@ from PIL import Image
 from custom.utils.figures import COLORS, outline, show
 from custom.utils.files import replacing
 
-__all__ = ["DPI", "INK", "KINDS", "PALE_INK", "Place", "Sketch", "Slice", "save", "write"]
+__all__ = ["DPI", "INK", "KINDS", "LARGEST", "PALE_INK", "Place", "Sketch", "Slice", "save", "write"]
 
 DPI = 130
 INK, PALE_INK = "#262626", "#595959"  # of text and arrows, of notes
 TINT = 0.18  # of a kind's color in the ground of its box
 # what a box stands for: the color of its edge, none of which is that of a class of the heart
 KINDS = {"loss": "#8C8C8C", "network": COLORS[6], "registration": COLORS[5], "kept": COLORS[3]}
-PALETTE, REFINED = 256, 2  # colors of a saved picture, in which no difference is seen; rounds that refine them
+PALETTES = 256, 128, 64  # colors of a saved picture; the first number with which it is small enough is taken
+REFINED = 2  # rounds that refine them
+LARGEST = 200_000  # bytes of a picture
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,18 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def write(picture: Image.Image, path: str | Path) -> None:
-    """Write a picture as a PNG file of few colors."""
+    """Write a picture as a PNG file of few colors, and of at most 200 kB.
+
+    Raises:
+        ValueError: it is larger.
+    """
     how = {"method": Image.Quantize.MAXCOVERAGE, "kmeans": REFINED, "dither": Image.Dither.NONE}
-    few = picture.convert("RGB").quantize(PALETTE, **how)
+    for colors in PALETTES:
+        buffer = io.BytesIO()
+        picture.convert("RGB").quantize(colors, **how).save(buffer, format="PNG", optimize=True)
+        if buffer.tell() < LARGEST:
+            break
+    else:
+        raise ValueError(f"{path} would have {buffer.tell()} bytes, more than {LARGEST}; draw it smaller.")
     with replacing(path) as temporary:
-        few.save(temporary, format="PNG", optimize=True)
+        temporary.write_bytes(buffer.getvalue())

@@ -10,8 +10,7 @@ from PIL import Image
 
 from custom.cli import pictures
 from custom.pictures.runs import Runs
-
-LARGEST = 200_000  # bytes
+from custom.pictures.sketch import LARGEST
 
 
 def test_sketches_are_drawn_small_enough(tmp_path):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from custom.pictures.sketch import DPI, KINDS, Place, Sketch, write
+from custom.pictures.sketch import DPI, KINDS, LARGEST, Place, Sketch, write
 
 
 def test_a_page_is_as_large_as_it_says_and_has_what_was_drawn(tmp_path):
@@ -35,3 +36,13 @@ def test_a_picture_of_few_colors_is_smaller(tmp_path):
         difference = np.abs(np.asarray(few.convert("RGB")).astype(int) - tinted)
     assert difference.max() <= 4
     assert (tmp_path / "few.png").stat().st_size < (tmp_path / "all.png").stat().st_size
+
+
+def test_no_picture_is_larger_than_it_may_be(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (440, 440, 3), np.uint8)
+    write(Image.fromarray(noise), tmp_path / "noise.png")
+    assert 0.5 * LARGEST < (tmp_path / "noise.png").stat().st_size < LARGEST
+    more = np.random.default_rng(0).integers(0, 256, (880, 880, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"large\.png would have \d+ bytes"):
+        write(Image.fromarray(more), tmp_path / "large.png")
+    assert not (tmp_path / "large.png").exists()
