@@ -36,10 +36,10 @@ def hearts(folder: Path = Path("runs/demo"), **settings: Any) -> dict[str, dict[
     alone, ours = folder / "label_alone", folder / "ours"
     registration = {"registration_dir": str(folder / "registration"), "registration_settings": {"figure_count": 12}}
     for arm, files in ((alone, ["train.json", "variants/supervised.json"]), (ours, ["train.json"])):
-        _run("cctr_acdc", "training", files, arm, resume=True, **HEARTS, **LENGTH, **registration, **settings)
-        _run("cctr_acdc", "evaluating", ["train.json", "evaluate.json"], arm, **HEARTS)
+        run_workflow("cctr_acdc", "training", files, arm, resume=True, **HEARTS, **LENGTH, **registration, **settings)
+        run_workflow("cctr_acdc", "evaluating", ["train.json", "evaluate.json"], arm, **HEARTS)
     images = {name: HEARTS[name] for name in ("spacing", "slice_size")}
-    _run("cctr_acdc", "inference", ["inference.json"], ours, **images)
+    run_workflow("cctr_acdc", "inference", ["inference.json"], ours, **images)
     scores = {"the label alone": _dice(alone), "ours": _dice(ours)}
     _table(scores, list(scores["ours"]), HEARTS["labeled_cases"])
     print(f"Registrations:     {folder / 'registration' / 'pairs.png'}")
@@ -57,11 +57,11 @@ def coral(folder: Path = Path("runs/demo_coral")) -> None:
     """
     began = time.monotonic()
     pretrained, scratch = folder / "coral", folder / "no_pretraining"
-    _run("coral_acdc", "pretraining", ["pretrain.json"], pretrained, resume=True, **PRETRAINING)
+    run_workflow("coral_acdc", "pretraining", ["pretrain.json"], pretrained, resume=True, **PRETRAINING)
     for arm, files in ((pretrained, ["train.json"]), (scratch, ["train.json", "variants/no_pretraining.json"])):
-        _run("coral_acdc", "training", files, arm, resume=True, **FINE_TUNING)
-        _run("coral_acdc", "evaluating", [*files, "evaluate.json"], arm)
-    _run("coral_acdc", "inference", ["inference.json"], pretrained)
+        run_workflow("coral_acdc", "training", files, arm, resume=True, **FINE_TUNING)
+        run_workflow("coral_acdc", "evaluating", [*files, "evaluate.json"], arm)
+    run_workflow("coral_acdc", "inference", ["inference.json"], pretrained)
 
     scores = {"no pre-training": _dice(scratch), "CORAL": _dice(pretrained)}
     _table(scores, list(scores["CORAL"]), FINE_TUNING["labeled_cases"])
@@ -86,7 +86,16 @@ def _where(arm: Path, folder: Path, began: float) -> None:
     print(f"Took {(time.monotonic() - began) / 60:.1f} minutes.")
 
 
-def _run(bundle: str, run_id: str, files: list[str], folder: Path, **settings) -> None:
+def run_workflow(bundle: str, run_id: str, files: list[str], folder: Path, **settings: Any) -> None:
+    """Run a workflow of a bundle, as ``python -m monai.bundle run`` does.
+
+    Args:
+        bundle: its name.
+        run_id: of the workflow.
+        files: of the bundle's ``configs``, the overlays last.
+        folder: for results and weights.
+        **settings: values of keys of the configs.
+    """
     print(f"\n=== {run_id}: {', '.join(files)} -> {folder}", flush=True)
     configs = Path(custom.bundle_root(bundle)) / "configs"
     paths = [str(configs / f) for f in files]

@@ -51,7 +51,7 @@ In MONAI Label, for 3D Slicer or OHIF, with an environment of its own:
 Segmentations go to eval/predictions. Weights, where there are some, are in models/, beside a file with the settings
 that they were trained with: inference refuses others. More is in docs/README.md.
 """
-LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")  # text, file, anchor
+LINK = re.compile(r"!?\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")  # text, file, anchor; pictures, too
 NOTE = """> A page of the whole project, from its checkout. In this archive leave out `bundles/<name>/` in paths;
 > `make`, `benchmarks/` and `tests/` are in the checkout alone.
 
