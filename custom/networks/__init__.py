@@ -4,7 +4,7 @@
 
 from custom.networks.both import BothStudents, MeanAndDisagreementd, check_single_copy
 from custom.networks.embedder import SliceEmbedder, UNetEncoder
-from custom.networks.focused import FocusedSliceInferer
+from custom.networks.focused import FocusedSliceInferer, check_crop
 from custom.networks.global_norm import GlobalBatchNorm2d, distribute, synchronize
 from custom.networks.projected import ProjectedNetwork, check_slice_size, projector_parameters
 from custom.networks.swin import load_swin
@@ -24,6 +24,7 @@ __all__ = [
     "Uncertaintyd",
     "WeightsError",
     "check_single_copy",
+    "check_crop",
     "check_slice_size",
     "default_encoder",
     "distribute",

@@ -11,11 +11,15 @@ from typing import Any
 import torch
 from monai.transforms.utils import get_largest_connected_component_mask
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from custom.data.slices import UNKNOWN
 from custom.networks.turned import TurnedSliceInferer
+from custom.utils.errors import SettingError
 
-__all__ = ["FocusedSliceInferer"]
+__all__ = ["FocusedSliceInferer", "check_crop"]
 
+LOST = 0.01  # share of what is labeled that may lie outside of a window
 LEAST = 1e-12  # probability, so that its logarithm is finite
 
 
@@ -76,6 +80,34 @@ class FocusedSliceInferer(TurnedSliceInferer):
 
     def _probabilities(self, outputs: Tensor) -> Tensor:
         return outputs if self.networks > 1 else outputs.softmax(dim=1)
+
+
+def check_crop(dataset: Dataset, volumes: int, crop_size: Sequence[int] | None) -> None:
+    """Check that windows of inference show all of what is labeled, before the work begins.
+
+    Args:
+        dataset: a :class:`custom.data.SliceDataset`.
+        volumes: number of labeled volumes, which come first in it.
+        crop_size: (height, width) of the windows in pixels, or None for whole slices.
+
+    Raises:
+        SettingError: more than a hundredth of what is labeled in a volume lies outside of a window about its center.
+    """
+    for volume in range(volumes if crop_size else 0):
+        slices = (dataset.geometry.volumes == volume).nonzero()[:, 0].tolist()
+        labels = torch.stack([dataset[number]["label"][0] for number in slices], dim=-1)  # (H, W, S)
+        foreground = (labels > 0) & (labels != UNKNOWN)
+        window = [min(pair) for pair in zip(crop_size, foreground.shape[:2], strict=True)]
+        rows, columns = (
+            slice(begin, begin + part) for begin, part in zip(_window(foreground[None], window), window, strict=True)
+        )
+        lost = 1 - float(foreground[rows, columns].sum() / foreground.sum().clamp(min=1))
+        if foreground.any() and lost > LOST:
+            raise SettingError(
+                f"crop_size: of {dataset.geometry.cases[volume]} {lost:.0%} of what is labeled lies outside of "
+                f"{[*crop_size]} pixels about its largest part, where inference looks; raise crop_size, or give null "
+                "for whole slices."
+            )
 
 
 def _window(foreground: Tensor, window: Sequence[int]) -> list[int]:

@@ -2,12 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from monai.inferers import SliceInferer
 from torch import nn
 
-from custom.networks import BothStudents, FocusedSliceInferer, TurnedSliceInferer
+from custom.data.slices import UNKNOWN
+from custom.networks import BothStudents, FocusedSliceInferer, TurnedSliceInferer, check_crop
+from custom.utils.errors import SettingError
 
 SETTINGS = {"roi_size": [32, 40], "spatial_dim": 2, "sw_batch_size": 2, "degrees": [0.0]}
 
@@ -85,3 +89,28 @@ def test_two_networks_give_the_probabilities_of_each():
     for student in found.chunk(2, dim=1):
         torch.testing.assert_close(student.sum(1), torch.ones(1, 32, 40, 3))
         assert student.argmax(1).sum() == 6 * 6 * 3
+
+
+class Volumes(torch.utils.data.Dataset):
+    """Slices of labeled volumes, as a SliceDataset gives them."""
+
+    def __init__(self, *labels: torch.Tensor) -> None:  # (S, H, W) each
+        self.labels = torch.cat(labels)
+        self.geometry = SimpleNamespace(
+            volumes=torch.tensor([number for number, label in enumerate(labels) for _ in label]), cases=["a", "b"]
+        )
+
+    def __getitem__(self, item: int) -> dict:
+        return {"label": self.labels[item][None]}
+
+
+def test_windows_must_show_what_is_labeled():
+    one, two = torch.zeros(2, 32, 40, dtype=torch.uint8), torch.zeros(3, 32, 40, dtype=torch.uint8)
+    one[:, 4:12, 4:14], two[:, 4:12, 4:14] = 1, 2
+    two[0, 20:22, 30:36] = 1  # apart from the rest, 12 of 252 voxels
+    two[1, 30:] = UNKNOWN
+    check_crop(Volumes(one, two), 1, [16, 16])
+    check_crop(Volumes(one, two), 2, None)
+    check_crop(Volumes(one, two), 2, [32, 40])
+    with pytest.raises(SettingError, match=r"crop_size: of b 5% of what is labeled lies outside of \[16, 16\] pixels"):
+        check_crop(Volumes(one, two), 2, [16, 16])
