@@ -18,7 +18,7 @@ from custom.utils.files import save_atomically
 
 __all__ = ["registered_points"]
 
-FORMAT = 1  # raise it when RegisteredPoints makes another table of the same
+FORMAT = 2  # raise it when RegisteredPoints makes another table of the same
 
 
 def registered_points(

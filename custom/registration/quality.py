@@ -35,7 +35,7 @@ def folded_fraction(transform: Transform, region: Any = None, spacing: float = 2
     points, mapped, organ = _points(transform, region, spacing)
     fixed, moved = _edges(points), _edges(mapped)
     determinant = torch.linalg.det(moved) / torch.linalg.det(fixed)
-    return float((determinant <= 0)[organ].double().mean())
+    return float((~(determinant > 0))[organ].double().mean())  # beside a point that leads nowhere it is NaN
 
 
 def inverse_error(
@@ -50,7 +50,7 @@ def inverse_error(
         region, spacing: see :func:`folded_fraction`.
 
     Returns:
-        In mm; NaN where the organ does not fall into the fixed volume.
+        In mm; NaN where the organ does not fall into the fixed volume, or a point of it leads nowhere.
 
     Raises:
         RegistrationError: a region on another grid.
