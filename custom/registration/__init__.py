@@ -5,6 +5,7 @@
 Here is what configs and users call; the rest is imported from its module.
 """
 
+from custom.registration.export import export_transforms, read_transform, write_transform
 from custom.registration.labels import check_choice, label_maps, no_registrations, propagated_labels
 from custom.registration.library import Registrations
 from custom.registration.pairwise import register
@@ -21,13 +22,16 @@ __all__ = [
     "Registrations",
     "Settings",
     "check_choice",
+    "export_transforms",
     "invert",
     "label_maps",
     "map_points",
     "no_registrations",
+    "read_transform",
     "register",
     "propagated_labels",
     "registered_points",
     "training_registrations",
     "warp_label",
+    "write_transform",
 ]

@@ -114,6 +114,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "enum": ["training", "unlabeled", "validation", "test"],
         "description": "training, unlabeled, validation or test",
     },
+    "transform_format": {"enum": ["h5", "nii.gz"], "description": "h5 or nii.gz"},
     "images": text("null", "integer"),
     **{key: text() for key in ("dataset_dir", "split_dir", "output_dir", "ckpt_dir", "checkpoint", "bundle_root")},
     **{key: text("null") for key in ("datalist", "encoder_checkpoint", "transformer_checkpoint", "dask_scheduler")},
