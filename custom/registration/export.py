@@ -135,9 +135,8 @@ def read_transform(path: str | Path, fixed: Grid, moving: Grid) -> Transform:
             )
         steps = [step for one in itk.transformread(str(path)) for step in _from_itk(one, path)]
     except RuntimeError as error:
-        raise RegistrationError(
-            f"{path} cannot be read as a transform ({_last_line(error)}); export it again."
-        ) from error
+        reason = str(error).strip().splitlines()[-1]
+        raise RegistrationError(f"{path} cannot be read as a transform ({reason}); export it again.") from error
     return Transform(tuple(steps), fixed, moving)
 
 
