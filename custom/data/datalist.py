@@ -28,7 +28,7 @@ from custom.data.checks import (
     check_unique,
     usable_images,
 )
-from custom.data.image_folder import images_in, nifti_files
+from custom.data.image_folder import image_files, images_in
 from custom.data.json_list import checked_spacing, class_names, read_sections
 from custom.data.layouts import layout_of
 from custom.data.phantom import abdominal_folder, cardiac_folder
@@ -45,7 +45,7 @@ __all__ = [
     "held_out",
     "images_in",
     "load_sections",
-    "nifti_files",
+    "image_files",
     "named_class",
     "phase_of",
     "split_folder",

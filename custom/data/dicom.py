@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from custom.data.itk_files import files_of
+
 __all__ = ["dicom_files", "file_states", "is_dicom", "is_series"]
 
 INDEX = "DICOMDIR"  # of a disc; it has the mark, but holds no image
@@ -30,10 +32,10 @@ def is_series(path: str | os.PathLike) -> bool:
 
 
 def file_states(path: str | os.PathLike) -> list[tuple[str, int, int]]:
-    """By which a change of an image is noticed: path, size in bytes and time in ns of its file, or of each of a series.
+    """By which a change of an image is noticed: path, size in bytes and time in ns of its file, or of each of several.
 
     Raises:
         OSError: there is no such file or folder.
     """
-    files = dicom_files(path) if os.path.isdir(path) else [Path(path)]
+    files = dicom_files(path) if os.path.isdir(path) else files_of(path)
     return [(os.path.realpath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]

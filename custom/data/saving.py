@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
 from custom.data.checks import DataError, case_id
+from custom.data.itk_files import is_itk_file
 from custom.utils.files import replacing
 
 __all__ = ["SaveVolumed", "like_image"]
@@ -71,14 +72,14 @@ def like_image(values: np.ndarray, image: str, affine: np.ndarray, dtype: np.dty
 
     Args:
         values: (X, Y, Z).
-        image: NIfTI file of the same voxels; of a DICOM series, its folder.
+        image: file of the same voxels; of a DICOM series, its folder.
         affine: (4, 4), voxel to RAS mm, where the image is no NIfTI file.
         dtype: of the voxels.
 
     Raises:
         DataError: the image has other voxels.
     """
-    if os.path.isdir(image):
+    if os.path.isdir(image) or is_itk_file(image):
         made = nib.Nifti1Image(values.astype(dtype), affine)
         made.set_qform(affine, 1)
         made.set_sform(affine, 1)

@@ -18,6 +18,7 @@ import numpy as np
 
 from custom.data.dicom import is_dicom
 from custom.data.dicom_series import read_series
+from custom.data.itk_files import is_itk_file, open_itk
 from custom.data.nifti_geometry import VolumeFileError, corner_distance, nifti_geometry
 
 __all__ = [
@@ -47,7 +48,7 @@ class VolumeFile:
     """A file with a volume, opened: its geometry is known, its voxels are read when they are asked for.
 
     Args:
-        path: of a NIfTI file, or of the folder of a DICOM series.
+        path: of a NIfTI, NRRD or MetaImage file, or of the folder of a DICOM series.
         shape: (X, Y, Z), or (X, Y, Z, T) of a series in time; fewer for what is no volume.
         affine: (4, 4) float64, voxel to RAS in mm.
         forms: the affines that other programs may take from the file, in mm.
@@ -153,7 +154,7 @@ def _real(path: str | os.PathLike) -> str:
 
 
 def open_volume(path: str | os.PathLike) -> VolumeFile:
-    """Open a volume: a NIfTI file, or the folder of a DICOM series.
+    """Open a volume: a NIfTI, NRRD or MetaImage file, or the folder of a DICOM series.
 
     Axes of length 1 after the third one are left out. See
     :func:`~custom.data.nifti_geometry.nifti_geometry` for what counts where a header contradicts itself.
@@ -166,7 +167,11 @@ def open_volume(path: str | os.PathLike) -> VolumeFile:
     if os.path.isdir(path):
         series = read_series(path, assumed_spacing(path))
         return VolumeFile(path, series.shape, series.affine, (series.affine,), (), series.values)
-    file = _open_nifti(path, size)
+    if is_itk_file(path):
+        found = open_itk(path, assumed_spacing(path), MOST_VOXELS, DENSEST)
+        file = VolumeFile(path, found.shape, found.affine, (found.affine,), (), found.stored)
+    else:
+        file = _open_nifti(path, size)
     image = _images.get(_real(path))
     if image is None or image == _real(path):
         return file

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from custom.registration.itk_images import LPS, displacement_from_itk, field_from_itk, field_to_itk, load_itk
+from custom.data.nifti_geometry import LPS
+from custom.registration.itk_images import displacement_from_itk, field_from_itk, field_to_itk, load_itk
 from custom.registration.library import Registrations
 from custom.registration.plan import Pair, read_plan
 from custom.registration.transform import CHUNK, Affine, Displacement, Step, Transform

@@ -10,18 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from custom.data.nifti_geometry import LPS
 from custom.registration.volume import Grid
 
 __all__ = [
-    "LPS",
     "displacement_from_itk",
     "field_from_itk",
     "field_to_itk",
     "image_to_itk",
     "load_itk",
 ]
-
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to the axes of ITK, and back
 
 
 def load_itk() -> Any:

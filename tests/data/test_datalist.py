@@ -358,12 +358,12 @@ def test_everything_in_a_folder_is_taken_or_named(tmp_path, capsys):
     write_series(tmp_path / "a.nii.gz", tmp_path / "p2" / "study" / "series")
     (tmp_path / "p3").mkdir()
     write_scan(tmp_path / "p3" / "deep.nii.gz")
-    for name in ("b.nrrd", "c.mha", "p3/d.MHD", "notes.txt"):
+    for name in ("b.mgz", "c.mnc", "p3/d.HDR", "notes.txt"):
         (tmp_path / name).write_text("x")
     cases = cases_to_segment("", "", None, str(tmp_path))
     assert [c["case"] for c in cases] == ["a", "p1", "p2_study_series"]
     printed = capsys.readouterr().out
-    for name in ("b.nrrd", "c.mha", "d.MHD", "notes.txt", "deep.nii.gz"):
+    for name in ("b.mgz", "c.mnc", "d.HDR", "notes.txt", "deep.nii.gz"):
         assert name in printed
 
 
