@@ -33,6 +33,7 @@ from custom.data.json_list import checked_spacing, class_names, read_sections
 from custom.data.layouts import layout_of
 from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.volume_file import know_case
+from custom.utils.json_files import read_text
 from custom.utils.log import logger
 
 __all__ = [
@@ -198,7 +199,7 @@ def _read_ids(file: Path, optional: bool = False) -> list[str]:
         if optional:
             return []
         raise DataError(f"split_dir: {file} is missing; it lists the training patients, one a line.")
-    return file.read_text(encoding="utf-8").split()
+    return read_text(file, "split_dir", DataError).split()
 
 
 def _from_json(file: Path) -> tuple:

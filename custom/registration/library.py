@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import math
 import random
@@ -18,7 +17,7 @@ from custom.registration.record import PairResult
 from custom.registration.storage import load_transform
 from custom.registration.transform import Transform, compose, invert
 from custom.registration.volume import RegistrationError
-from custom.utils.files import read_csv
+from custom.utils.json_files import read_json, read_table
 
 __all__ = ["Registrations"]
 
@@ -40,6 +39,7 @@ class Registrations:
 
     Raises:
         FileNotFoundError: there was no run, or it did not come to its end.
+        RegistrationError: one of the two files is damaged.
     """
 
     def __init__(self, folder: str | Path, kept: int = 64) -> None:
@@ -48,12 +48,17 @@ class Registrations:
         for file in (table, limits):
             if not file.is_file():
                 raise FileNotFoundError(f"{file} is missing; run 'registration' to its end, or name its folder.")
-        content = table.read_bytes()
-        rows = read_csv(io.StringIO(content.decode("utf-8"), newline=""))
-        self.results = {result.pair: result for result in map(PairResult.from_row, rows)}
-        self.digest = hashlib.sha256(content).hexdigest()[:16]
-        limit = json.loads(limits.read_text(encoding="utf-8"))["inverse_mm"]
-        self._limit = float("inf") if limit is None else limit
+        remedy = "run 'registration' again, which writes it anew from what is there"
+        rows = read_table(table, "registration_dir", ("fixed", "moving"), RegistrationError, remedy)
+        limit = read_json(limits, "registration_dir", error=RegistrationError, remedy=remedy)
+        try:
+            self.results = {result.pair: result for result in map(PairResult.from_row, rows)}
+            self._limit = float("inf") if limit["inverse_mm"] is None else float(limit["inverse_mm"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RegistrationError(
+                f"registration_dir: {self.folder} has a damaged table ({error}); {remedy}."
+            ) from error
+        self.digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
         self._direct: dict[str, dict[str, Pair]] = {name: {} for pair in self.results for name in pair}
         for pair in sorted(self.results, key=lambda pair: self._rank((pair,))):
             if self.results[pair].state != "failed":

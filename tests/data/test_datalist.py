@@ -452,3 +452,9 @@ def test_the_phantom_stands_in_only_where_nothing_is_given(monkeypatch):
     for given in ("mine.json", [], [{"image": "a.nii.gz"}]):  # an empty list is a server's, where nothing is annotated
         assert default_folder("cardiac", "bundle", None, given) == ""
     assert default_folder("cardiac", "bundle", None, None) == "bundle/data/phantom_cardiac"
+
+
+def test_a_split_in_another_encoding_is_named(acdc):
+    (acdc / "splits" / "train.txt").write_bytes("patiënt\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"split_dir: .*train\.txt is not in UTF-8 \(byte 0\); save it as UTF-8"):
+        load(acdc)

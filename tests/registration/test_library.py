@@ -98,3 +98,22 @@ def test_a_run_without_its_limits_is_named(tmp_path):
     (tmp_path / "limits.json").unlink()  # as an earlier version left it
     with pytest.raises(FileNotFoundError, match=r"limits\.json is missing; run 'registration' to its end"):
         Registrations(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("pairs.csv", b"\xff\xfe", r"pairs\.csv is not in UTF-8"),
+        ("pairs.csv", b"fixed,moving,state\na,b,usable\n", "has a damaged table .'similarity_before'."),
+        ("pairs.csv", b"fixed\na\n", r"pairs\.csv has no moving in row 1"),
+        ("limits.json", b"[]", r"limits\.json holds a list, not an object"),
+        ("limits.json", b'{"inverse_mm": "far"}', "has a damaged table .could not convert"),
+    ],
+)
+def test_a_damaged_table_is_named(tmp_path, name, content, message):
+    registrations(tmp_path, {("a", "b"): (1.0, 4.9)})
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(
+        RegistrationError, match=rf"registration_dir: .*{message}.*(run 'registration' again|save it as UTF-8)"
+    ):
+        Registrations(tmp_path)
