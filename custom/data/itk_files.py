@@ -21,7 +21,7 @@ ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
 HEADER_BYTES = 1 << 16  # of a text header, at most
 DATA_FILE = re.compile(r"^\s*(?:data ?file\s*:|ElementDataFile\s*=)[ \t]*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
 UNITS = re.compile(r"^space units\s*:\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
-PACKED = re.compile(r"^\s*(CompressedData\s*=\s*True|encoding\s*:\s*(?!raw))", re.IGNORECASE | re.MULTILINE)
+PACKED = re.compile(r"^\s*(CompressedData\s*=\s*True|encoding\s*:(?!\s*raw))", re.IGNORECASE | re.MULTILINE)
 ATTACHED = ("local", "")  # what ElementDataFile says of a file that holds its voxels itself
 GRAY = {
     **{f"{sign}{kind}": kind for sign in ("", "unsigned_") for kind in ("char", "short", "int", "long", "long_long")},
@@ -113,8 +113,11 @@ def open_itk(path: str, spacing: Sequence[float] | None, most_voxels: int, dense
         )
     count = int(np.prod(size, dtype=object))
     shown = " x ".join(map(str, size))
-    if count < 1 or count * item > os.stat(voxels or path).st_size * (densest if PACKED.search(header) else 1):
+    packed, held = PACKED.search(header), os.stat(voxels or path).st_size - (0 if voxels else len(header))
+    if count < 1 or count * item > held * (densest if packed else 1):
         raise VolumeFileError(_damaged(path, f"its header claims {shown} voxels, more than the file can hold"))
+    if not packed and (rest := held - count * item) >= count * item // size[-1]:  # a slice
+        raise VolumeFileError(_damaged(path, f"it holds {rest} bytes more than the voxels that its header claims"))
     if count > most_voxels:
         raise VolumeFileError(f"{path} has {shown} voxels, more than fit in memory; crop or resample it.")
     while len(size) > 3 and size[-1] == 1:

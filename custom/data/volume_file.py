@@ -240,6 +240,9 @@ def _open_nifti(path: str, size: int) -> VolumeFile:
     if voxels * dtype.itemsize > size * (DENSEST if path.endswith(".gz") else 1) + 4096:
         claimed = f"its header claims {' x '.join(map(str, shape))} voxels, more than the file can hold"
         raise VolumeFileError(damaged.format(claimed))
+    offset = int(image.dataobj.offset)
+    if offset < image.header.sizeof_hdr:
+        raise VolumeFileError(damaged.format(f"its voxels would begin within its header, at byte {offset}"))
     if voxels > MOST_VOXELS:
         raise VolumeFileError(
             f"{path} has {' x '.join(map(str, shape))} voxels, more than fit in memory; crop or resample it."
@@ -253,10 +256,13 @@ def _open_nifti(path: str, size: int) -> VolumeFile:
     def stored() -> np.ndarray:
         try:
             voxels = np.asarray(image.dataobj.get_unscaled())  # no float64 copy of an integer file with a slope
-            if path.endswith(".gz"):
-                _check_sum(path)
+            length = _length(path)
         except Exception as error:
             raise VolumeFileError(damaged.format(_reason(error))) from error
+        if (rest := length - offset - voxels.nbytes) >= voxels.nbytes // shape[
+            -1
+        ]:  # a slice; some writers pad a little
+            raise VolumeFileError(damaged.format(f"it holds {rest} bytes more than the voxels that its header claims"))
         return voxels.reshape(shape)
 
     slope, inter = image.dataobj.slope, image.dataobj.inter
@@ -267,8 +273,12 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _check_sum(path: str) -> None:
-    """Read a .gz file to its end, where its checksum is: nibabel stops after the last voxel."""
+def _length(path: str) -> int:
+    """Bytes of a file; a .gz file is read to its end, where its checksum is: nibabel stops after the last voxel."""
+    if not path.endswith(".gz"):
+        return os.path.getsize(path)
+    length = 0
     with gzip.open(path) as file:
-        while file.read(1 << 22):
-            pass
+        while block := file.read(1 << 22):
+            length += len(block)
+    return length

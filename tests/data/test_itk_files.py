@@ -145,3 +145,10 @@ def test_a_sheared_grid_is_refused(nifti):
 def test_a_missing_file_is_missing(tmp_path):
     with pytest.raises(VolumeFileError, match=r"none\.nrrd is missing"):
         open_volume(tmp_path / "none.nrrd")
+
+
+@pytest.mark.parametrize(("ending", "sizes"), [(".nrrd", b"sizes: "), (".mha", b"DimSize = ")])
+def test_a_header_that_claims_less_than_the_file_holds_is_told(nifti, ending, sizes):
+    file = edited(converted(nifti / "image.nii.gz", ending), sizes + b"9 7 5", sizes + b"9 7 4")
+    with pytest.raises(VolumeFileError, match=r"it holds \d+ bytes more than the voxels that its header claims"):
+        open_volume(file)
