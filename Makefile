@@ -21,17 +21,21 @@ PORT ?= 8000
 ALLOW ?=
 ORIGINS ?=
 
-.PHONY: demo demo-cctr bundles package label-studies label-server test test-slow test-label lint bench clean
+.PHONY: demo demo-coral bundles pictures package label-studies label-server test test-slow test-label lint bench clean
 
 demo: $(READY)
-	$(RUN) -m custom.cli.demo coral
+	$(RUN) -m custom.cli.demo hearts
 
-demo-cctr: $(READY)
-	$(RUN) -m custom.cli.demo cctr
+demo-coral: $(READY)
+	$(RUN) -m custom.cli.demo coral
 
 # the configs of the bundles, from bundles/sources
 bundles: $(READY)
 	$(RUN) -m custom.cli.bundles bundles
+
+# those of README.md and docs, from the phantom and the demo, which is run first if it was not
+pictures: $(READY)
+	$(RUN) -m custom.cli.pictures docs/pictures
 
 package: $(READY)
 	$(RUN) -m custom.cli.package dist

@@ -26,19 +26,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from few_labels import bundle, cells, check_same_settings, scores, slug
 
 ATLAS, FROM_CORAL, RECIPE = "atlas-only", "CCT-R from CORAL", "registered mean teacher"
-NO_REGISTRATION = {"propagation_weight": 0.0}
-# name of each row to its overlays and settings
+VOTES = {"propagation_weight": 1.0, "train#weights#propagation#fade_out": 0.0}
+NO_VOTES, NO_WARPS, NO_TEACHER = {"propagation_weight": 0.0}, {"warped_share": 0.0}, {"consistency_weight": 0.0}
+WARPS, TEACHER = {"warped_share": 0.67}, {"consistency_weight": 1.0}
+NO_REGISTRATION = {**NO_VOTES, **NO_WARPS}
+# name of each row to its overlays and settings, each ingredient on top of those before it
 METHODS = {
     "supervised": (["supervised"], {}),
     ATLAS: ([], {}),
-    "propagated labels": ([], {"consistency_weight": 0.0, "train#weights#propagation#fade_out": 0}),
-    "propagated labels, no intensity": (
+    "propagated labels, no intensity": ([], {**VOTES, **NO_WARPS, **NO_TEACHER, "intensity_strength": 0.0}),
+    "propagated labels": ([], {**VOTES, **NO_WARPS, **NO_TEACHER}),
+    "mean teacher": ([], {**NO_REGISTRATION, **TEACHER}),
+    "mean teacher, propagated labels": ([], {**VOTES, **NO_WARPS, **TEACHER}),
+    "mean teacher, fading propagated labels": (
         [],
-        {"consistency_weight": 0.0, "train#weights#propagation#fade_out": 0, "intensity_strength": 0.0},
+        {**VOTES, **NO_WARPS, **TEACHER, "train#weights#propagation#fade_out": 0.6},
     ),
-    "mean teacher": ([], NO_REGISTRATION),
+    "warped volumes": ([], {**NO_VOTES, **WARPS, **NO_TEACHER}),
+    f"{RECIPE}, no crops": ([], {"crop_size": "$None"}),
     f"{RECIPE}, no CutMix": ([], {"train#trainer#cut_mix": 0.0}),
-    f"{RECIPE}, no fading": ([], {"train#weights#propagation#fade_out": 0}),
     RECIPE: ([], {}),
     "CTS": (["cctr", "cross_teaching"], {}),
     "contrast without registration": (["cctr", "contrast"], {}),
@@ -116,11 +122,15 @@ def row(method: str, cases: int, seed: int, arguments: argparse.Namespace, outpu
         return
     overlays, settings = METHODS[method]
     training = {**data, **settings, "validate#dataset#data": "[]", "seed": seed, "resume": True}
-    if settings != NO_REGISTRATION:
+    if not settings.items() >= NO_REGISTRATION.items():
         training["registration_settings"] = registration
     if method == FROM_CORAL:
         training["encoder_checkpoint"] = arguments.encoder_checkpoint
-    network = {"spacing": arguments.spacing, "slice_size": arguments.slice_size and [arguments.slice_size] * 2}
+    network = {
+        "spacing": arguments.spacing,
+        "slice_size": arguments.slice_size and [arguments.slice_size] * 2,
+        "crop_size": settings.get("crop_size"),
+    }
     network = {name: value for name, value in network.items() if value}
     evaluation = ["train.json"]
     if arguments.paper:

@@ -33,7 +33,7 @@ from custom.losses import PixelContrastLoss
 from custom.networks import ProjectedNetwork
 from custom.samplers import RegisteredPoints, TwoStreamBatchSampler, students_positives
 
-OFF = {"cross_teaching": 0.1, "contrast": 0.0, "registration": 0.0, "supervised": 1.0}
+OFF = {"cross_teaching": 0.1, "contrast": 0.0, "propagation": 0.0, "supervised": 1.0}
 VOLUMES, SLICES = 6, 20
 
 
@@ -144,7 +144,7 @@ def trainer(
         optimizer=torch.optim.AdamW(nn.ModuleList(students).parameters(), 1e-4),
         loss_function=DiceCELoss(**dice),
         teaching_loss=DiceLoss(**dice),
-        registration_loss=DiceCELoss(**dice),
+        propagation_loss=DiceCELoss(**dice),
         contrast_loss=loss,
         weights=weights,
         labeled_per_batch=half,

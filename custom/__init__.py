@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What MONAI does not have: losses, samplers, engines and data handling of the bundles."""
+"""Losses, samplers, engines and data handling that the bundles add to MONAI."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __version__ = "0.1.0"
 def bundle_root(name: str) -> str:
     """Find the folder of a bundle, wherever the command runs from.
 
-    A config cannot name its own place without an absolute path, so the folder is looked for where it can be: on
-    ``sys.path``, where ``monai.bundle run`` puts the bundle that it runs; then around this package (a checkout, or an
-    unpacked archive that holds a copy) and the working folder.
+    A config cannot name the folder it lies in without an absolute path, so the folder is searched for: first on
+    ``sys.path``, where ``monai.bundle run`` puts the bundle that it runs, then next to this package (a checkout, or an
+    unpacked archive that holds a copy) and in the working folder.
 
     Args:
         name: the ``name`` in the bundle's ``configs/metadata.json``.
@@ -28,7 +28,7 @@ def bundle_root(name: str) -> str:
         The absolute path of the bundle's folder.
 
     Raises:
-        SettingError: when no folder with that bundle is found; pass ``--bundle_root`` then.
+        SettingError: no folder with that bundle is found; pass ``--bundle_root``.
     """
     package = Path(__file__).parent  # not resolved: through the bundle's own link, its parent is the bundle
     around = (package.parent, Path.cwd())
@@ -48,14 +48,14 @@ def bundle_root(name: str) -> str:
 
 
 def flag(value: bool | str, key: str) -> bool:
-    """Read a switch as the command line gives it: `--resume true` arrives as text.
+    """Convert a switch of the command line, such as ``--resume true``, from text to a boolean.
 
     Args:
         value: True, False, or those words in any case.
         key: of the config, for messages.
 
     Raises:
-        SettingError: when the value is none of these.
+        SettingError: the value is none of these.
     """
     if str(value).lower() not in ("true", "false"):
         raise SettingError(f"{key}: {value!r} is neither true nor false.")

@@ -1,10 +1,11 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers that say how good a segmentation or an embedding is: pure functions, no files, no engines."""
+"""Quality measures of segmentations, embeddings and positives, as pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 __all__ = [
+    "Agreement",
+    "agreement",
     "axis_order",
     "class_scores",
     "dice",
@@ -25,7 +28,8 @@ __all__ = [
     "surface_distances",
 ]
 
-ROUNDING = 1e-6  # relative; differences below it are noise of float32
+ROUNDING = 1e-6  # relative; smaller differences are rounding errors of float32
+LIMITS = 1.96  # standard deviations around the bias, between which 95 % of normal differences lie
 
 
 def dice(truth: Tensor, prediction: Tensor) -> float:
@@ -45,12 +49,12 @@ def dice(truth: Tensor, prediction: Tensor) -> float:
 def surface_distances(truth: Tensor, prediction: Tensor, spacing: Sequence[float]) -> tuple[float, float, float]:
     """Hausdorff distances (95th percentile) and average symmetric surface distance of two masks.
 
-    Surfaces are MONAI's, which takes voxels for points at their centers. They are computed on the joint bounding box
-    of the masks, with a margin of one voxel: the numbers are those of the whole volume, in less time.
+    Surfaces are those of MONAI, which treats voxels as points at their centers. They are computed within the joint
+    bounding box of the masks with a margin of one voxel, which gives the same values as the whole volume in less time.
 
-    There are two definitions of HD95. That of MONAI and Learn2Reg is the larger of both directions' percentiles; the
-    pooled one is the percentile of both directions' distances together, as medpy computes it and most tables of
-    the field have it. The second is never larger.
+    There are two definitions of HD95. MONAI and Learn2Reg take the larger of the percentiles of the two directions.
+    The pooled HD95 is the percentile of the distances of both directions together, as medpy computes it and most
+    papers report it. It is never larger than the first one.
 
     Args:
         truth: (H, W, S) boolean.
@@ -58,8 +62,8 @@ def surface_distances(truth: Tensor, prediction: Tensor, spacing: Sequence[float
         spacing: (3,) distance of voxels along each axis, in mm.
 
     Returns:
-        HD95, pooled HD95 and ASD in mm. The length of the volume's diagonal when just one mask is empty, the worst
-        that can be; NaN when both are.
+        HD95, pooled HD95 and ASD in mm. If only one mask is empty, the length of the volume's diagonal, which is the
+        worst possible value; NaN if both are empty.
     """
     found = bool(truth.any()), bool(prediction.any())
     if not any(found):
@@ -86,9 +90,9 @@ def class_scores(truth: Tensor, prediction: Tensor, spacing: Sequence[float]) ->
         spacing: (3,) distance of voxels along each axis, in mm.
 
     Returns:
-        "dice", "hd95_mm", "hd95_pooled_mm", "asd_mm" (all NaN when both masks are empty; 0 and the volume's diagonal
-        when just one is), "volume_ml_truth", "volume_ml_prediction", and "empty_prediction": 1 when there is a truth
-        and no prediction, else 0.
+        "dice", "hd95_mm", "hd95_pooled_mm", "asd_mm" (all NaN if both masks are empty; 0 and the volume's diagonal if
+        only one is), "volume_ml_truth", "volume_ml_prediction", and "empty_prediction", which is 1 if the class is in
+        the truth and not in the prediction, else 0.
     """
     millilitres = float(np.prod(spacing)) / 1000
     hd95, pooled, asd = surface_distances(truth, prediction, spacing)
@@ -104,7 +108,7 @@ def class_scores(truth: Tensor, prediction: Tensor, spacing: Sequence[float]) ->
 
 
 def ejection_fraction(end_diastolic_ml: float, end_systolic_ml: float) -> float:
-    """Part of the end-diastolic volume that a beat ejects.
+    """Fraction of the end-diastolic volume that a heartbeat ejects.
 
     Args:
         end_diastolic_ml: volume at end-diastole.
@@ -118,8 +122,52 @@ def ejection_fraction(end_diastolic_ml: float, end_systolic_ml: float) -> float:
     return 100 * (end_diastolic_ml - end_systolic_ml) / end_diastolic_ml
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How well measurements agree with their truth, all in the unit of the measurements.
+
+    Args:
+        bias: mean of measurement minus truth.
+        std: standard deviation of these differences, with n - 1; NaN for one pair.
+        lower, upper: limits of agreement, bias - 1.96 std and bias + 1.96 std.
+        pairs: number of differences.
+    """
+
+    bias: float
+    std: float
+    lower: float
+    upper: float
+    pairs: int
+
+    @property
+    def is_biased(self) -> bool:
+        """Whether the bias is more than 1.96 of its standard errors from 0."""
+        return self.pairs > 1 and abs(self.bias) > LIMITS * self.std / self.pairs**0.5
+
+
+def agreement(truth: Sequence[float], measured: Sequence[float]) -> Agreement:
+    """Bias and limits of agreement of paired measurements.
+
+    Args:
+        truth: (n,).
+        measured: (n,), in the same unit; pairs with a NaN are left out.
+
+    Returns:
+        Its numbers are NaN where no pair is left.
+
+    Source:
+        Bland & Altman, Statistical methods for assessing agreement between two methods of clinical measurement,
+        Lancet 1986.
+    """
+    differences = np.asarray(measured, dtype=float) - np.asarray(truth, dtype=float)
+    differences = differences[np.isfinite(differences)]
+    bias = float(differences.mean()) if differences.size else float("nan")
+    std = float(differences.std(ddof=1)) if differences.size > 1 else float("nan")
+    return Agreement(bias, std, bias - LIMITS * std, bias + LIMITS * std, int(differences.size))
+
+
 def axis_order(projections: Sequence[float], positions: Sequence[float], patients: Sequence[str]) -> dict[str, float]:
-    """How well projections order the slices of each patient: Spearman's rank correlation with the position.
+    """Spearman's rank correlation between projections and slice positions, for each patient.
 
     Args:
         projections: (n,) of the embeddings on an axis.
@@ -127,8 +175,8 @@ def axis_order(projections: Sequence[float], positions: Sequence[float], patient
         patients: (n,) names.
 
     Returns:
-        Patient to rho in [-1, 1], in the order of first occurrence. rho is 0 where the projections of a patient are
-        equal but for rounding. Patients whose slices all have one position have no order and are left out.
+        Patient to rho in [-1, 1], in the order of first occurrence. rho is 0 if the projections of a patient are equal
+        up to rounding. Patients whose slices all have the same position have no order and are left out.
     """
     projections, positions, patients = np.asarray(projections), np.asarray(positions), np.asarray(patients)
     order = {}
@@ -142,7 +190,7 @@ def axis_order(projections: Sequence[float], positions: Sequence[float], patient
 
 
 def is_constant(values: np.ndarray) -> bool:
-    """Whether values are equal but for the rounding of float32."""
+    """Whether all values are equal up to the rounding of float32."""
     return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())
 
 
@@ -154,11 +202,10 @@ def principal_components(embeddings: np.ndarray, count: int = 2) -> np.ndarray:
         count: how many components.
 
     Returns:
-        (n, count) scores; a component that the embeddings do not have, or that is rounding noise, is 0. Its sign is
-        arbitrary.
+        (n, count) scores; components beyond the rank of the embeddings are 0. The sign of a component is arbitrary.
     """
-    centerd = embeddings - embeddings.mean(0)
-    u, s, _ = np.linalg.svd(centerd, full_matrices=False)
+    centered = embeddings - embeddings.mean(0)
+    u, s, _ = np.linalg.svd(centered, full_matrices=False)
     s = np.where(s > ROUNDING * np.linalg.norm(embeddings), s, 0)[:count]
     return np.pad(u[:, :count] * s, ((0, 0), (0, count - len(s))))
 
@@ -166,7 +213,7 @@ def principal_components(embeddings: np.ndarray, count: int = 2) -> np.ndarray:
 def embedding_spread(embeddings: Tensor) -> Tensor:
     """One minus the mean cosine similarity of all pairs of different embeddings.
 
-    For unit vectors this is their variance summed over the dimensions, so that it takes O(n d).
+    For unit vectors this equals their variance summed over the dimensions, so it takes O(n d) operations.
 
     Args:
         embeddings: (n, d), n at least 2.
@@ -179,7 +226,7 @@ def embedding_spread(embeddings: Tensor) -> Tensor:
 
 
 def registered_agreement(anchors: Tensor, positives: Tensor, valid: Tensor) -> Tensor:
-    """How many registered positives are of their anchor's true class.
+    """Fraction of the registered positives of each anchor that have its true class.
 
     Args:
         anchors: (m,), true classes.
@@ -187,13 +234,13 @@ def registered_agreement(anchors: Tensor, positives: Tensor, valid: Tensor) -> T
         valid: (m, K) bool.
 
     Returns:
-        (m,), the share of each anchor's positives that agree; NaN where it has none.
+        (m,), fraction of the positives that agree; NaN for an anchor without positives.
     """
     return ((positives == anchors.unsqueeze(1)) & valid).sum(dim=1) / valid.sum(dim=1)
 
 
 def pseudo_label_agreement(anchors: Tensor, pseudo: Tensor) -> Tensor:
-    """How many of the other anchors with an anchor's pseudo-label are of its true class.
+    """Fraction of the other anchors with the same pseudo-label that have the true class of an anchor.
 
     Args:
         anchors: (m,), true classes.
@@ -204,7 +251,7 @@ def pseudo_label_agreement(anchors: Tensor, pseudo: Tensor) -> Tensor:
     """
 
     def others(*values: Tensor) -> Tensor:
-        """(m,), how many others have the same values."""
+        """Number of other anchors with the same values, (m,)."""
         _, group, count = torch.stack(values).unique(dim=1, return_inverse=True, return_counts=True)
         return count[group] - 1
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-import torch.nn.functional as F
 from monai.losses import DiceCELoss, DiceLoss
 from monai.networks.nets import BasicUNet, SwinUNETR
 from monai.transforms import ClipIntensityPercentilesd, Compose, LoadImaged, NormalizeIntensityd
@@ -26,7 +25,16 @@ from custom.data import (
     load_sections,
 )
 from custom.data.phantom import write_cardiac
-from custom.losses import KnownDiceCELoss, PixelContrastLoss
+from custom.losses import (
+    KnownDiceCELoss,
+    PixelContrastLoss,
+    contrast_classes,
+    cross_pseudo_loss,
+    hard_pseudo_labels,
+    propagated_label_loss,
+    student_contrast_loss,
+    supervised_loss,
+)
 from custom.metrics import dice
 from custom.networks import ProjectedNetwork
 from custom.registration import PairRunner, RegistrationWorkflow, propagated_labels, registered_points
@@ -42,7 +50,7 @@ folder = Path(temporary.name)
 write_cardiac(folder / "data", cases=6, seed=0)
 sections = load_sections(str(folder / "data"), str(folder / "data" / "splits"), labeled_cases=1)
 labeled, unlabeled = sections["training"], sections["unlabeled"]
-runner = PairRunner(folder / "transforms", {"spacing": 4.0, "iterations": [20, 10]}, workers=0)
+runner = PairRunner(folder / "transforms", {"spacing_mm": 4.0, "deformable_iterations": [20, 10]}, workers=0)
 workflow = RegistrationWorkflow(runner, labeled, unlabeled, folder, group_by="phase", figure_count=0)
 registrations = workflow.registrations()
 unlabeled = propagated_labels(registrations, labeled, unlabeled, folder / "labels")  # RSL
@@ -87,19 +95,15 @@ for epoch in range(1, 5):
         grid = augment.random_grid(batch["image"], generator)
         images, labels = augment.sample(batch["image"], grid), augment.sample(batch["label"], grid).long()
         logits, features = zip(*(student(images) for student in students), strict=True)
-        # what the other student decides of each pixel, and how confident it is
-        taught = [values.detach().softmax(dim=1).max(dim=1) for values in reversed(logits)]
-        loss = 0.0
-        for values, (_, decided) in zip(logits, taught, strict=True):
-            loss = loss + supervised(values[:KNOWN], labels[:KNOWN])
-            loss = loss + 0.1 * teaching(values[KNOWN:], decided[KNOWN:].unsqueeze(1))
-            loss = loss + propagated(values[KNOWN:], labels[KNOWN:])
+        taught = [hard_pseudo_labels(values) for values in reversed(logits)]  # for each student, by the other one
+        known, unknown = ([values[part] for values in logits] for part in (slice(KNOWN), slice(KNOWN, None)))
+        loss = supervised_loss(known, labels[:KNOWN], supervised)
+        loss = loss + 0.1 * cross_pseudo_loss(unknown, [found.classes[KNOWN:] for found in taught], teaching)
+        loss = loss + propagated_label_loss(unknown, labels[KNOWN:], propagated)
         maps = [values["eighth"] for values in features]  # (n, channels, h, w) each
-        size = maps[0].shape[2:]
-        classes = [torch.cat([labels[:KNOWN, 0], torch.where(c >= 0.8, d, -1)[KNOWN:]]) for c, d in taught]
-        classes = [F.interpolate(c.unsqueeze(1).float(), size, mode="nearest-exact")[:, 0].long() for c in classes]
-        keys = [mine.of_batch(batch["slice"], grid, size) for mine in positives]
-        loss = loss + 0.002 * contrast(maps, classes, keys, project)
+        classes = [contrast_classes(labels[:, 0], found, KNOWN, confidence=0.8) for found in taught]
+        keys = [mine.of_batch(batch["slice"], grid, maps[0].shape[2:]) for mine in positives]
+        loss = loss + 0.001 * student_contrast_loss(maps, classes, contrast, keys, project)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -15,7 +15,13 @@ from monai.data import MetaTensor
 from custom.registration.volume import Grid
 
 # enough for a scene that is merely moved
-QUICK = {"spacing": 5.0, "scales": (1.0,), "candidates": 1, "iterations": (10, 10), "affine_iterations": 20}
+QUICK = {
+    "spacing_mm": 5.0,
+    "scales": (1.0,),
+    "candidates": 1,
+    "deformable_iterations": (10, 10),
+    "affine_iterations": 20,
+}
 
 
 def texture(points: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from commands import CONFIGS, ROOT, SMALL, TORCHRUN, command, curve, killed_after, run, start
+from commands import CONFIGS, ROOT, SMALL, TORCHRUN, command, curve, curve_names, killed_after, run, start
 from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_configs import WORKFLOWS
@@ -59,6 +59,27 @@ def test_training_leaves_the_deployable_network_alone(trained):
     assert list((trained / "tensorboard_training").iterdir())
 
 
+def test_each_workflow_adds_to_the_report_and_to_the_log(trained, phantom):
+    run("evaluating", ["train.json", "evaluate.json"], dataset_dir=phantom, **SMALL, **folders(trained))
+    records = json.loads((trained / "report.json").read_text())
+    assert list(records) == ["pretraining", "training", "evaluating"]
+    assert records["training"]["settings"]["max_epochs"] == 4
+    assert [row["section"] for row in records["training"]["data"]] == ["labeled", "validation"]
+    page = (trained / "report.html").read_text(encoding="utf-8")
+    for title in (
+        "What next",
+        "From the worst case to the best",
+        "Clinical measures",
+        "Errors along the stack",
+        "Curves",
+    ):
+        assert f"<h2>{title}</h2>" in page
+    curves = curve_names(trained / "tensorboard_training")
+    assert {"loss", "val_mean_dice", "val_dice_RV", "val_dice_LV"} <= curves
+    log = (trained / "log.txt").read_text(encoding="utf-8")
+    assert "Epoch 4 of 4: loss" in log and "Validation Dice: mean" in log and "cases of the section 'test'" in log
+
+
 def test_evaluating_scores_the_held_out_cases(trained, phantom):
     run("evaluating", ["train.json", "evaluate.json"], dataset_dir=phantom, **SMALL, **folders(trained))
     held_out = (phantom / "splits" / "test.txt").read_text().split()
@@ -78,7 +99,8 @@ def test_inference_writes_labels_in_the_geometry_of_each_image(trained, phantom)
         for patient in (phantom / "splits" / "test.txt").read_text().split()
         for f in (phantom / patient).glob("*_frame??.nii.gz")
     )
-    written = sorted((trained / "predictions").iterdir())
+    written = sorted((trained / "predictions").glob("*.nii.gz"))
+    assert "3 LV 204 121 167 255" in (trained / "predictions" / "labels.ctbl").read_text().splitlines()
     assert [f.name for f in written] == [f.name.replace(".nii.gz", "_seg.nii.gz") for f in images]
     for image, prediction in zip(map(nib.load, images), map(nib.load, written), strict=True):
         assert prediction.shape == image.shape and prediction.get_data_dtype() == np.uint8
@@ -106,6 +128,7 @@ def test_selection_names_patients_that_training_takes(trained, phantom, tmp_path
     patients = (phantom / "splits" / "train.txt").read_text().split()
     assert len(set(chosen)) == 2 and {row["patient"] for row in rows(tmp_path / "selection.csv")} == set(patients)
     assert f'--labeled_cases "{chosen}"' in printed
+    assert f"Annotate these patients next: {', '.join(chosen)}" in (tmp_path / "report.html").read_text()
     again = run("selection", ["pretrain.json", "selection.json"], count=1, annotated=chosen, **places, **SMALL)
     assert not set((tmp_path / "selection.txt").read_text().split()) & set(chosen), again
 
@@ -139,7 +162,7 @@ def test_commands_work_from_any_folder(place, trained, phantom):
     settings = {**SEGMENTING, "output_dir": trained / place, "ckpt_dir": trained / "models", **extra}
     done = start("inference", ["inference.json"], cwd=where, dataset_dir=phantom, **settings)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert len(list((trained / place / "predictions").iterdir())) > 0
+    assert len(list((trained / place / "predictions").glob("*.nii.gz"))) > 0
 
 
 def test_own_data(trained, phantom, tmp_path):
@@ -166,7 +189,7 @@ def test_own_data(trained, phantom, tmp_path):
     run("evaluating", ["train.json", "evaluate.json"], **SMALL, **mine)
     run("inference", ["inference.json"], **SEGMENTING, **mine)
     assert {r["class"] for r in rows(tmp_path / "out" / "summary.csv")} == {"heart", "mean"}
-    assert len(list((tmp_path / "out" / "predictions").iterdir())) == len(test)
+    assert len(list((tmp_path / "out" / "predictions").glob("*.nii.gz"))) == len(test)
 
 
 # Faults -----------------------------------------------------------------------------------------------------------
@@ -226,7 +249,7 @@ def test_an_image_that_cannot_be_used_keeps_no_other_from_being_segmented(traine
     settings = SEGMENTING | folders(trained) | {"output_dir": tmp_path / "out"}
     printed = run("inference", ["inference.json"], images=tmp_path, **settings)
     assert re.search(r"Left out: .*bad\.nii\.gz.*truncated", printed)
-    assert [f.name for f in (tmp_path / "out" / "predictions").iterdir()] == ["good_seg.nii.gz"]
+    assert [f.name for f in (tmp_path / "out" / "predictions").glob("*.nii.gz")] == ["good_seg.nii.gz"]
 
 
 def test_a_case_whose_label_the_network_learned_is_not_scored(trained, phantom, tmp_path):
@@ -274,7 +297,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(run_id, files, settings, kept
     arguments = command(run_id, files, dataset_dir=phantom, resume="true", **settings, **folders(broken))
     killed_after(broken / "models" / f"{run_id}_resume.pt", 2, arguments)
     printed = run(run_id, files, dataset_dir=phantom, resume="true", **settings, **folders(broken))
-    assert "resume: going on after epoch" in printed
+    assert "resume: continuing after epoch" in printed
     expected, found = (torch.load(f / "models" / kept, weights_only=True) for f in (whole, broken))
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-5)

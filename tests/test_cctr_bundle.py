@@ -20,8 +20,14 @@ CONFIGS = BUNDLES / "cctr_synapse" / "configs"
 IMAGES = {"features": [4, 8, 8, 8, 16, 4], "spacing": 6.0, "slice_size": [64, 64]}
 REGISTRATION = {
     "workers": 0,
-    "limits#inverse_mm": None,
-    "settings": {"spacing": 6.0, "iterations": [10, 10], "scales": [1.0], "turns": [0.0], "candidates": 1},
+    "limits#max_inverse_error_mm": None,
+    "settings": {
+        "spacing_mm": 6.0,
+        "deformable_iterations": [10, 10],
+        "scales": [1.0],
+        "rotations_deg": [0.0],
+        "candidates": 1,
+    },
     "retries": [],
     "figure_count": 0,
 }
@@ -206,7 +212,7 @@ def test_all_atlases_take_part(overlays, choice, abdomen, registrations, tmp_pat
 )
 def test_training_goes_on_without_registration_when_told_so(overlays, settings, abdomen, tmp_path):
     printed = train(tmp_path, abdomen, tmp_path / "none", *overlays, max_epochs=1, **settings)
-    assert "No registration: training goes on without registered labels and positives." in printed
+    assert "No registration: training continues without propagated labels and registered positives." in printed
     assert not (tmp_path / "none").exists() and "Memory bank" not in printed
 
 
@@ -215,7 +221,7 @@ def test_training_goes_on_without_registration_when_told_so(overlays, settings, 
     [
         ("cross_teaching", {"supervised", "cross_teaching"}),
         ("contrast", {"supervised", "cross_teaching", "contrast"}),
-        ("no_reps", {"supervised", "cross_teaching", "contrast", "registration"}),
+        ("no_reps", {"supervised", "cross_teaching", "contrast", "propagation"}),
         ("no_rsl", {"supervised", "cross_teaching", "contrast"}),
     ],
 )
@@ -238,7 +244,7 @@ def test_variants_train_on_their_terms(variant, terms, abdomen, registrations, t
 
 def test_the_labeled_cases_alone(abdomen, tmp_path):
     printed = train(tmp_path, abdomen, tmp_path / "none", "supervised", max_epochs=1, iterations_per_epoch=10)
-    assert "No registration: training goes on without" in printed
+    assert "No registration: training continues without" in printed
     curves = curve_names(tmp_path / "eval" / "tensorboard_training")
     assert "supervised" in curves and not curves & {"propagation", "consistency"}
 
@@ -272,7 +278,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(overlays, networks, abdomen, 
     everything = {**SMALL, **settings, "resume": "true", **options(broken, abdomen, registrations)}
     killed_after(broken / "models" / "training_resume.pt", 2, command("training", files, configs=CONFIGS, **everything))
     printed = train(broken, abdomen, registrations, *overlays, resume="true", **settings)
-    assert "resume: going on after epoch" in printed
+    assert "resume: continuing after epoch" in printed
     for name in networks:
         expected, found = (torch.load(f / "models" / f"{name}.pt", weights_only=True) for f in (whole, broken))
         for key, tensor in expected.items():
@@ -298,14 +304,14 @@ TWO = {  # processes, of hearts, which have two validation cases; gradients are 
         (
             ["train.json"],
             ["multi_gpu_train.json"],
-            {"train#weights#propagation#fade_out": 0, "turned_copies": [0.0]},
+            {"propagation_weight": 1.0, "train#weights#propagation#fade_out": 0, "turned_copies": [0.0]},
             ("propagation", "consistency"),
         ),
         (
             CCTR,
             ["multi_gpu_train.json", "variants/cctr_multi_gpu.json"],
             {"transformer_learning_rate": 1e-7, "contrast_weight": 0.1},
-            ("cross_teaching", "contrast", "registration"),
+            ("cross_teaching", "contrast", "propagation"),
         ),
     ],
     ids=["mean teacher", "CCT-R"],
@@ -348,7 +354,9 @@ def test_faults_are_named_before_training(abdomen, registrations, tmp_path):
     assert "has no key smoothness; give keys of that file" in told(caught.value)
     assert not (tmp_path / "none").exists()
     with pytest.raises(Exception) as caught:
-        train(tmp_path, abdomen, tmp_path / "r", registration_settings={**REGISTRATION, "limits#gain": 1.9})
+        train(
+            tmp_path, abdomen, tmp_path / "r", registration_settings={**REGISTRATION, "limits#min_similarity_gain": 1.9}
+        )
     assert "no labeled case was registered onto any of the 2 unlabeled ones and is usable" in told(caught.value)
 
 

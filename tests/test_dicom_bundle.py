@@ -85,9 +85,15 @@ def test_series_are_registered(lists, tmp_path):
         plan=["atlas"],
         workers=0,
         figure_count=1,
-        settings={"spacing": 5.0, "scales": [1.0], "candidates": 1, "iterations": [10, 10], "affine_iterations": 20},
+        settings={
+            "spacing_mm": 5.0,
+            "scales": [1.0],
+            "candidates": 1,
+            "deformable_iterations": [10, 10],
+            "affine_iterations": 20,
+        },
         retries=[],
-        limits={"gain": -1.0, "folded": 1.0, "inverse_mm": None},
+        limits={"min_similarity_gain": -1.0, "max_folded_fraction": 1.0, "max_inverse_error_mm": None},
         output_dir=tmp_path,
     )
     assert len(list((tmp_path / "registration" / "transforms").iterdir())) == 1, printed

@@ -11,6 +11,7 @@ from monai.metrics import compute_average_surface_distance, compute_hausdorff_di
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from custom.metrics import (
+    agreement,
     axis_order,
     class_scores,
     dice,
@@ -177,3 +178,17 @@ def test_pseudo_label_agreement_is_that_of_all_pairs():
     assert pseudo_label_agreement(anchors, pseudo).tolist() == pytest.approx(shares, nan_ok=True)
     assert [math.isnan(share) for share in shares].count(True) == 1
     assert pseudo_label_agreement(anchors, anchors).tolist() == [1] * 40  # true labels always agree
+
+
+def test_agreement_is_that_of_bland_and_altman():
+    found = agreement([10, 20, 30, float("nan")], [12, 20, 34, 5])
+    assert (found.bias, found.std, found.pairs) == (2, 2, 3)
+    assert (found.lower, found.upper) == pytest.approx((2 - 1.96 * 2, 2 + 1.96 * 2))
+    assert not found.is_biased  # 2 is within 1.96 * 2 / sqrt(3)
+    assert agreement([10] * 3, [7, 7.5, 8]).is_biased
+
+
+def test_agreement_of_one_pair_has_no_limits_and_of_none_no_bias():
+    one, none = agreement([10], [12]), agreement([], [])
+    assert one.bias == 2 and math.isnan(one.std) and math.isnan(one.lower) and not one.is_biased
+    assert none.pairs == 0 and math.isnan(none.bias) and not none.is_biased

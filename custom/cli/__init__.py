@@ -1,7 +1,8 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Programs: the start of a run, the demo, the packing of bundles."""
+"""Programs: start of a run, demo, generation and packaging of bundles."""
 
 from custom.cli.start import start_run
+from custom.utils.log import start_log
 
-__all__ = ["start_run"]
+__all__ = ["start_log", "start_run"]

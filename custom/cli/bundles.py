@@ -1,24 +1,25 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Write the configs of the bundles from one source for each method and one file for each data set.
+"""Generate the configs of the bundles from one source for each method and one file for each data set.
 
-``make bundles`` does so. The configs of a bundle stand alone, since MONAI Label reads one file; what they have in
-common is written once, in ``bundles/sources``:
+``make bundles`` runs this module. The configs of a bundle stand alone, since MONAI Label reads a single file; what they
+have in common is written once, in ``bundles/sources``:
 
-    data/<data set>.json        what depends on the data: classes, pixel size, intensities; and its methods
-    methods/<method>/*.json     the configs of a method, and values.json: what depends on the method alone
-    shared/*.json               configs that every method has, where it has none of its own
-    parts.json                  fragments of configs, by name
+    data/<data set>.json        values of the data set: classes, pixel size, intensities; and its methods
+    methods/<method>/*.json     the configs of a method, and values.json with the values of the method
+    shared/*.json               configs of all methods that do not have a config of that name
+    parts.json                  named fragments of configs
 
-A method whose values.json has "extends": "<method>" begins with the values and the configs of that one, and its own
-files hold differences only, with keys as in an overlay, such as "train#trainer"; variants are not inherited. In a data
-set its entry likewise has only what differs from that of the other method.
+A method whose values.json has "extends": "<method>" inherits the values and the configs of that method, and its files
+hold differences only, with keys as in an overlay, such as "train#trainer"; variants are not inherited. In a data
+set its entry likewise holds only what differs from the entry of the other method.
 
 A data set whose "methods" are {"cctr": {...}, "coral": {...}} makes the bundles "cctr_<data set>" and
 "coral_<data set>". In a config ``"{{ spacing }}"`` alone stands for the value of that name, and within a longer text
-for the value's text; ``"{{ *handlers }}"`` in a list stands for the items of a list. A value is looked up in the data
-set's entry of the method, in the data set, in the method and among the parts. "variants" of a data set, or of its entry
-of a method, are overlays of those bundles alone, by name.
+for the value's text; ``"{{ *handlers }}"`` in a list stands for the items of a list, and an entry of an object whose
+value is ``"{{ ?crop_size }}"`` is left out where there is no such value. A value is looked up in the data set's entry
+of the method, in the data set, in the method and among the parts. "variants" of a data set, or of its entry of a
+method, are overlays of those bundles alone, by name.
 """
 
 from __future__ import annotations
@@ -56,23 +57,24 @@ MACHINERY = {
 }
 PLACE = re.compile(r"\{\{ (\w+) \}\}")
 LISTED = re.compile(r"\{\{ \*(\w+) \}\}")
+OPTIONAL = re.compile(r"\{\{ \?(\w+) \}\}")
 DESCRIPTIONS = "settings.json"  # a sentence for each setting
-WIDTH = 130  # of what stands on one line
-STEP = 230  # of a transform on one line
+WIDTH = 130  # characters of a line
+STEP = 230  # characters of a transform that is written on one line
 
 
 def filled(template: Any, values: Mapping[str, Any]) -> Any:
-    """Put values into the places of a template.
+    """Fill the placeholders of a template.
 
     Args:
         template: content of a config.
-        values: by name; they may have places themselves.
+        values: by name; they may contain placeholders as well.
 
     Raises:
-        SettingError: a place has no value, or a place in a list has no list.
+        SettingError: a placeholder has no value, or a placeholder with a star has a value that is not a list.
     """
     if isinstance(template, dict):
-        return {key: filled(value, values) for key, value in template.items()}
+        return {key: filled(value, values) for key, value in _present(template, values)}
     if isinstance(template, list):
         return [entry for item in template for entry in _entries(item, values)]
     if not isinstance(template, str):
@@ -82,8 +84,20 @@ def filled(template: Any, values: Mapping[str, Any]) -> Any:
     return PLACE.sub(lambda place: str(filled(_value(place[1], values), values)), template)
 
 
+def _present(template: Mapping[str, Any], values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The entries of an object, without those that are left out."""
+    entries = []
+    for key, value in template.items():
+        if place := OPTIONAL.fullmatch(value) if isinstance(value, str) else None:
+            if place[1] not in values:
+                continue
+            value = _value(place[1], values)
+        entries.append((key, value))
+    return entries
+
+
 def _entries(item: Any, values: Mapping[str, Any]) -> list[Any]:
-    """What an item of a list stands for: several items where it is a place with a star."""
+    """The items that an item of a list stands for: several if it is a placeholder with a star."""
     place = LISTED.fullmatch(item) if isinstance(item, str) else None
     found = filled(_value(place[1], values), values) if place else [filled(item, values)]
     if not isinstance(found, list):
@@ -98,7 +112,7 @@ def _value(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def layout(value: Any, indent: int = 0, key: str = "") -> str:
-    """Lay out JSON as people write it: what fits on a line stands on one, and plain values fill their lines."""
+    """Format JSON compactly: what fits on a line is written on one line, and plain values fill lines."""
     line = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, (dict, list)) or not value or _on_one_line(value, len(line) + 4 * indent, indent, key):
         return line
@@ -109,14 +123,15 @@ def layout(value: Any, indent: int = 0, key: str = "") -> str:
         entries = [layout(v, indent + 1, key) for v in value]
     lines = [f"{entry}," for entry in entries]
     if indent > 0 and _is_plain(value):
-        head = 1 if isinstance(value, dict) and "_target_" in value else 0  # what a component is has its own line
+        # the class of a component is on a separate line
+        head = 1 if isinstance(value, dict) and "_target_" in value else 0
         lines = lines[:head] + _filled(lines[head:], WIDTH - len(inner))
     lines[-1] = lines[-1].removesuffix(",")
     return "\n".join([line[0], *(inner + text for text in lines), outer + line[-1]])
 
 
 def _filled(entries: list[str], width: int) -> list[str]:
-    """Put entries that end in a comma side by side, up to a width."""
+    """Join entries that end in a comma into lines of limited width."""
     lines = [""]
     for entry in entries:
         if lines[-1] and len(f"{lines[-1]} {entry}") > width:
@@ -136,7 +151,7 @@ def _on_one_line(value: dict | list, width: int, indent: int, key: str) -> bool:
 
 
 def _is_plain(value: dict | list) -> bool:
-    """Whether it holds names, numbers and lists of them, and no list of expressions or references."""
+    """Whether a value consists of names, numbers and lists of them, without lists of expressions or references."""
     if isinstance(value, dict):
         return all(not isinstance(v, dict) and (not isinstance(v, list) or _is_plain(v)) for v in value.values())
     return not any(isinstance(v, (dict, list)) or str(v).startswith(("$", "@", "{{")) for v in value)
@@ -166,7 +181,7 @@ def write_bundles(bundles: str | Path) -> list[Path]:
 
 
 def method_values(bundles: str | Path, method: str) -> dict[str, Any]:
-    """The values of a method, with those of the method that it extends.
+    """The values of a method, including those of the method that it extends.
 
     Args:
         bundles: folder of the bundles, with "sources" in it.
@@ -180,7 +195,7 @@ def method_values(bundles: str | Path, method: str) -> dict[str, Any]:
 
 
 def _method_templates(bundles: Path, method: str) -> dict[Path, Any]:
-    """The configs of a method, by path: its differences put into those of the method that it extends."""
+    """The configs of a method by path, with its differences merged into those of the method that it extends."""
     folder = bundles / "sources" / "methods" / method
     own = _templates(folder)
     extended = own.pop(Path("values.json")).get("extends")
@@ -224,7 +239,7 @@ def _write_bundle(
     for source, target in (("logging.conf", configs / "logging.conf"), ("LICENSE", configs.parent / "LICENSE")):
         shutil.copyfile(sources / source, target)
         written.append(target)
-    for shared in ("custom", "splits"):  # a bundle finds them beside its configs
+    for shared in ("custom", "splits"):  # next to the configs, where a bundle looks for them
         link = configs.parent / shared
         if not link.exists() and (bundles.parent / shared).is_dir():
             link.symlink_to(Path("..", "..", shared), target_is_directory=True)
@@ -232,7 +247,7 @@ def _write_bundle(
 
 
 def settings_page(bundles: str | Path) -> str:
-    """The page of all settings: what each does, what it may be, and its default in each bundle.
+    """The page of all settings, with a description, the range and the defaults of each.
 
     Args:
         bundles: folder of the bundles, with "sources" in it.
@@ -241,7 +256,7 @@ def settings_page(bundles: str | Path) -> str:
         Markdown.
 
     Raises:
-        SettingError: a setting of a config has no description, or a description no setting.
+        SettingError: a setting has no description, or a description has no setting.
     """
     bundles = Path(bundles)
     described = read_json(bundles / "sources" / DESCRIPTIONS, "sources")
@@ -269,7 +284,7 @@ def settings_page(bundles: str | Path) -> str:
 
 
 def _is_setting(key: str, value: Any) -> bool:
-    """Whether users set it: it is neither a part of the machinery nor an override of one."""
+    """Whether a key is a setting for users, rather than a component or an override of one."""
     return not (re.search("[#+]", key) or key in MACHINERY or "_target_" in json.dumps(value))
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the command line that no config file knows, and settings that cannot be."""
+"""Checks of the options of the command line and of the settings of the config files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from custom.utils.settings import check_settings
 __all__ = ["MONAI_BUNDLE", "check_options", "in_monai_bundle", "program"]
 
 MONAI_BUNDLE = "monai.bundle.__main__"
-OPTION = re.compile(r"--?([A-Za-z][^=]+)=?(.*)", re.DOTALL)  # as Fire has it; a single letter is short for MONAI's own
+# syntax of Fire; single letters are abbreviations of MONAI's options
+OPTION = re.compile(r"--?([A-Za-z][^=]+)=?(.*)", re.DOTALL)
 FLAG = re.compile(r"--|-[A-Za-z](=|$)")
 
 
 def program() -> str:
-    """Name of the module that runs as the program; empty where it is none."""
+    """Name of the module that runs as the program; empty if it is not a module."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name if spec is not None else ""
 
@@ -39,37 +40,39 @@ def in_monai_bundle() -> bool:
 
 @cache
 def check_options() -> None:
-    """Refuse a misspelt option of ``python -m monai.bundle``, which MONAI takes as a new key of the config; then check
-    all settings, those of the command line and of the config files, by type and range.
+    """Refuse misspelled options of ``python -m monai.bundle``, and check the types and ranges of all settings.
 
-    Options of several parts (``optimizer#nesterov``) may add something; MONAI refuses those whose parent is missing.
-    Nothing is checked in other programs, without ``--config_file``, or with ``--tracking``, which brings more keys.
+    MONAI would take a misspelled option for a new key of the config. Nested options (``optimizer#nesterov``) may add a
+    key; MONAI refuses them if the parent is missing. Nothing is checked in other programs, without ``--config_file``,
+    or with ``--tracking``, which adds keys.
 
     Raises:
-        SettingError: naming the option, and the key that is spelt most alike; or a setting, and what it may be.
+        SettingError: an unknown option, with the most similar key, or a setting with its allowed values.
     """
     if not in_monai_bundle():
         return
-    from fire.parser import DefaultParseValue  # there, since `monai.bundle` runs; other programs may lack it
+    from fire.parser import DefaultParseValue  # installed, since `monai.bundle` runs; other programs may not have it
 
-    given = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]  # what follows "--" is for Fire
+    # options after "--" are those of Fire
+    given = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     options = {}
     for text, following in zip(given, [*given[1:], ""], strict=True):
         if found := OPTION.fullmatch(text):
-            alone = not following or FLAG.match(following)  # which Fire takes for true
+            alone = not following or FLAG.match(following)  # Fire reads it as true
             options[found[1].replace("-", "_")] = found[2] or ("True" if alone else following)
     if "config_file" not in options:
         return
     values = {option: DefaultParseValue(value) for option, value in options.items()}
     files = [Path(f) for f in ensure_tuple(DefaultParseValue(options["config_file"]))]
-    # an option of the bundle's other workflows does no harm: one may give the same options to all of them
+    # options of other workflows of the bundle are allowed, so that all workflows can get the same options
     folders = {f.parent for f in files if f.with_name("metadata.json").is_file()}
     siblings = [f for folder in folders for f in folder.glob("[!.]*.json") if f.name != "metadata.json"]
     callables = (monai.bundle.run, monai.bundle.create_workflow, monai.bundle.ConfigWorkflow)
     known = {name for f in callables for name in inspect.signature(f).parameters}
     known |= {key for f in files for key in monai.bundle.ConfigParser.load_config_file(f)}
     for file in siblings:
-        with contextlib.suppress(ValueError, OSError, TypeError):  # not of this run: half written, or no config
+        # not a config of this run: incomplete, or another file
+        with contextlib.suppress(ValueError, OSError, TypeError):
             known |= set(monai.bundle.ConfigParser.load_config_file(file))
     known.add(DEBUG)
     for option in () if "tracking" in options else options:

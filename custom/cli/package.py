@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Bundles to take away: ``make package`` writes one zip a bundle that needs no checkout of this project."""
+"""Packaging of each bundle as a zip that needs no checkout of this project: ``make package``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from custom.utils.files import replacing
 __all__ = ["write_archive"]
 
 ROOT = Path(__file__).resolve().parents[2]
-# what there is, below a bundle's folder; "custom" and "splits" are links there
+# below the folder of a bundle, where "custom" and "splits" are links
 PARTS = (
     "configs/**/*.json",
     "configs/logging.conf",
@@ -51,25 +51,25 @@ In MONAI Label, for 3D Slicer or OHIF, with an environment of its own:
 Segmentations go to eval/predictions. Weights, where there are some, are in models/, beside a file with the settings
 that they were trained with: inference refuses others. More is in docs/README.md.
 """
-LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")  # text, file, place on its page
+LINK = re.compile(r"!?\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")  # text, file, anchor; pictures, too
 NOTE = """> A page of the whole project, from its checkout. In this archive leave out `bundles/<name>/` in paths;
 > `make`, `benchmarks/` and `tests/` are in the checkout alone.
 
 """
-COMMON = ("bundles", "docs", "README")  # in the paths of pages, which have names without them in an archive
-MADE = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can name
+COMMON = ("bundles", "docs", "README")  # in the paths of pages; an archive has them without
+MADE = (1980, 1, 1, 0, 0, 0)  # the earliest date of the zip format
 
 
 def write_archive(bundle: str | Path, folder: str | Path) -> Path:
-    """Write a bundle with its code, weights and lists to one zip, with a checksum of each file in ``SHA256SUMS``.
+    """Write a bundle with its code, weights and lists to a zip, with the checksums of all files in ``SHA256SUMS``.
 
-    The same files make the same zip, byte for byte, on every machine: neither times nor owners are in it, and nothing
-    is compressed. What only resuming a training needs is left out. The project's pages that those of the bundle lead to
-    are in ``docs``, too.
+    The same files give the same zip, byte for byte, on every machine: it holds neither times nor owners, and nothing is
+    compressed. Checkpoints for resuming are left out. The pages of the project to which the pages of the bundle link
+    are included in ``docs``.
 
     Args:
-        bundle: its folder.
-        folder: for the zip, which is named after the bundle and its version.
+        bundle: folder of the bundle.
+        folder: of the zip, whose name is that of the bundle with its version.
 
     Returns:
         Path of the zip.
@@ -91,13 +91,13 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
     with replacing(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, data in sorted(content.items()):
             member = zipfile.ZipInfo(f"{metadata['name']}/{name}", MADE)
-            member.create_system, member.external_attr = 3, 0o644 << 16  # as on Unix, wherever it is written
+            member.create_system, member.external_attr = 3, 0o644 << 16  # as on Unix, whatever the system
             archive.writestr(member, data)
     return target
 
 
 def _pages(files: Mapping[str, Path]) -> dict[str, bytes]:
-    """The pages among the files and those that they lead to, by name in the archive; links stay within it or go."""
+    """The pages among the files and those that they link to, by name in the archive; links out of it are removed."""
     names = {file.resolve(): name for name, file in files.items()}
     waiting = [file for file in names if file.suffix == ".md"]
     own = set(waiting)
@@ -106,7 +106,7 @@ def _pages(files: Mapping[str, Path]) -> dict[str, bytes]:
 
         def here(link: re.Match, page: Path = page) -> str:
             text, target, place = link[1], (page.parent / link[2]).resolve(), link[3] or ""
-            if not target.exists():  # an address
+            if not target.exists():  # a URL
                 return link[0]
             if target.suffix == ".md" and target not in names and target.is_relative_to(ROOT):
                 folders = target.relative_to(ROOT).with_suffix("").parts

@@ -1,7 +1,8 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Cases in, slices out."""
+"""Data: lists of cases, checks, reading, preprocessing, slices, augmentation, phantoms."""
 
+from custom.data.atlas_cases import atlas_cases, atlas_folder, atlas_section, check_atlases, unless_images
 from custom.data.augment import SpatialAugment, iteration_generator
 from custom.data.cases import case_ids, patients, without_labels
 from custom.data.checks import (
@@ -23,6 +24,7 @@ from custom.data.datalist import (
     cases_to_segment,
     class_names,
     default_count,
+    default_crop,
     default_folder,
     held_out,
     load_sections,
@@ -38,7 +40,7 @@ from custom.data.intensities import ClipPercentilesd, NormalizeContentd
 from custom.data.intensity import IntensityAugment, random_boxes
 from custom.data.loading import LoadVolumed
 from custom.data.phantom import abdominal_folder, cardiac_folder
-from custom.data.saving import SaveVolumed
+from custom.data.saving import SaveVolumed, tell_of_predictions
 from custom.data.slices import CenterSlicesd, SelectLabelsd, SliceDataset, SliceGeometry, StackSlicesd
 from custom.data.studies import announce, studies_to_annotate, study_sections, training_sections
 
@@ -62,11 +64,15 @@ __all__ = [
     "StackSlicesd",
     "abdominal_folder",
     "announce",
+    "atlas_cases",
+    "atlas_folder",
+    "atlas_section",
     "cardiac_folder",
     "case_id",
     "case_ids",
     "cases_to_annotate",
     "cases_to_segment",
+    "check_atlases",
     "check_class_names",
     "check_classes",
     "check_datalist",
@@ -76,6 +82,7 @@ __all__ = [
     "check_training",
     "class_names",
     "default_count",
+    "default_crop",
     "default_folder",
     "held_out",
     "images_in",
@@ -91,7 +98,9 @@ __all__ = [
     "split_folder",
     "studies_to_annotate",
     "study_sections",
+    "tell_of_predictions",
     "training_sections",
+    "unless_images",
     "usable_images",
     "with_labels",
     "without_labels",

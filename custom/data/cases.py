@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Cases and classes: their names."""
+"""Cases of a data set, and names of cases and classes."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ LONGEST_ID = 200
 IMAGE_ENDINGS = (".nii.gz", ".nii", *ITK_ENDINGS)  # of the files that are read
 
 
-Case = dict[str, Any]  # "image" and "case"; "label" where there is one; "patient", and what else a list gives
+Case = dict[str, Any]  # "image" and "case", maybe "label" and "patient", and further keys of a data list
 
 
 class DataError(UserError, ValueError):
-    """The data cannot be used; the message names each file, what was found and what to do."""
+    """The data cannot be used; the message names each file, the problem and the remedy."""
 
 
 def case_id(entry: dict[str, Any]) -> str:
     """Name of a case: its "case", or the name of the image's file without its ending, or of its folder.
 
     Raises:
-        DataError: files could not be named after it.
+        DataError: the name cannot be used in file names.
     """
     name = entry.get("case")
     if name is None or not str(name).strip():
@@ -65,19 +65,19 @@ def patients(cases: Iterable[Case]) -> list[Any]:
 
 
 def without_labels(cases: Iterable[Case]) -> list[Case]:
-    """The cases with their images alone."""
+    """The cases without their labels."""
     return [{key: value for key, value in case.items() if key != "label"} for case in cases]
 
 
 def check_class_names(names: Any, key: str = "class_names") -> None:
-    """Check that classes can be told apart by their names.
+    """Check that classes have different names.
 
     Args:
         names: of the foreground classes.
-        key: where they are from, for messages.
+        key: of the config or the data list, for messages.
 
     Raises:
-        DataError: they are no list of different names.
+        DataError: the names are not a list of different texts.
     """
     if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) and n.strip() for n in names) or not names:
         raise DataError(f"{key}: {names} are no names; give each class a name, a text that is not empty.")

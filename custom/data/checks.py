@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of a data set, found before the first iteration and named all at once."""
+"""Checks of a data set before the first iteration, which report all problems together."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = [
     "without_faults",
 ]
 
-MAY_BE_EMPTY = ("validation", "test")  # what a scored case truly lacks is scored, too
+MAY_BE_EMPTY = ("validation", "test")  # a case without foreground is scored as well
 MOST_LINES = 20
 
 
@@ -54,14 +54,14 @@ MOST_LINES = 20
 
 
 def check_folder(path: str | os.PathLike, key: str = "dataset_dir") -> None:
-    """Check that a folder is there and holds something.
+    """Check that a folder exists and is not empty.
 
     Args:
         path: the folder.
-        key: the configuration key that names it, for the message.
+        key: of the config that gives the path, for the message.
 
     Raises:
-        DataError: when it is missing, no folder, or empty.
+        DataError: it is missing, not a folder, or empty.
     """
     folder = Path(path)
     if not folder.exists():
@@ -73,14 +73,14 @@ def check_folder(path: str | os.PathLike, key: str = "dataset_dir") -> None:
 
 
 def check_labeled_count(available: int, wanted: int) -> None:
-    """Check that there are as many labeled cases as were asked for.
+    """Check that there are enough labeled cases.
 
     Args:
         available: number of labeled cases (patients) in the data.
-        wanted: number asked for, at least 1.
+        wanted: number of cases to use, at least 1.
 
     Raises:
-        DataError: when there are fewer, or none was asked for.
+        DataError: there are fewer, or ``wanted`` is less than 1.
     """
     if wanted < 1:
         raise DataError(f"labeled_cases: {wanted} labeled cases were asked for; give --labeled_cases at least 1.")
@@ -101,17 +101,18 @@ def check_datalist(
 ) -> None:
     """Read every file of a data list once and report all problems together.
 
-    A file that was already checked in this process, and has not changed since, is not read again. Sections that are
-    absent or empty are fine, except an empty "training" or "pretraining".
+    Within a process, files are read again only if they have changed. Sections may be absent or empty, except for
+    "training" and "pretraining", which must not be empty.
 
     Args:
         sections: section name to cases, each with "image" and, where labeled, "label".
         num_classes: number of classes with the background, label values are 0 to num_classes - 1; needed only where
             sections are labeled.
-        labeled: sections whose cases need a label; in the others labels are not looked at.
+        labeled: sections whose cases need a label; labels of other sections are not checked.
         cine: sections whose images may be 4-D (X, Y, Z, time).
-        progress: show a progress bar on stderr when it takes longer than two seconds.
-        direction: (3,) in RAS along which slices are counted; stacks across it are a problem. None for any.
+        progress: whether to show a progress bar on stderr after two seconds.
+        direction: (3,) in RAS along which slices are counted; stacks perpendicular to it are a problem. None for any
+            direction.
 
     Raises:
         DataError: with a line for each problem, 20 at most, then their number.
@@ -145,7 +146,7 @@ def check_datalist(
 
 
 def _checked(check: Callable[[Any], list[str]], cases: Sequence[Any], progress: bool = True) -> list[list[str]]:
-    """The problems of each case, by several threads, with a bar when it takes longer than two seconds."""
+    """Check cases in several threads, with a progress bar after two seconds; the problems of each case."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = pool.map(check, cases)
         return list(tqdm(found, total=len(cases), desc="checking the data", delay=2, disable=not progress))
@@ -164,7 +165,7 @@ def check_training(
 
     Args:
         sections: "training" and "unlabeled" cases.
-        validation: cases to choose the network by, maybe none.
+        validation: cases for choosing the network, maybe none.
         class_names: without the background.
         label_values: of the classes in the files; None for 1, 2, ...
         direction: (3,) in RAS along which slices are counted.
@@ -181,11 +182,11 @@ def check_training(
 def check_pretraining(
     cases: list[dict[str, Any]], validation: list[dict[str, Any]], direction: Sequence[float] | None
 ) -> None:
-    """Check the images of a pre-training; labels are not looked at.
+    """Check the images of a pre-training, without labels.
 
     Args:
-        cases: to train on, at least one.
-        validation: to report on, maybe none.
+        cases: for training, at least one.
+        validation: for the report, maybe none.
         direction: (3,) in RAS along which slices are counted.
 
     Raises:
@@ -201,7 +202,7 @@ def check_scored(
     label_values: Sequence[int] | None,
     direction: Sequence[float] | None,
 ) -> None:
-    """Check the cases that are to be scored; the arguments are those of :func:`check_training`.
+    """Check the cases to score, with the arguments of :func:`check_training`.
 
     Raises:
         DataError: with a line for each problem.
@@ -211,14 +212,14 @@ def check_scored(
 
 
 def label_count(class_names: Sequence[str], label_values: Sequence[int] | None) -> int:
-    """How many values the labels of the files may have, 0 among them: any below 255 where some are chosen."""
+    """Number of allowed label values including 0; all values below 255 if some are chosen by ``label_values``."""
     return len(class_names) + 1 if label_values is None else 255
 
 
 def check_classes(
     cases: Sequence[dict[str, Any]], class_names: Sequence[str], label_values: Sequence[int] | None = None
 ) -> None:
-    """Check that each class is labeled in at least one case: what nobody shows cannot be learned.
+    """Check that each class is labeled in at least one case.
 
     Args:
         cases: labeled ones, with "label".
@@ -226,7 +227,7 @@ def check_classes(
         label_values: of the classes in the files; None for 1, 2, ...
 
     Raises:
-        DataError: naming the classes that no case has, or that their values are not as many.
+        DataError: no case has one of the classes, or the number of values is another one.
     """
     check_label_values(class_names, label_values)
     values = label_values or range(1, len(class_names) + 1)
@@ -240,14 +241,14 @@ def check_classes(
 
 
 def check_label_values(class_names: Sequence[str], label_values: Sequence[int] | None = None) -> None:
-    """Check that each class has its value.
+    """Check that there is one label value for each class.
 
     Args:
         class_names: without the background.
         label_values: of the classes in the files; None for 1, 2, ...
 
     Raises:
-        DataError: they are not as many.
+        DataError: the numbers differ.
     """
     if label_values is not None and len(label_values) != len(class_names):
         raise DataError(f"label_values: {len(label_values)} values for {len(class_names)} classes; give one for each.")
@@ -259,7 +260,7 @@ def check_label_values(class_names: Sequence[str], label_values: Sequence[int] |
 def check_case(
     entry: dict[str, Any], num_classes: int, labeled: bool = True, cine: bool = False, empty: bool = False
 ) -> list[str]:
-    """Check the image of a case and, where it is to be labeled, its label and whether the two belong together.
+    """Check the image of a case and, if it needs one, the label and whether both are on the same grid.
 
     Args:
         entry: the case.
@@ -269,7 +270,7 @@ def check_case(
         empty: whether the label may have no foreground.
 
     Returns:
-        One sentence a problem; empty when all is well.
+        One sentence for each problem.
     """
     if not entry.get("image"):
         return [f'the entry {entry} has no "image"; give the path of a NIfTI file, or of the folder of a DICOM series.']
@@ -291,7 +292,7 @@ def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
         cine: whether the image may be 4-D.
 
     Returns:
-        One sentence a problem.
+        One sentence for each problem.
     """
     facts = file_facts(path)
     if facts.unreadable:
@@ -308,14 +309,14 @@ def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
 
 
 def check_direction(image: Any, direction: Sequence[float] | None) -> list[str]:
-    """Check that the slices of an image follow each other along a direction.
+    """Check that the slices of an image are stacked along a direction.
 
     Args:
         image: file or series.
         direction: (3,) in RAS; None for any.
 
     Returns:
-        One sentence where they lie along it; nothing where the file cannot be read as a volume.
+        One sentence if the slices lie along the direction; nothing if the file cannot be read as a volume.
     """
     facts = file_facts(image) if direction is not None and isinstance(image, (str, os.PathLike)) else Facts("none")
     if facts.unreadable or len(facts.shape) < 3:
@@ -328,14 +329,14 @@ def check_direction(image: Any, direction: Sequence[float] | None) -> list[str]:
 
 
 def usable_images(cases: Sequence[dict[str, Any]], direction: Sequence[float] | None = None) -> list[dict[str, Any]]:
-    """The cases whose image can be used; a line says what is wrong with each other one.
+    """The cases whose image can be used; a message names the problem of each other case.
 
     Args:
         cases: with "case" and "image".
         direction: (3,) in RAS along which slices are counted, None for any.
 
     Raises:
-        DataError: there is none.
+        DataError: no image can be used.
     """
     usable = without_faults(cases, direction)
     if not usable:
@@ -345,7 +346,7 @@ def usable_images(cases: Sequence[dict[str, Any]], direction: Sequence[float] | 
 
 
 def without_faults(cases: Sequence[dict[str, Any]], direction: Sequence[float] | None = None) -> list[dict[str, Any]]:
-    """The cases whose image can be used, maybe none; a line says what is wrong with each other one."""
+    """The cases whose image can be used, maybe none; a message names the problem of each other case."""
     for case in cases:
         know_case(case)
     problems = _checked(lambda case: [*check_image(case["image"]), *check_direction(case["image"], direction)], cases)
@@ -358,7 +359,7 @@ def without_faults(cases: Sequence[dict[str, Any]], direction: Sequence[float] |
 
 
 def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) -> list[str]:
-    """Check that a label map can be read, and holds some of the values 0 to num_classes - 1 and no other.
+    """Check that a label map can be read, and has only values from 0 to num_classes - 1.
 
     Args:
         path: NIfTI file, (X, Y, Z).
@@ -366,7 +367,7 @@ def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) 
         empty: whether it may have no foreground.
 
     Returns:
-        One sentence a problem.
+        One sentence for each problem.
     """
     facts = file_facts(path, label=True)
     if facts.unreadable:
@@ -397,7 +398,7 @@ def check_pair(image: str | os.PathLike, label: str | os.PathLike) -> list[str]:
         label: NIfTI file.
 
     Returns:
-        One sentence when shapes differ, or affines put a corner more than 0.001 mm apart; nothing when either file
+        One sentence if the shapes differ, or the positions of a corner by more than 0.001 mm; nothing if either file
         cannot be read as a volume.
     """
     a, b = file_facts(image), file_facts(label, label=True)

@@ -1,15 +1,15 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Cases in: the official ACDC or BTCV folder, or a JSON data list of one's own, as lists of file names.
+"""Lists of cases from an official download (ACDC, BTCV) or from a JSON data list of the user.
 
 A case is a dict with "image" and, where it is labeled, "label" (paths); "case" and "patient" name it, and "phase"
 is "ED" or "ES" in cardiac data. Sections are lists of cases:
 
     training     the labeled cases
     unlabeled    the other training cases, without their labels
-    pretraining  every training image, labeled or not; cine series where they are there
+    pretraining  all training images, labeled or not; whole cine series if there are any
     validation   chooses the network
-    test         scored once
+    test         scored at the end
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ __all__ = [
     "cases_to_segment",
     "class_names",
     "default_count",
+    "default_crop",
     "default_folder",
     "held_out",
     "images_in",
@@ -57,13 +58,13 @@ def split_folder(dataset_dir: str, default: str, *others: str) -> str:
     """The folder with the lists of a data set.
 
     Args:
-        dataset_dir: the data set; "" for none.
-        default: the folder of lists to take.
-        *others: to take, the first first, where the data set holds validation or test patients of them, and none of
-            those before; a line says so.
+        dataset_dir: folder of the data set; "" for none.
+        default: folder of lists that is preferred.
+        *others: further folders in order of preference. The first one is used of whose validation or test patients the
+            data set has any; a message says so if it is not the default.
 
     Returns:
-        The data set's own ``splits`` where it has one (as the phantom does), else one of the given folders.
+        The folder ``splits`` of the data set if it has one, as the phantom does, else one of the given folders.
     """
     if not dataset_dir:
         return default
@@ -84,7 +85,7 @@ def split_folder(dataset_dir: str, default: str, *others: str) -> str:
 
 
 def bundle_splits(dataset_dir: str, bundle_root: str, names: Sequence[str]) -> str:
-    """:func:`split_folder` of lists that a bundle brings, by their names in its ``splits``."""
+    """:func:`split_folder` for lists in the folder ``splits`` of a bundle, by their names."""
     return split_folder(dataset_dir, *(f"{bundle_root}/splits/{name}" for name in names))
 
 
@@ -98,23 +99,23 @@ def load_sections(
     """List the cases of every section.
 
     Args:
-        dataset_dir: the official ACDC training folder, with one folder a patient, or the official Synapse/BTCV
+        dataset_dir: the official ACDC training folder, with one folder for each patient, or the official Synapse/BTCV
             training folder, with "img" and "label".
-        split_dir: folder with ``train.txt``, ``val.txt``, ``test.txt``, a patient a line; the labeled patients are
-            those of ``labeled_<n>.txt`` where that file is there, else the first n of ``train.txt``.
-        labeled_cases: how many patients of the training list have labels, or their names; None for all.
+        split_dir: folder with ``train.txt``, ``val.txt`` and ``test.txt``, which list one patient on each line. The
+            labeled patients are those of ``labeled_<n>.txt`` if it exists, else the first n of ``train.txt``.
+        labeled_cases: number or names of the labeled patients of the training list; None for all.
         datalist: a JSON data list instead of a folder: "training" (image and label), "unlabeled" (images),
             "validation", "test"; relative paths are relative to the file.
-        header_spacing: (x, y, z) in mm, voxel sizes of all files that take the place of those in their headers; a case
-            of a data list may have its own "header_spacing".
+        header_spacing: (x, y, z) in mm, voxel sizes that replace those of the headers of all files; a case of a data
+            list may have a "header_spacing" that takes precedence.
 
     Returns:
-        Section name to cases, in the order of the lists. Validation or test is empty, and a line says so, where the
-        folder holds none of its patients.
+        Section name to cases, in the order of the lists. Validation or test is empty if the folder has none of its
+        patients, and a message says so.
 
     Raises:
-        DataError: a folder or file is missing, there are fewer labeled cases than asked for, a case is listed twice
-            or on both sides of a split.
+        DataError: a folder or file is missing, there are fewer than ``labeled_cases``, a case is listed twice, or
+            in several parts of a split.
     """
     if datalist:
         training, held_out_cases, images = _from_json(Path(datalist))
@@ -147,7 +148,7 @@ def load_sections(
 
 
 def with_spacing(cases: list[Case], header_spacing: Sequence[float] | None) -> list[Case]:
-    """The cases, those without voxel sizes of their own with these; their files are known as theirs from now on."""
+    """Add voxel sizes to the cases without any, and register the files of all cases with the reader of volumes."""
     spacing = checked_spacing(header_spacing, "header_spacing")
     cases = [{"header_spacing": spacing, **case} for case in cases] if spacing else cases
     for case in cases:
@@ -213,11 +214,11 @@ def with_labels(cases: Sequence[Case], labeled: Sequence[Case]) -> list[Case]:
     """The same cases with their true labels, for a report.
 
     Args:
-        cases: in their order, with labels or without.
-        labeled: among which they are.
+        cases: with or without labels.
+        labeled: cases with labels, which include them.
 
     Raises:
-        DataError: one of them has none.
+        DataError: a case has no label.
     """
     labels = {case["image"]: case["label"] for case in labeled}
     if missing := [case["case"] for case in cases if case["image"] not in labels]:
@@ -226,12 +227,12 @@ def with_labels(cases: Sequence[Case], labeled: Sequence[Case]) -> list[Case]:
 
 
 def default_folder(phantom: str, bundle_root: str, *given: Any) -> str:
-    """The folder of the data where the user names none: the embedded phantom, written at the first call.
+    """Folder of the embedded phantom, for a user who gives no data; it is written at the first call.
 
     Args:
         phantom: "cardiac" or "abdominal".
-        bundle_root: the bundle's folder, in which it is kept.
-        *given: what stands in for a folder, such as a data list or images; with any of them there is no phantom.
+        bundle_root: folder of the bundle, in which the phantom is stored.
+        *given: other sources of data, such as a data list or images; with any of them no phantom is used.
 
     Returns:
         The folder, or an empty string.
@@ -242,28 +243,36 @@ def default_folder(phantom: str, bundle_root: str, *given: Any) -> str:
 
 
 def default_count(count: int, datalist: str | None) -> int | None:
-    """How many cases are labeled where the user does not say: ``count``, or all of a data list (None)."""
+    """Default number of labeled cases: ``count``, or None, which means all, for a data list."""
     return None if datalist else count
 
 
+def default_crop(crop_size: Sequence[int] | None, datalist: str | None) -> Sequence[int] | None:
+    """Default of ``crop_size``: that of the bundle's data set, or None, which means whole slices, for a data list.
+
+    A crop suits organs that lie together. Those of a data list may lie anywhere.
+    """
+    return None if datalist else crop_size
+
+
 def named_class(name: str, class_names: Sequence[str]) -> str | None:
-    """``name`` where it is one of the classes, else None."""
+    """``name`` if it is one of the classes, else None."""
     return name if name in class_names else None
 
 
 def phase_of(sections: Mapping[str, Sequence[Case]], datalist: str | None, value: str) -> str | None:
-    """``value`` where the cases of a folder have phases, as those of ACDC do; else None.
+    """``value`` if the cases of a folder have phases, as those of ACDC, else None.
 
-    A data list may have phases that mean something else: they are used where the user says so.
+    Phases of a data list may have another meaning, so they are used only if the user sets the key.
     """
     return value if not datalist and "phase" in sections["training"][0] else None
 
 
 def held_out(sections: dict[str, list[Case]]) -> str:
-    """The section that is scored: "test" where the data hold test cases, else "validation", and a line says which.
+    """Name of the section to score: "test" if it has cases, else "validation"; a message says which.
 
     Raises:
-        DataError: when there is neither.
+        DataError: both are empty.
     """
     for section in ("test", "validation"):
         if sections[section]:
@@ -283,17 +292,15 @@ def cases_to_segment(
     direction: Sequence[float] | None = None,
     header_spacing: Sequence[float] | None = None,
 ) -> list[Case]:
-    """Images for inference: the usable ones of ``images`` where it is given, else the held-out cases of the data.
-
-    Labels are left away.
+    """Cases for inference without labels: usable ``images`` if they are given, else the held-out cases.
 
     Args:
         dataset_dir, split_dir, datalist, header_spacing: see :func:`load_sections`.
         images: see :func:`~custom.data.image_folder.images_in`.
-        direction: (3,) in RAS along which slices are counted; stacks across it cannot be used.
+        direction: (3,) in RAS along which slices are counted; stacks perpendicular to it cannot be used.
 
     Raises:
-        DataError: when there are none, or two would be written to one file.
+        DataError: there are none, or two would be written to the same file.
     """
     if images is not None:
         cases = usable_images(with_spacing(images_in(images), header_spacing), direction)
@@ -312,14 +319,14 @@ def cases_to_annotate(
     direction: Sequence[float] | None = None,
     header_spacing: Sequence[float] | None = None,
 ) -> list[Case]:
-    """Images without labels: the usable ones of ``images`` where it is given, else the unlabeled training cases.
+    """Cases without labels: usable ``images`` if they are given, else the unlabeled training cases.
 
     Args:
         dataset_dir, split_dir, labeled_cases, datalist, header_spacing: see :func:`load_sections`.
         images, direction: see :func:`cases_to_segment`.
 
     Raises:
-        DataError: there are none, two would be written to one file, or what :func:`load_sections` finds.
+        DataError: there are none, two would be written to the same file, or :func:`load_sections` fails.
     """
     if images is not None:
         return _with_names_of_their_own(usable_images(with_spacing(images_in(images), header_spacing), direction))
@@ -333,7 +340,7 @@ def cases_to_annotate(
 
 
 def _with_names_of_their_own(cases: list[Case]) -> list[Case]:
-    """The cases, none of whose segmentations would overwrite another's: their ids differ, in small letters, too."""
+    """Check that no segmentation would overwrite another: ids must differ, also if case is ignored."""
     counts = Counter(case_id(case).casefold() for case in cases)
     if twice := sorted({Path(c["image"]).name for c in cases if counts[case_id(c).casefold()] > 1}):
         raise DataError(

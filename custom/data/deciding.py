@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""From what a network says to a segmentation in the voxels of the file, in bounded memory."""
+"""Segmentation in the voxels of the file from the output of a network, in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,21 +19,19 @@ __all__ = ["DecideSlicesd"]
 
 
 class DecideSlicesd(MapTransform):
-    """The class of each voxel of the file: probabilities, MONAI's ``Invertd``, and the largest one, slab by slab.
+    """Most probable class of each voxel of the file: probabilities, MONAI's ``Invertd`` and argmax, slab by slab.
 
-    The result is that of these three over the whole volume, which would keep several copies of all classes'
-    probabilities in the voxels of the file: 6 GB each for 512 x 512 x 400 voxels and 14 classes. The preprocessing
-    leaves slices apart, so a slab of them is inverted by itself; its orientation is undone at the end, on the classes.
-    Where it does not, since it resamples across slices or the axes of the file are not perpendicular, the volume is
-    one slab.
+    The result equals that of these three steps on the whole volume, which would need several copies of all
+    probabilities in the voxels of the file, 6 GB each for 512 x 512 x 400 voxels and 14 classes. If the preprocessing
+    keeps slices apart, slabs of slices are inverted separately, and the orientation is inverted at the end, on the
+    classes. If it resamples across slices or the axes of the file are not perpendicular, the volume is a single slab.
 
     Args:
-        keys: of what the network gives, (C, H, W, S), which the classes (1, X, Y, Z) replace; uint8, or int32 for more
-            than 256 classes.
-        transform: the preprocessing of the image; up to its :class:`OrientSlicesd` it is inverted at the end.
-        probabilities: transform of the data that makes probabilities of what the network gives, such as MONAI's
-            ``Activationsd``.
-        maps: keys of further maps (1, H, W, S) that ``probabilities`` makes; they are inverted, too, float32.
+        keys: of the output of the network, (C, H, W, S), which is replaced by the classes (1, X, Y, Z), uint8, or int32
+            for more than 256 classes.
+        transform: preprocessing of the image; the part up to :class:`OrientSlicesd` is inverted at the end.
+        probabilities: transform that converts the output of the network to probabilities, such as ``Activationsd``.
+        maps: keys of further maps (1, H, W, S) of ``probabilities``, which are inverted as well, as float32.
         orig_key: of the preprocessed image, (c, H, W, S).
     """
 
@@ -76,7 +74,7 @@ class DecideSlicesd(MapTransform):
     def _decided(
         self, given: Mapping[Hashable, torch.Tensor], image: MetaTensor, slab: slice
     ) -> dict[Hashable, torch.Tensor]:
-        """Classes and maps of some slices, oriented as the network saw them."""
+        """Classes and maps of some slices, in the orientation of the network."""
         part = self.probabilities({key: cut(volume, slab) for key, volume in given.items()})
         part = self.in_plane({**part, self.orig_key: image})
         dtypes = {key: _dtype(len(part[key])) for key in self.keys}
@@ -85,7 +83,7 @@ class DecideSlicesd(MapTransform):
 
 
 def _voxels(image: MetaTensor, given: Iterable[torch.Tensor]) -> int:
-    """How many voxels all classes have, as the network sees them or in the file, whichever are more."""
+    """Number of values of all classes in the voxels of the network or of the file, whichever is larger."""
     sizes = [image.shape[1:], *(step[TraceKeys.ORIG_SIZE] for step in image.applied_operations)]
     return sum(map(len, given)) * max(math.prod(int(n) for n in size) for size in sizes)
 

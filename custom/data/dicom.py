@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""DICOM: a folder with one series stands for a NIfTI file."""
+"""DICOM series as folders, which can be used instead of NIfTI files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from custom.data.itk_files import files_of
 
 __all__ = ["dicom_files", "file_states", "is_dicom", "is_series"]
 
-INDEX = "DICOMDIR"  # of a disc; it has the mark, but holds no image
+INDEX = "DICOMDIR"  # index of a disc, which is in the DICOM format but is not an image
 
 
 def is_dicom(file: str | os.PathLike) -> bool:
-    """Whether a file has DICOM's mark, "DICM" after 128 bytes of anything."""
+    """Whether a file is DICOM, which has "DICM" after the first 128 bytes."""
     with open(file, "rb") as content:
         return content.read(132)[128:] == b"DICM"
 
 
 def dicom_files(folder: str | os.PathLike) -> list[Path]:
-    """The DICOM images right in a folder, by name."""
+    """The DICOM images of a folder, without those of its subfolders, sorted by name."""
     files = (f for f in sorted(Path(folder).iterdir()) if f.is_file() and f.name.upper() != INDEX)
     return [f for f in files if is_dicom(f)]
 
@@ -32,10 +32,10 @@ def is_series(path: str | os.PathLike) -> bool:
 
 
 def file_states(path: str | os.PathLike) -> list[tuple[str, int, int]]:
-    """By which a change of an image is noticed: path, size in bytes and time in ns of its file, or of each of several.
+    """Path, size in bytes and modification time in ns of the files of an image, for noticing changes.
 
     Raises:
-        OSError: there is no such file or folder.
+        OSError: the file or folder does not exist.
     """
     files = dicom_files(path) if os.path.isdir(path) else files_of(path)
     return [(os.path.realpath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]

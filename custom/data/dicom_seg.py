@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentations of DICOM series as DICOM-SEG, for an archive (PACS) that takes no NIfTI."""
+"""Segmentations of DICOM series as DICOM-SEG, for archives (PACS) that do not accept NIfTI."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ from custom.utils.errors import SettingError
 from custom.utils.files import replacing
 
 highdicom, installed = optional_import("highdicom")
-pydicom, _ = optional_import("pydicom")  # which comes with it
+pydicom, _ = optional_import("pydicom")  # a dependency of highdicom
 
 __all__ = ["SaveDicomSegd", "check_series"]
 
 
 class SaveDicomSegd(MapTransform):
-    """Write label maps of DICOM series as DICOM-SEG: a binary segment a class, in the study and the geometry of the
-    series, with the class's name as its label. All are coded as organs: a data list names classes, it has no codes.
+    """Write label maps of DICOM series as DICOM-SEG, with a binary segment for each class.
+
+    The segments are in the study and the geometry of the series, and have the names of the classes as labels. All are
+    coded as organs, since a data list has names of classes but no codes.
 
     Args:
         keys: label maps, (1, X, Y, Z), in the geometry of their series.
         output_dir: for the files, ``<case>_seg.dcm``.
         class_names: of the labels 1, 2, ...
-        model: what made them, for the files' headers.
+        model: name of the model, for the headers.
 
     Raises:
         SettingError: highdicom is not installed.
-        DataError: when called, for a series that lacks what DICOM-SEG asks for; see also :func:`check_series`.
+        DataError: when it is called, if a series lacks attributes that DICOM-SEG needs; see :func:`check_series`.
     """
 
     def __init__(self, keys: KeysCollection, output_dir: str, class_names: Sequence[str], model: str) -> None:
@@ -116,7 +118,7 @@ def check_series(cases: Sequence[Mapping[str, Any]]) -> None:
         cases: with "image".
 
     Raises:
-        DataError: an image is no folder of a DICOM series.
+        DataError: an image is not the folder of a DICOM series.
     """
     if others := [case["image"] for case in cases if not is_series(case["image"])]:
         raise DataError(

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""A DICOM series as a volume: read by ITK, after its headers were found to describe one straight stack of slices."""
+"""Reading of a DICOM series with ITK, after checking that its headers describe one straight stack of slices."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TAGS = {
     "rescale intercept": "0028|1052",
     "modality": "0008|0060",
 }
-SAME = ("rows", "columns", "samples per pixel", "photometric interpretation", "modality")  # in all slices
+SAME = ("rows", "columns", "samples per pixel", "photometric interpretation", "modality")  # in each slice
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Series:
     Args:
         shape: (X, Y, Z).
         affine: (4, 4) float64, voxel to RAS in mm.
-        values: reads the intensities, (X, Y, Z) float32; each slice with its own slope and intercept.
+        values: function that reads the intensities, (X, Y, Z) float32, with the slope and intercept of each slice.
     """
 
     shape: tuple[int, ...]
@@ -51,11 +51,11 @@ def read_series(folder: str, spacing: Sequence[float] | None = None) -> Series:
     """Open the series of a folder.
 
     Args:
-        folder: with the images of one series, and none of another.
-        spacing: voxel sizes in mm to be taken instead of the headers', or None.
+        folder: with the images of a single series.
+        spacing: voxel sizes in mm that replace those of the headers, or None.
 
     Raises:
-        VolumeFileError: there is none, or it is no straight stack of gray slices; the message says which of these.
+        VolumeFileError: there is no series, or it is not a straight stack of gray slices.
     """
     try:
         files = dicom_files(folder)
@@ -119,7 +119,7 @@ def _one_series(folder: str, itk) -> list[str]:
 
 
 def _tags(file: str, itk) -> dict[str, str]:
-    """What the header of an image says, by the names in ``TAGS``; "" where it says nothing."""
+    """Values of the tags in ``TAGS`` in the header of an image, "" for missing ones."""
     reader = itk.GDCMImageIO.New()
     reader.SetFileName(file)
     reader.ReadImageInformation()
@@ -128,7 +128,7 @@ def _tags(file: str, itk) -> dict[str, str]:
 
 
 def _numbers(text: str) -> list[float]:
-    """The numbers of a header's entry; none where one of them is none."""
+    """The numbers of a tag; none if one of them is not a number."""
     try:
         numbers = [float(part) for part in text.split("\\")]
     except ValueError:
@@ -137,7 +137,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _check_slices(folder: str, slices: Sequence[dict[str, str]], spacing_given: bool) -> None:
-    """Check that each slice is a gray image with a place, and that all are of one kind."""
+    """Check that each slice is a gray image with a position, and that all slices are of the same kind."""
     for tags in slices:
         if tags["frames"] not in ("", "1"):
             raise VolumeFileError(
@@ -176,7 +176,7 @@ def _check_slices(folder: str, slices: Sequence[dict[str, str]], spacing_given: 
 
 
 def _check_stack(folder: str, slices: Sequence[dict[str, str]]) -> None:
-    """Check that the slices follow each other at even distances, straight above each other."""
+    """Check that the slices are equidistant and not shifted against each other."""
     row, column = np.reshape(_numbers(slices[0]["orientation"]), (2, 3))
     if not np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=1e-2):
         raise VolumeFileError(f"{folder} has rows and columns that are not perpendicular; export it again.")

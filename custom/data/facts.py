@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the checks need to know of a file, read once."""
+"""Facts about files for the checks, which are read only once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Facts", "file_facts"]
 
 @dataclass(frozen=True)
 class Facts:
-    """What the checks need to know of a file, so that its voxels can be forgotten."""
+    """Facts about a file, for which its voxels need not be kept."""
 
     unreadable: str = ""
     shape: tuple[int, ...] = ()
@@ -33,14 +33,14 @@ def file_facts(path: str | os.PathLike, label: bool = False) -> Facts:
         return Facts(f"one file name is expected, found {path!r}; merge the files into one.")
     try:
         states = tuple(file_states(path))
-    except (OSError, ValueError):  # reading says why
+    except (OSError, ValueError):  # opening the file raises the reason
         states = ()
     return _read(os.fspath(path), label, states, assumed_spacing(path))
 
 
 @cache
 def _read(path: str, label: bool, states: tuple, spacing: tuple[float, ...] | None) -> Facts:
-    """Read a file or a series once; state and spacing are there to notice that they have changed."""
+    """Read a file or a series; the arguments state and spacing make the cache notice changes."""
     if label and os.path.isdir(path):
         return Facts(f"{path} is a folder; give a NIfTI file.")
     try:
@@ -59,8 +59,8 @@ def _read(path: str, label: bool, states: tuple, spacing: tuple[float, ...] | No
 
 
 def _range(frame: np.ndarray, slope: float, inter: float) -> tuple[float, float, int]:
-    """Least and largest value as float32, and the number of voxels that are not finite in it."""
-    low, high = float(frame.min()), float(frame.max())  # NaN and infinities show in these
+    """Smallest and largest value as float32, and the number of voxels that are not finite."""
+    low, high = float(frame.min()), float(frame.max())  # not finite if any voxel is not
     with np.errstate(over="ignore"):
         ends = np.float32([low * slope + inter, high * slope + inter])
         if np.isfinite(ends).all():

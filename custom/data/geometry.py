@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which way the slices of a volume go: slice axis, orientation, anatomical position."""
+"""Geometry of stacks of slices: slice axis, orientation, resampling, anatomical position."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ __all__ = [
 ]
 
 HEAD = (0.0, 0.0, 1.0)
-STRAIGHT = 1e-5  # cosine; a header's float32 numbers are below it
-SLAB = 2**22  # voxels that are inverted at once: about 200 MB with their coordinates
-AT_ONCE = 2**30 * 1.25  # bytes for resampling an image: by slabs it is rounded otherwise in the last digit of float32
+STRAIGHT = 1e-5  # cosine; rounding of the float32 numbers of a header stays below it
+SLAB = 2**22  # voxels that are inverted at once, about 200 MB with their coordinates
+AT_ONCE = 2**30 * 1.25  # bytes up to which an image is resampled at once, since slabs change the last digit of float32
 
 
 def slice_axis(affine: np.ndarray, shape: Sequence[int], direction: Sequence[float] = HEAD) -> int:
     """Find the axis along which the slices of a volume are stacked.
 
-    An axis of length 1 is one; else the thickest axis where it is at least 1.5 times the others (short-axis MR);
-    else, for nearly isotropic volumes, the axis that runs closest to ``direction``.
+    This is an axis of length 1, else the axis with the largest spacing if it is at least 1.5 times the others
+    (short-axis MR), else, for nearly isotropic volumes, the axis closest to ``direction``.
 
     Args:
         affine: (4, 4), voxel to RAS in mm.
@@ -63,13 +63,13 @@ def slice_axis(affine: np.ndarray, shape: Sequence[int], direction: Sequence[flo
 
 
 class OrientSlices(Orientation):
-    """MONAI's ``Orientation`` with the codes chosen per volume: slices last, ordered along one direction.
+    """MONAI's ``Orientation`` with codes for each volume: slices along the last axis, in the order of a direction.
 
-    The in-plane axes follow RAS. An oblique stack keeps its own slice axis, which a fixed code such as "RAS" would
-    not: the short axis of a heart may be nearest to any of the three.
+    The in-plane axes follow RAS. The slice axis of an oblique stack stays the last one, unlike with a fixed code such
+    as "RAS", since the short axis of a heart may be closest to any of the three axes.
 
     Args:
-        direction: (3,) vector in RAS along which slices are counted, e.g. base to apex or feet to head.
+        direction: (3,) vector in RAS along which slices are counted, such as base to apex or feet to head.
     """
 
     def __init__(self, direction: Sequence[float] = HEAD) -> None:
@@ -88,7 +88,7 @@ class OrientSlices(Orientation):
             shape: the three spatial sizes in voxels.
 
         Raises:
-            SettingError: when the slice normal is perpendicular to ``direction``, so that no order follows from it.
+            SettingError: the slice normal is perpendicular to ``direction``, which then gives no order.
         """
         affine = np.asarray(affine, dtype=float)
         axis = slice_axis(affine, shape, self.direction)
@@ -112,7 +112,7 @@ class OrientSlices(Orientation):
             raise SettingError(
                 f"{getattr(data_array, 'meta', {}).get('filename_or_obj', 'a volume')}: {error}"
             ) from error
-        # nothing is kept on self: volumes are read in several threads
+        # without state on self, because volumes are read in several threads
         change = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(codes))
         return orientation(data_array, affine, change, lazy=False, transform_info=self.get_transform_info())
 
@@ -143,31 +143,31 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
 
 
 class SpaceSlicesd(Spacingd):
-    """MONAI's ``Spacingd`` in the plane of the slices, in bounded memory, and shown its own keys alone.
+    """MONAI's ``Spacingd`` in the plane of the slices, in bounded memory and restricted to its keys.
 
-    Resampling takes about ten times the memory of what it makes, for float64 values and the coordinates of all voxels.
-    Where slices stay where they are, volumes that would take more than ``AT_ONCE`` are resampled by slabs of slices,
-    and so is the inverse of large ones, which takes any number of the slices. Where they do not, since ``pixdim`` has a
-    size for them or the axes of the volume are not perpendicular, it is done at once.
+    Resampling takes about ten times the memory of its result, for float64 values and the coordinates of all voxels. If
+    the slices are kept, volumes that would take more than ``AT_ONCE`` are resampled in slabs of slices, and so is the
+    inverse, which accepts any number of slices. If they are not kept, because ``pixdim`` has a size for them or the
+    axes of the volume are not perpendicular, the whole volume is resampled at once.
 
-    MONAI 1.5 and 1.6 take every other entry whose key begins with "image_" for metadata of "image" and update it,
-    which fails on the "image_path" that MONAI Label adds.
+    MONAI 1.5 and 1.6 treat other entries whose keys begin with "image_" as metadata of "image" and update them, which
+    fails for the "image_path" that MONAI Label adds.
 
     Args:
         keys: of volumes, (C, H, W, S).
-        pixdim: (height, width, -1), of a pixel in mm; the slices stay.
+        pixdim: (height, width, -1), pixel size in mm; the slices are kept.
         mode and others: those of ``Spacingd``.
     """
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
         volumes = {key: data[key] for key in self.key_iterator(data)}
-        # volumes of different numbers of slices are for MONAI to make alike
+        # MONAI handles volumes of different numbers of slices
         together = len({volume.shape[-1] for volume in volumes.values()}) == 1
         if lazy or self.lazy or not together:
             return {**data, **super().__call__(volumes, lazy)}
         resample = super().__call__
         size = sum(self._bytes(volume) for volume in volumes.values())
-        most = AT_ONCE if size <= AT_ONCE else AT_ONCE / 8  # once there are slabs, small ones cost nothing
+        most = AT_ONCE if size <= AT_ONCE else AT_ONCE / 8  # small slabs are as fast as large ones
         resampled = _by_slabs(volumes, size, most, lambda slab: resample(slab, False))
         for key, volume in resampled.items():
             if isinstance(volume, MetaTensor) and volume.applied_operations:
@@ -185,7 +185,7 @@ class SpaceSlicesd(Spacingd):
         return {**data, **inverted}
 
     def _restored(self, key: Hashable, slab: dict[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        """The inverse for any number of slices, where they stayed where they were."""
+        """Inverse for any number of slices, if the transform kept them."""
         step = slab[key].applied_operations[-1]
         source = torch.as_tensor(step[TraceKeys.EXTRA_INFO]["src_affine"])
         if _same_axis(source, slab[key].affine):
@@ -193,7 +193,7 @@ class SpaceSlicesd(Spacingd):
         return {key: self.spacing_transform.inverse(slab[key])}
 
     def _bytes(self, volume: torch.Tensor) -> float:
-        """What resampling takes: float64 values before and after, and three coordinates of each voxel after."""
+        """Memory of resampling: float64 values before and after, and three coordinates of each voxel after."""
         sizes = volume.pixdim[:2].tolist() if isinstance(volume, MetaTensor) else [1.0, 1.0]
         spacing = self.spacing_transform.pixdim[:2]
         finer = math.prod(old / new for old, new in zip(sizes, spacing, strict=False) if new > 0)
@@ -205,8 +205,8 @@ def slabs(count: int, size: float, most: float | None = None) -> list[slice]:
 
     Args:
         count: S, of the slices.
-        size: of all slices together, such as their voxels over all channels.
-        most: size of a run; ``SLAB`` unless given.
+        size: of all slices together, such as the number of voxels of all channels.
+        most: largest size of a run; ``SLAB`` by default.
     """
     step = max(1, int((SLAB if most is None else most) * count / max(size, 1)))
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
@@ -215,7 +215,7 @@ def slabs(count: int, size: float, most: float | None = None) -> list[slice]:
 def _by_slabs(
     volumes: dict[Hashable, torch.Tensor], size: float, most: float, change: Callable
 ) -> dict[Hashable, torch.Tensor]:
-    """What a change makes of volumes (C, H, W, S): slab by slab, where it leaves the slices apart."""
+    """Apply a transform to volumes (C, H, W, S), slab by slab if it keeps slices apart."""
     count = next(iter(volumes.values())).shape[-1] if volumes else 0
     made: dict[Hashable, torch.Tensor] = {}
     for slab in slabs(count, size, most):
@@ -234,7 +234,7 @@ def cut(volume: torch.Tensor, slab: slice) -> torch.Tensor:
 
 
 def join(made: dict[Hashable, torch.Tensor], part: Mapping[Hashable, torch.Tensor], slab: slice, count: int) -> None:
-    """Put some slices of volumes (C, H, W, n) where they belong in those of all slices, which the first one makes."""
+    """Copy slices of volumes (C, H, W, n) into the whole volumes, which the first call allocates."""
     for key, values in part.items():
         if key not in made:
             whole = torch.empty((*values.shape[:-1], count), dtype=values.dtype, device=values.device)
@@ -243,7 +243,7 @@ def join(made: dict[Hashable, torch.Tensor], part: Mapping[Hashable, torch.Tenso
 
 
 def keeps_slices(changed: torch.Tensor, volume: torch.Tensor) -> bool:
-    """Whether a change of a volume left its slices apart: as many, one upon the other as before."""
+    """Whether a transform kept the number and the positions of the slices of a volume."""
     if changed.shape[-1] != volume.shape[-1]:
         return False
     if not (isinstance(changed, MetaTensor) and isinstance(volume, MetaTensor)):
@@ -252,13 +252,13 @@ def keeps_slices(changed: torch.Tensor, volume: torch.Tensor) -> bool:
 
 
 def _same_axis(before: torch.Tensor, after: torch.Tensor) -> bool:
-    """Whether two affines (4, 4) have the same axis of slices, of the same step."""
+    """Whether two affines (4, 4) have the same slice axis and spacing."""
     before, after = (affine[:3, 2].to("cpu", torch.float64) for affine in (before, after))
     return bool((after - before).norm() <= STRAIGHT * before.norm())
 
 
 def like(values: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
-    """Values with the affine, the metadata and the applied operations of a volume, copied, where it has them."""
+    """Values with copies of the affine, the metadata and the applied operations of a volume, if it has them."""
     if not isinstance(volume, MetaTensor):
         return values
     operations = copy.deepcopy(volume.applied_operations)
@@ -266,13 +266,13 @@ def like(values: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
 
 
 def slice_positions(count: int, flipped: bool = False, reference: bool = False) -> torch.Tensor:
-    """Anatomical position of the slices of one oriented volume.
+    """Anatomical positions of the slices of an oriented volume.
 
     Args:
         count: number of slices, at least 2.
         flipped: whether orientation reversed the stored order.
-        reference: the definition of the paper's reference, (k + 1) / S in storage order, whatever its direction;
-            else k / (S - 1) in oriented order, 0 at the first end and 1 at the last.
+        reference: whether to use the definition of the paper's code, (k + 1) / S in storage order of any direction;
+            else k / (S - 1) in oriented order, from 0 to 1.
 
     Returns:
         (count,) positions in [0, 1], for the slices in oriented order.

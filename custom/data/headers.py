@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Headers that can be read and yet are hardly true: what is remarkable about them is said, once."""
+"""Messages about implausible headers, each once in a program."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from custom.utils.log import logger
 __all__ = ["tell_of_headers"]
 
 THINNEST_STACK = 20.0  # mm, from first slice to last
-SMALLEST_VIEW, LARGEST_VIEW = 20.0, 1000.0  # mm, of a slice's edge
+SMALLEST_VIEW, LARGEST_VIEW = 20.0, 1000.0  # mm, side of a slice
 TALLEST_STACK = 2500.0  # mm
-FLAT = 0.5  # a stack of so many slices for a pixel of its longer edge: made of thick ones
+FLAT = 0.5  # largest ratio of slices to pixels of the longer side in a stack of thick slices
 SHOWN = 5
 REMEDY = 'if that is not so, give the voxel size in mm, --header_spacing "[x,y,z]" or "header_spacing" in the data list'
 
@@ -27,7 +27,7 @@ _told: set[str] = set()
 
 
 def tell_of_headers(images: Sequence[str | os.PathLike]) -> None:
-    """Print what is remarkable about the headers of images, each thing once in a program.
+    """Log implausible properties of the headers of images, each once in a program.
 
     Args:
         images: files and series that can be read.
@@ -62,13 +62,13 @@ def _spacing(facts: Facts) -> np.ndarray:
 
 
 def _lost(facts: Facts) -> bool:
-    """Whether a stack that seems to be of thick slices has voxels of exactly one millimeter."""
+    """Whether a stack that seems to have thick slices has voxels of exactly 1 mm, so that the sizes were lost."""
     shape = facts.shape[:3]
     return len(shape) == 3 and bool(np.all(_spacing(facts) == 1)) and min(shape) < FLAT * max(shape)
 
 
 def _unlikely(facts: Facts) -> list[str]:
-    """What is unlikely about the size of a volume in mm."""
+    """Implausible properties of the size of a volume in mm."""
     if len(facts.shape) < 3:
         return []
     axis = slice_axis(facts.affine, facts.shape[:3])

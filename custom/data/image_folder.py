@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images to work on, from a folder, a pattern or one name; whatever else lies in the folder is named."""
+"""Lists of images from a folder, a pattern or a file name; other files in the folder are reported."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def images_in(pattern: str | int) -> list[dict[str, Any]]:
 
     A folder's are its NIfTI, NRRD and MetaImage files, and the DICOM series in it, however deep.
 
-    What is there is taken by its name, even if that could be a pattern. In a folder, segmentations beside their images
-    (X_seg or X_gt beside X) are left out, and so is what is no image; lines say so. A series deeper than in a folder
-    of its own is named after the folders on the way to it.
+    The name of an existing file or folder is not read as a pattern. Segmentations of images in the same folder (X_seg
+    or X_gt of X) and files that are not images are left out, and a message says so. A series in nested folders is named
+    after all of them.
 
     Raises:
-        DataError: when nothing matches.
+        DataError: nothing matches.
     """
     path = Path(str(pattern))
     if os.path.isdir(path):
@@ -72,7 +72,7 @@ def _case(file: Path, name: str | None = None) -> dict[str, Any]:
 
 
 def _matching(pattern: Path) -> list[Path]:
-    """What a pattern matches below its first folders that are there, whose names are no patterns."""
+    """Files that match a pattern; its first folders that exist are taken literally."""
     folder, parts = Path(pattern.anchor or "."), list(pattern.relative_to(pattern.anchor).parts)
     while len(parts) > 1 and (folder / parts[0]).is_dir():
         folder /= parts.pop(0)

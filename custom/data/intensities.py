@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""MONAI's clipping and normalizing, for images of which a percent or less is not background, too."""
+"""MONAI's clipping and normalization of intensities, extended to images that consist mostly of background."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 
 __all__ = ["ClipPercentilesd", "NormalizeContentd"]
 
-SPARSE = 0.98  # share of one value from which on the percentiles 1 and 99 may be that value
-SAMPLE = 100_000  # voxels that are looked at first
+SPARSE = 0.98  # fraction of voxels with the same value from which on the percentiles 1 and 99 may be that value
+SAMPLE = 100_000  # number of voxels of a first test
 
 
 def content(channel: Tensor) -> Tensor | None:
-    """The voxels of a sparse image that say something: its smallest box that holds all but the background.
+    """Voxels of the content of a sparse image: the smallest box around everything but the background.
 
-    Where even that box is nearly all background, all other voxels.
+    If that box is also mostly background, these are all voxels that are not background.
 
     Args:
         channel: (...) of any shape.
 
     Returns:
-        Their values; None where the image is not sparse, or constant.
+        Their values; None if the image is not sparse, or is constant.
     """
     background = channel.flatten()[:: max(1, channel.numel() // SAMPLE)].median()
     if not _share(channel, background) >= SPARSE:
@@ -52,10 +52,10 @@ class _ClipPercentiles(ClipIntensityPercentiles):
 
 
 class ClipPercentilesd(ClipIntensityPercentilesd):
-    """MONAI's ``ClipIntensityPercentilesd`` that leaves a sparse image its contrast.
+    """MONAI's ``ClipIntensityPercentilesd`` that keeps the contrast of sparse images.
 
-    Where 98 % of the voxels or more are background, both percentiles may be background, and clipping would make the
-    image constant. The percentiles are those of the part of it that holds everything else, then.
+    If at least 98 % of the voxels are background, both percentiles may be background, and clipping would make the image
+    constant. Then the percentiles are those of :func:`content`.
 
     Args:
         keys, lower, upper, channel_wise, allow_missing_keys: of MONAI's transform.
@@ -75,9 +75,9 @@ class _NormalizeContent(NormalizeIntensity):
 
 
 class NormalizeContentd(MonaiNormalizeIntensityd):
-    """MONAI's ``NormalizeIntensityd`` that takes mean and deviation of a sparse image from what is not background.
+    """MONAI's ``NormalizeIntensityd`` that uses mean and deviation of the content of sparse images.
 
-    A network sees a masked or widely padded image as it sees others, then.
+    So masked or widely padded images look like others to a network.
 
     Args:
         keys, channel_wise, allow_missing_keys: of MONAI's transform.

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random intensity augmentation of a whole batch, and CutMix between its slices.
 
-MONAI's random intensity transforms work on one sample at a time, and those of kornia expect intensities between 0 and
-1; slices here are z-scored or windowed. Each slice is standardized first, so that one set of ranges fits both.
+MONAI's random intensity transforms process one sample at a time, and those of kornia expect intensities between 0 and
+1, while slices here are z-scored or windowed. Each slice is standardized first, so that one set of ranges fits both.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ __all__ = ["IntensityAugment", "random_boxes"]
 
 
 class IntensityAugment:
-    """Change gamma, contrast, brightness, bias field, sharpness and noise, each with some probability.
+    """Random changes of gamma, contrast, brightness, bias field, sharpness and noise, each with a probability.
 
-    All ranges are in standard deviations of the slice or without a unit, and multiplied by ``strength``.
+    All ranges are in standard deviations of the slice or without unit, and are multiplied by ``strength``.
 
     Args:
-        strength: factor of all ranges; 0 leaves images as they are, 1 is for MR, about 0.3 for CT, whose intensities
-            have a unit.
+        strength: factor of all ranges; 0 leaves images as they are, 1 suits MR, about 0.3 CT, whose intensities are
+            calibrated.
         probability: of each of gamma, contrast, brightness and bias field.
         gamma: the exponent lies in exp(-gamma) to exp(gamma).
-        contrast: the factor lies in 1 - contrast to 1 + contrast, and is 0.1 at least.
+        contrast: the factor lies in 1 - contrast to 1 + contrast, and is at least 0.1.
         brightness: the shift lies in -brightness to brightness, in standard deviations.
-        bias_field: standard deviation of the logarithm of a smooth local contrast.
+        bias_field: standard deviation of the logarithm of a smooth local factor.
         noise: largest standard deviation of Gaussian noise, in standard deviations of the slice.
-        noise_probability: of noise.
-        blur_probability: of half the resolution.
+        noise_probability: probability of noise.
+        blur_probability: probability of halving the resolution.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class IntensityAugment:
 
         Returns:
             "gamma" exponent, "contrast" factor, "brightness" shift and "blur" (0 or 1), (n, 1, 1, 1) each; "bias"
-            (n, 1, 4, 4), a logarithm on knots; "noise" (n, 1, height, width). What was not drawn is neutral.
+            (n, 1, 4, 4), a logarithm on knots; "noise" (n, 1, height, width). Changes that were not drawn are neutral.
         """
         strength = self.strength * factor
 
@@ -91,7 +91,7 @@ class IntensityAugment:
     def apply(
         images: Tensor, gamma: Tensor, contrast: Tensor, brightness: Tensor, bias: Tensor, blur: Tensor, noise: Tensor
     ) -> Tensor:
-        """Augment images (n, 1, H, W) with what :meth:`draw` returned, on their device; the result has their shape."""
+        """Augment images (n, 1, H, W) with the numbers of :meth:`draw`, on their device."""
         size = images.shape[2:]
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
         deviation = images.std(dim=(1, 2, 3), keepdim=True) + 1e-5
@@ -115,7 +115,7 @@ def random_boxes(
     area: tuple[float, float] = (0.02, 0.4),
     aspect: float = 0.3,
 ) -> Tensor:
-    """Boxes of CutMix: where a slice shows another one.
+    """Random boxes of CutMix, within which a slice shows another one.
 
     Args:
         n: number of slices.
@@ -123,8 +123,8 @@ def random_boxes(
         width: of the slices in pixels.
         generator: of random numbers, on the CPU.
         probability: that a slice has a box.
-        area: range of a box's share of the slice.
-        aspect: least ratio of the shorter to the longer side.
+        area: range of the fraction of the slice that a box covers.
+        aspect: smallest ratio of the shorter to the longer side.
 
     Returns:
         bool (n, 1, height, width).

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""A data list: JSON with the cases of each section, as a user writes it."""
+"""Data lists: JSON files of users with the cases of each section."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def class_names(datalist: str | None, default: Sequence[str]) -> list[str]:
         default: the names without a data list.
 
     Raises:
-        DataError: when the data list has no "labels", or they are not 0, 1, 2, ...
+        DataError: the data list has no "labels", or they are not 0, 1, 2, ...
     """
     if not datalist:
         return list(default)
@@ -43,7 +43,7 @@ def class_names(datalist: str | None, default: Sequence[str]) -> list[str]:
 
 
 def _entry(file: Path, where: str, entry: Any) -> dict[str, Any]:
-    """A case of a data list, with absolute paths, "case" and "patient"; what is null or nested is left away."""
+    """A case of a data list, with absolute paths, "case" and "patient", and without null and nested values."""
     entry = {"image": entry} if isinstance(entry, str) else entry
     where = f"datalist: {file}: {where}"
     if not isinstance(entry, dict):
@@ -68,10 +68,10 @@ def _entry(file: Path, where: str, entry: Any) -> dict[str, Any]:
 
 
 def checked_spacing(spacing: Any, key: str) -> list[float] | None:
-    """Voxel sizes that take the place of those in headers, as they are; None for none.
+    """Check voxel sizes that replace those of headers; None for none.
 
     Raises:
-        DataError: they are not three numbers of mm above 0.
+        DataError: they are not three positive numbers.
     """
     if spacing is None:
         return None
@@ -102,7 +102,7 @@ def read_sections(file: Path) -> dict[str, list[dict[str, Any]]]:
     """The cases of every section of a data list.
 
     Raises:
-        DataError: naming the file, the section and the entry that is wrong.
+        DataError: an entry is not valid; the message names the file and the section.
     """
     content = _read_list(file)
     sections = {}

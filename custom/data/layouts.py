@@ -1,8 +1,8 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Layouts of data sets as they are downloaded: where the images and labels of a patient lie.
+"""Layouts of official downloads: paths of the images and labels of each patient.
 
-A further one is a :class:`Layout` here, and a line in :func:`layout_of`.
+To add one, define a :class:`Layout` and add it to :func:`layout_of`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ __all__ = ["Layout", "layout_of"]
 
 
 class Layout(NamedTuple):
-    """Where an official download keeps the cases of a patient.
+    """Layout of the files of an official download.
 
     Args:
-        there: whether a folder holds a patient.
-        what: the folder holds, for messages.
-        cases: of a patient, with labels.
-        images: of a patient, for pre-training.
+        there: function that tells whether a folder holds a patient.
+        what: content of the folder, for messages.
+        cases: function that lists the labeled cases of a patient.
+        images: function that lists the images of a patient for pre-training.
     """
 
     there: Callable[[Path, str], bool]
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
 
 
 def _acdc_frames(root: Path, patient: str) -> list[Case]:
-    """End-diastole and end-systole of one patient."""
+    """Cases of one patient at end-diastole and end-systole."""
     folder = root / patient
     info = folder / "Info.cfg"
     if not info.is_file():
@@ -51,7 +51,7 @@ def _acdc_frames(root: Path, patient: str) -> list[Case]:
 
 
 def _acdc_images(root: Path, patient: str) -> list[Case]:
-    """Every frame of one patient: the 4-D cine file, which holds ED and ES too, or else those two."""
+    """Images of one patient with all frames: the 4-D cine file, or else the frames at ED and ES."""
     folder = root / patient
     cine = folder / f"{folder.name}_4d.nii.gz"
     if cine.is_file():

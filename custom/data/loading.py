@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Volumes into a preprocessing: MONAI's ``LoadImaged`` with the project's one reader."""
+"""Transform that reads volumes, as MONAI's ``LoadImaged`` with the reader of this project."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["LoadVolumed"]
 
 
 class LoadVolumed(LoadImaged):
-    """Read images and label maps, channel first, as :func:`~custom.data.volume_file.open_volume` sees them.
+    """Read images and label maps, channel first, with :func:`~custom.data.volume_file.open_volume`.
 
-    A label has the affine of its image where it lies on it. An entry "header_spacing" of a case replaces the voxel
-    sizes in the headers of its files.
+    A label on the grid of its image has the affine of the image. The entry "header_spacing" of a case replaces the
+    voxel sizes in the headers of its files.
 
     Args:
         keys: of file names, or of lists of them, which become the channels of one volume.
-        labels: those of the keys that hold classes; their values are integers.
+        labels: keys of label maps, whose values are integers.
         allow_missing_keys: whether cases may lack them.
     """
 

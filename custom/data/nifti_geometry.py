@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the voxels of a NIfTI file lie, of the three places in its header that say so and may contradict each other."""
+"""Geometry of a NIfTI file, from the three descriptions in its header, which may contradict each other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "with_sizes",
 ]
 
-MILLIMETERS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # of the header's unit of length: unknown, m, mm, micron
+MILLIMETERS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # mm in the unit of length of the header: unknown, m, mm, micron
 UNIT_NAMES = {1: "meters", 3: "microns"}
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to the axes of DICOM and ITK, and back
 SIZE_TOLERANCE = 0.01  # relative
@@ -34,17 +34,17 @@ REMEDY = 'mend the header, or say the voxel size with --header_spacing "[x,y,z]"
 
 
 class VolumeFileError(UserError, ValueError):
-    """A file cannot be used as a volume; the message names it, what was found and what to do."""
+    """A file cannot be used as a volume; the message names it, the problem and the remedy."""
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where voxels lie.
+    """Geometry of a volume.
 
     Args:
         affine: (4, 4) float64, voxel to RAS in mm.
-        forms: all affines that the header holds, each of which another program may take.
-        notes: what is remarkable about the header, a sentence each.
+        forms: all affines of the header, since other programs may use another one.
+        notes: remarks about the header, one sentence each.
     """
 
     affine: np.ndarray
@@ -53,20 +53,20 @@ class Geometry:
 
 
 def nifti_geometry(header: nib.Nifti1Header, path: str, spacing: Sequence[float] | None = None) -> Geometry:
-    """Decide where the voxels of a NIfTI file lie.
+    """Determine the affine of a NIfTI file.
 
-    The sform counts where it is set, else the qform, else the voxel sizes (pixdim) alone. Sizes of exactly
-    1 x 1 x 1, what a header has that nobody filled in, give way to others. Where sform and qform have other sizes,
-    an sform in the coordinates of a template or of another scan gives way to a qform in those of the scanner.
+    The sform is used if it is set, else the qform, else the voxel sizes (pixdim). Sizes of exactly 1 x 1 x 1, the
+    defaults of a header, are ignored if there are others. If the sizes of sform and qform differ, a qform in the
+    coordinates of the scanner is preferred to an sform in those of a template or another scan.
 
     Args:
         header: of the file.
         path: for messages.
-        spacing: voxel sizes in mm to be taken instead of the header's, or None.
+        spacing: voxel sizes in mm that replace those of the header, or None.
 
     Raises:
-        VolumeFileError: the header contradicts itself, and it cannot be told which part is right; or it gives voxels
-            no size, is sheared, or has a unit that is none of length.
+        VolumeFileError: the header contradicts itself and neither part can be preferred, voxels have no size, axes are
+            sheared, or the unit is not one of length.
     """
     header = header.copy()
     if header["pixdim"][0] not in (-1, 1):  # which says how the qform is meant; 0 is 1
@@ -117,16 +117,16 @@ def nifti_geometry(header: nib.Nifti1Header, path: str, spacing: Sequence[float]
 
 
 def corner_distance(a: np.ndarray, b: np.ndarray, shape: Sequence[int]) -> float:
-    """Largest distance in mm of the corners of a grid that two affines give it; NaN where one is not finite."""
+    """Largest distance in mm of the corners of a grid under two affines; NaN if one is not finite."""
     corners = np.array([(*c, 1) for c in product(*((0, n - 1) for n in shape[:3]))])
     return float(np.linalg.norm(corners @ (np.asarray(a) - np.asarray(b)).T, axis=1).max())
 
 
 def _form(header: nib.Nifti1Header, name: str) -> np.ndarray | None:
-    """An affine of the header in its own unit, None where it is none."""
+    """An affine of the header in its unit, or None if it is not set."""
     try:
         form = header.get_sform() if name == "sform" else header.get_qform()
-    except (nib.spatialimages.HeaderDataError, ValueError):  # a quaternion that is no rotation
+    except (nib.spatialimages.HeaderDataError, ValueError):  # the quaternion is not a rotation
         return None
     form = np.asarray(form, dtype=np.float64)
     sizes = _sizes(form)
@@ -136,7 +136,7 @@ def _form(header: nib.Nifti1Header, name: str) -> np.ndarray | None:
 
 
 def _chosen(forms: dict[str, np.ndarray], codes: dict[str, int], path: str) -> str:
-    """Name of the form that counts."""
+    """Name of the form that is used."""
     if len(forms) == 1:
         return next(iter(forms))
     s, q = forms["sform"], forms["qform"]
@@ -153,7 +153,7 @@ def _chosen(forms: dict[str, np.ndarray], codes: dict[str, int], path: str) -> s
 
 
 def _base(forms: dict[str, np.ndarray], header: nib.Nifti1Header, scale: np.ndarray) -> np.ndarray:
-    """The affine whose directions are kept where the voxel sizes are given."""
+    """The affine whose directions are used with given voxel sizes."""
     straight = [form for form in forms.values() if is_straight(form)]
     if straight:
         return straight[0]
@@ -183,7 +183,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _unset(sizes: np.ndarray) -> bool:
-    """Whether voxel sizes are what a header has in which nobody wrote them, or none at all."""
+    """Whether voxel sizes are the defaults of a header, or not positive."""
     return not np.isfinite(sizes).all() or bool((sizes <= 0).any()) or bool(np.allclose(sizes, 1, rtol=0, atol=1e-6))
 
 

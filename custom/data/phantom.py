@@ -22,7 +22,7 @@ __all__ = ["abdominal_folder", "abdominal_map", "cardiac_folder", "write_abdomin
 FORMAT = 1  # raise it when the files change for the same (cases, seed): folders of another format are rewritten
 RECORD = "phantom.json"
 
-# Synapse/BTCV case numbers in the order of the field's train and test lists.
+# Synapse/BTCV case numbers in the order of the usual train and test lists.
 SYNAPSE_IDS = [
     *("0031", "0007", "0009", "0005", "0026", "0039", "0024", "0034", "0033", "0030", "0023", "0040", "0010", "0021"),
     *("0006", "0027", "0028", "0037"),
@@ -33,18 +33,19 @@ SYNAPSE_IDS = [
 def write_cardiac(folder: str | Path, cases: int, seed: int) -> None:
     """Write synthetic short-axis cine patients in the layout of the official ACDC download.
 
-    Every patient has ED and ES frames with labels (1 RV, 2 MYO, 3 LV); a third of the training patients have the 4-D
-    cine too. A quarter are stored apex first, with an affine that says so: in world space the base is at low z always.
-    ``splits/{train,val,test}.txt`` list the patients. The folder appears whole, or not at all.
+    Every patient has ED and ES frames with labels (1 RV, 2 MYO, 3 LV); a third of the training patients also have
+    the 4-D cine. A quarter are stored from apex to base, with an affine that says so: in world space the base is always
+    at low z.
+    ``splits/{train,val,test}.txt`` list the patients. The folder is created in one step.
 
     Args:
-        folder: where to write; a phantom that is there already is replaced.
+        folder: of the phantom; an existing phantom is replaced.
         cases: number of patients, at least 3.
         seed: with the patient's number, determines the patient.
 
     Raises:
-        ValueError: when there are too few or too many cases.
-        FileExistsError: when the folder holds anything else than a phantom.
+        ValueError: too few or too many cases.
+        FileExistsError: the folder holds anything but a phantom.
     """
     _check_cases(cases, 999)
     with _whole_folder(Path(folder), _record("cardiac", cases, seed)) as build:
@@ -82,7 +83,7 @@ def _write_patient(folder: Path, seed: int, number: int, cine: bool) -> None:
 
 
 def cardiac_folder(root: str | Path, cases: int = 24, seed: int = 0) -> str:
-    """Return ``root/phantom_cardiac``, written first if it is not there or was written with other parameters.
+    """Return ``root/phantom_cardiac``, which is written if it is missing or has other parameters.
 
     Args:
         root: folder to hold it.
@@ -107,16 +108,16 @@ def write_abdominal(folder: str | Path, cases: int, seed: int) -> None:
 
     All patients are smooth deformations of one template, so that points correspond exactly (:func:`abdominal_map`).
     ``img/img0031.nii.gz`` and ``label/label0031.nii.gz`` are in HU and BTCV labels; ``splits/{train,val,test}.txt``
-    list the case numbers. The folder appears whole, or not at all.
+    list the case numbers. The folder is created in one step.
 
     Args:
-        folder: where to write; a phantom that is there already is replaced.
+        folder: of the phantom; an existing phantom is replaced.
         cases: number of patients, 3 to 30, named in the order of the field's lists.
         seed: with the patient's number, determines the patient.
 
     Raises:
-        ValueError: when there are too few or too many cases.
-        FileExistsError: when the folder holds anything else than a phantom.
+        ValueError: too few or too many cases.
+        FileExistsError: the folder holds anything but a phantom.
     """
     _check_cases(cases, len(SYNAPSE_IDS))
     with _whole_folder(Path(folder), _record("abdominal", cases, seed)) as build:
@@ -133,7 +134,7 @@ def write_abdominal(folder: str | Path, cases: int, seed: int) -> None:
 
 
 def abdominal_folder(root: str | Path, cases: int = 12, seed: int = 0) -> str:
-    """Return ``root/phantom_abdominal``, written first if it is not there or was written with other parameters.
+    """Return ``root/phantom_abdominal``, which is written if it is missing or has other parameters.
 
     Args:
         root: folder to hold it.
@@ -158,7 +159,7 @@ def _whole_folder(folder: Path, record: dict) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         build = Path(scratch) / "new"
-        build.mkdir()  # TemporaryDirectory itself is readable by its owner only
+        build.mkdir()  # TemporaryDirectory is readable by its owner only
         yield build
         (build / RECORD).write_text(json.dumps(record) + "\n")
         if _is_current(folder, record):

@@ -1,9 +1,9 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The bodies behind the phantom: a beating heart in its thorax (MR) and an abdomen deformed from a template (CT).
+"""Anatomy and signal of the phantoms: a beating heart in a thorax (MR), and an abdomen deformed from a template (CT).
 
-Shapes are implicit functions, evaluated on the voxel grid; all lengths are in mm. Every patient draws from generators
-of its own, seeded by (seed, number), so a patient does not depend on how many others there are.
+Shapes are implicit functions, evaluated on the voxel grid; all lengths are in mm. The generators
+of a patient are seeded by (seed, number), so a patient does not depend on the number of patients.
 """
 
 from __future__ import annotations

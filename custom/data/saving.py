@@ -1,12 +1,12 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentations into files: named after their case, whole or not there, in the geometry of their image."""
+"""Writing of segmentations, named after their cases and in the geometry of their images."""
 
 from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +18,34 @@ from monai.transforms import SaveImaged
 
 from custom.data.checks import DataError, case_id
 from custom.data.itk_files import is_itk_file
+from custom.utils.figures import color_table
 from custom.utils.files import replacing
+from custom.utils.log import logger
 
-__all__ = ["SaveVolumed", "like_image"]
+__all__ = ["SaveVolumed", "like_image", "tell_of_predictions"]
 
-# what else of an image's header does not hold for a segmentation of it
+COLORS = "labels.ctbl"
+# fields of the header of an image that do not apply to its segmentation
 RESET = {"descrip": b"", "aux_file": b"", "intent_code": 0, "intent_name": b"", "cal_max": 0, "cal_min": 0}
 
 
 class SaveVolumed(SaveImaged):
-    """Write volumes as ``<output_dir>/<case>_<output_postfix>.nii.gz``.
+    """Write volumes as ``<output_dir>/<case>_<output_postfix>.nii.gz``, labels with a table of their names and colors.
 
-    A volume has the geometry of its image field by field: both forms, their codes, voxel sizes and units, so that it
-    lies on it in every program.
+    All geometric fields of the header are those of the image: both forms, their codes, voxel sizes and units. So the
+    volume is aligned with the image in every program.
 
     Args:
         keys: volumes (1, X, Y, Z) in the voxels of their image.
-        output_dir: for the files; it is made.
+        output_dir: folder of the files, which is created.
         output_postfix: of their names.
         output_dtype: of NumPy, "uint8" for label values.
         allow_missing_keys: whether cases may lack them.
+        class_names: of the foreground classes, label 1 first; then "labels.ctbl" beside the volumes gives 3D Slicer the
+            names and the colors of the labels. None for volumes that are no labels.
 
     Raises:
-        DataError: when called, for a volume that has other voxels than its image, or is not finite.
+        DataError: when it is called, if a volume has other voxels than its image, or is not finite.
     """
 
     def __init__(
@@ -50,8 +55,10 @@ class SaveVolumed(SaveImaged):
         output_postfix: str = "seg",
         output_dtype: str = "uint8",
         allow_missing_keys: bool = False,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(keys, output_dir=output_dir, print_log=False, allow_missing_keys=allow_missing_keys)
+        self.class_names = class_names
         self.folder = Path(output_dir)
         self.postfix = output_postfix
         self.dtype = np.dtype(output_dtype)
@@ -64,6 +71,9 @@ class SaveVolumed(SaveImaged):
             with replacing(self.folder / f"{case}_{self.postfix}.nii.gz") as temporary:
                 content = like_image(_values(volume, case), image, volume.affine.cpu().numpy(), self.dtype).to_bytes()
                 temporary.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
+        if self.class_names is not None:
+            with replacing(self.folder / COLORS) as temporary:
+                temporary.write_text(color_table(self.class_names), encoding="utf-8")
         return dict(data)
 
 
@@ -72,8 +82,8 @@ def like_image(values: np.ndarray, image: str, affine: np.ndarray, dtype: np.dty
 
     Args:
         values: (X, Y, Z).
-        image: file of the same voxels; of a DICOM series, its folder.
-        affine: (4, 4), voxel to RAS mm, where the image is no NIfTI file.
+        image: file with the same voxels, or the folder of a DICOM series.
+        affine: (4, 4), voxel to RAS mm, used if the image is not a NIfTI file.
         dtype: of the voxels.
 
     Raises:
@@ -100,8 +110,13 @@ def like_image(values: np.ndarray, image: str, affine: np.ndarray, dtype: np.dty
     return kind(values.astype(dtype), None, header)
 
 
+def tell_of_predictions(output_dir: str, count: int) -> None:
+    """Log where the segmentations of a run are, and how many."""
+    logger.info(f"Segmentations written to {output_dir}/predictions: {count}")
+
+
 def _values(volume: MetaTensor, case: str) -> np.ndarray:
     values = volume[0].detach().cpu().numpy()
     if broken := int(values.size - np.isfinite(values).sum()):
-        raise DataError(f"{case}: {broken} voxels of what the network made are not finite; train it again.")
+        raise DataError(f"{case}: {broken} voxels of the network's output are not finite; train it again.")
     return values

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Slices out: volumes are read and preprocessed once, and every slice is a view into them."""
+"""Data set of slices: volumes are read and preprocessed once, and slices are views of them."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ from custom.utils.bars import progress_bar
 from custom.utils.describe import describe
 from custom.utils.errors import SettingError
 from custom.utils.files import save_atomically
+from custom.utils.log import logger
 
 __all__ = ["UNKNOWN", "CenterSlicesd", "SelectLabelsd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
 
-UNKNOWN = 255  # label of a pixel of which nothing is known
-FORMAT = 3  # raise it when StackSlicesd returns other stacks for the same settings: cached ones are made anew
+UNKNOWN = 255  # label of pixels without a known class
+FORMAT = 3  # raise it when StackSlicesd returns other stacks for the same settings, so that cached ones are replaced
 
 
 class CenterSlicesd(ResizeWithPadOrCropd):
-    """MONAI's ``ResizeWithPadOrCropd`` in the plane of the slices, which does not lose foreground unnoticed.
+    """MONAI's ``ResizeWithPadOrCropd`` in the plane of the slices, which reports cropped foreground.
 
-    Without labels, which would say how much is lost, a line says that there are images which reach beyond.
+    Without labels a message says that there are larger images.
 
     Args:
         keys: "image", and "label" where there is one, (C, H, W, S).
@@ -44,9 +45,9 @@ class CenterSlicesd(ResizeWithPadOrCropd):
         allow_missing_keys: whether cases may lack them.
 
     Raises:
-        SettingError: when ``slice_size`` is no pair.
-        DataError: on a volume all of whose foreground lies outside; a part of it gets a line, and so does a case with
-            "registered", whose label is no truth.
+        SettingError: ``slice_size`` is not a pair.
+        DataError: the whole foreground of a volume lies outside. If a part of it does, or if the label is propagated
+            ("registered"), there is only a message, and none for volumes that are warped "onto" another one.
     """
 
     def __init__(self, keys: KeysCollection, slice_size: Sequence[int], allow_missing_keys: bool = False) -> None:
@@ -60,7 +61,7 @@ class CenterSlicesd(ResizeWithPadOrCropd):
         shape = data["image"].shape[1:3]
         if "label" not in self.keys and any(n > m for n, m in zip(shape, self.slice_size, strict=True)):
             _tell_of_wider_images(*self.slice_size)
-        if "label" in self.keys and "label" in data:
+        if "label" in self.keys and "label" in data and "onto" not in data:
             before, after = (int(((d["label"] > 0) & (d["label"] != UNKNOWN)).sum()) for d in (data, cut))
             lost = 1 - after / max(before, 1)
             message = (
@@ -72,26 +73,22 @@ class CenterSlicesd(ResizeWithPadOrCropd):
             elif before and not after:
                 raise DataError(message)
             if lost > 0.01:
-                print(message, flush=True)
+                logger.warning(message)
         return cut
 
 
 @functools.cache
 def _tell_of_wider_images(height: int, width: int) -> None:
-    """Once a program; not a transform's to remember, whose state names what is cached."""
-    print(
-        f"slice_size: the central {height} x {width} pixels of each slice are looked at; there are images that reach "
-        "beyond.",
-        flush=True,
-    )
+    """Log the message once in a program; a flag in the transform would change the names of cached files."""
+    logger.info(f"slice_size: the central {height} x {width} pixels of each slice are used; there are larger images.")
 
 
 class SelectLabelsd(MapTransform):
-    """Make the chosen values of a label map the classes 1, 2, ..., and what is left the background, but for UNKNOWN.
+    """Map chosen values of a label map to the classes 1, 2, ..., and all others except UNKNOWN to the background.
 
     Args:
         keys: of label maps, integers.
-        values: of the files, in the order of the classes; None leaves them as they are.
+        values: in the files, in the order of the classes; None keeps all values.
         allow_missing_keys: whether cases may lack them.
     """
 
@@ -114,9 +111,9 @@ class StackSlicesd(Transform):
     """Turn oriented volumes into plain stacks of slices, ready to be cached and indexed.
 
     Args:
-        reference_positions: positions as the paper's reference takes them, see :func:`slice_positions`.
-        labels: K, so many label maps come out of each case: one is repeated, and for a case without any UNKNOWN stands
-            in every pixel. None leaves labels as they are.
+        reference_positions: whether to use the positions of the paper's code, see :func:`slice_positions`.
+        labels: number K of label maps of each case. A single one is repeated, and a case without label gets UNKNOWN in
+            all pixels. None keeps labels as they are.
     """
 
     def __init__(self, reference_positions: bool = False, labels: int | None = None) -> None:
@@ -147,7 +144,7 @@ class StackSlicesd(Transform):
 
 
 def _flipped(image: Tensor) -> bool:
-    """Whether slices go against the order in which the file stores them."""
+    """Whether slices are in the reverse of the order of the file."""
     original = torch.as_tensor(image.meta["original_affine"], dtype=torch.float64)[:3, :3]
     current = image.affine[:3, 2]
     stored = original[:, int((torch.nn.functional.normalize(original, dim=0).T @ current).abs().argmax())]
@@ -156,10 +153,10 @@ def _flipped(image: Tensor) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class SliceGeometry:
-    """Where the slices of a dataset lie. Those of one volume follow each other; a frame of a series is a volume.
+    """Geometry of the slices of a data set. Slices of a volume are contiguous, and each frame of a series is a volume.
 
     Args:
-        volumes: (N,) number of each slice's volume, ascending.
+        volumes: (N,) number of the volume of each slice, ascending.
         numbers: (N,) number of each slice within its volume.
         affines: (V, 4, 4) float64, voxel (row, column, slice) to RAS mm, of each volume.
         cases: (V) id of each volume's case.
@@ -174,24 +171,26 @@ class SliceGeometry:
 
 
 class SliceDataset(torch.utils.data.Dataset):
-    """Slices of preprocessed volumes.
+    """Data set of the slices of preprocessed volumes.
 
-    Volumes stay in memory up to ``memory_gib``. Those beyond it come from ``cache_dir`` when that is given (written
-    once, keyed by file, size, time and preprocessing), else they are read again for every slice, and a line says so.
+    Volumes are kept in memory up to ``memory_gib``. The others are read from files in ``cache_dir``, named by file,
+    size, time and preprocessing. Without ``cache_dir`` they are read again for each slice, and a message says so.
 
     Args:
         data: cases, see :mod:`custom.data.datalist`; "image" and maybe "label".
-        transform: volume preprocessing that ends in :class:`StackSlicesd`; all slices must come out the same size.
-        memory_gib: bound of the memory for volumes, in GiB.
+        transform: volume preprocessing that ends in :class:`StackSlicesd`; all slices must have the same size.
+        memory_gib: largest memory for volumes, in GiB.
         cache_dir: folder of a persistent cache, or None.
-        cases: what is used instead of ``data``, where that is a place in a config into which other programs put cases.
+        cases: used instead of ``data``, if ``data`` is a key of a config that other programs set.
 
     Attributes:
         data: the cases that are used.
         positions: (N,) anatomical position of each slice.
         patients: (N,) number of each slice's patient.
         patient_names: name of each of these numbers.
-        geometry: where each slice lies, see :class:`SliceGeometry`.
+        geometry: of all slices, see :class:`SliceGeometry`.
+        centers: (N, 2), center (x, y) of the foreground in the volume of each slice, in pixels from the center of the
+            slice; NaN without known foreground.
     """
 
     def __init__(
@@ -209,7 +208,7 @@ class SliceDataset(torch.utils.data.Dataset):
         self.index: list[tuple[int, int, int]] = []
         positions, patients = [], []
         names: dict[str, int] = {}
-        cases, affines, lengths, size = [], [], [], (0, 0)
+        cases, affines, lengths, centers, size = [], [], [], [], (0, 0)
         free = memory_gib * 2**30
         for number, case in enumerate(progress_bar(self.data, "Reading volumes", "volume")):
             stacks = self._volume(number)
@@ -225,11 +224,11 @@ class SliceDataset(torch.utils.data.Dataset):
             cases += [case_id(case)] * frames
             affines += [stacks["affine"]] * frames
             lengths += [count] * frames
+            centers += [_foreground_center(stacks.get("label"))] * frames
         if len(self.kept) < len(self.data) and not cache_dir:
-            print(
+            logger.warning(
                 f"memory_gib: {len(self.kept)} of {len(self.data)} volumes fit in {memory_gib} GiB; the others are "
-                "read again for every slice, which is slow: raise memory_gib or set cache_dir.",
-                flush=True,
+                "read again for every slice, which is slow: raise memory_gib or set cache_dir."
             )
         self.positions = torch.cat(positions) if positions else torch.empty(0)
         self.patients = torch.tensor(patients, dtype=torch.long)
@@ -241,16 +240,17 @@ class SliceDataset(torch.utils.data.Dataset):
             cases=cases,
             size=tuple(size),
         )
+        self.centers = (torch.stack(centers) if centers else torch.empty(0, 2))[self.geometry.volumes]
 
     def _volume(self, number: int) -> dict[str, Tensor]:
-        """One preprocessed volume, from the persistent cache where there is one."""
+        """One preprocessed volume, from the persistent cache if there is one."""
         case = self.data[number]
         if self.cache_dir is None:
             return self.transform(dict(case))
         file = self.cache_dir / f"{_cache_key(case, self.transform)}.pt"
         if not file.is_file():
             save_atomically(self.transform(dict(case)), file)
-        return torch.load(file, weights_only=True, mmap=True)  # a slice is read, not the volume
+        return torch.load(file, weights_only=True, mmap=True)  # memory-mapped, so that only a slice is read
 
     def __len__(self) -> int:
         return len(self.index)
@@ -275,11 +275,21 @@ class SliceDataset(torch.utils.data.Dataset):
         return entry
 
 
+def _foreground_center(label: Tensor | None) -> Tensor:
+    """Middle (x, y) of the foreground of K label maps (K, S, H, W), in pixels from the middle of the slices, or NaN."""
+    if label is None:
+        return torch.full((2,), torch.nan)
+    foreground = ((label > 0) & (label != UNKNOWN)).sum(dim=(0, 1)).double()  # (H, W)
+    axes = [torch.arange(length, dtype=torch.float64) - (length - 1) / 2 for length in foreground.shape]
+    across, down = (foreground.sum(dim=d) @ axis for d, axis in ((0, axes[1]), (1, axes[0])))
+    return (torch.stack([across, down]) / foreground.sum()).float()  # 0 / 0 is NaN
+
+
 def _cache_key(case: Case, transform: Callable) -> str:
-    """Name of a preprocessed case: the state of its files, the settings of each transform, the format."""
+    """Name of a preprocessed case, from the state of its files, the settings of the transforms and the format."""
     paths = {
         key: case[key] if isinstance(case[key], list) else [case[key]] for key in ("image", "label") if key in case
     }
     files = {key: [state for path in names for state in file_states(path)] for key, names in paths.items()}
-    content = [FORMAT, files, case.get("header_spacing"), describe(transform)]
+    content = [FORMAT, files, case.get("header_spacing"), case.get("warp"), describe(transform)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

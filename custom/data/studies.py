@@ -1,12 +1,12 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The studies of a MONAI Label server as sections: those that are annotated, and the others beside them.
+"""Studies of a MONAI Label server as sections of cases: annotated ones, and the others of the same folder.
 
-The server puts image and label of each annotated study in the place of a config's own data. Its folder::
+The server replaces the data of a config by image and label of each annotated study. Its folder::
 
     <studies>/*.nii.gz                 all images
-    <studies>/labels/final/*.nii.gz    what was annotated, named like its image
-    <studies>/labels/original/         what models have drawn
+    <studies>/labels/final/*.nii.gz    annotations, named like their images
+    <studies>/labels/original/         predictions of models
 """
 
 from __future__ import annotations
@@ -28,22 +28,21 @@ def study_sections(annotated: Sequence[Case], unlabeled: bool = True) -> dict[st
 
     Args:
         annotated: each with "image" and "label".
-        unlabeled: whether to use the studies that nobody has annotated. Those that are annotated and not in the list,
-            such as those for validation, are none of them; images that cannot be used are left out, and a line says
-            why.
+        unlabeled: whether to use studies without annotation. Annotated studies that are not in the list, such as those
+            for validation, are not used; images that cannot be used are left out, and a message says why.
 
     Returns:
-        Section name to cases. "validation" and "test" are empty: the server puts its own in the place of the former.
+        Section name to cases. "validation" and "test" are empty; the server sets the former.
 
     Raises:
-        DataError: nothing is annotated.
+        DataError: no study is annotated.
     """
     if not annotated:
         raise DataError("No study is annotated yet: save a label first.")
     training = [{**case, "case": case_id(case), "patient": case_id(case)} for case in annotated]
     others = _beside(Path(annotated[0]["label"]).parent) if unlabeled else []
     if not others:
-        logger.warning("No study without a label is used: training with the annotated ones alone.")
+        logger.warning("No study without a label is used; training uses only the annotated ones.")
     images = [{k: v for k, v in case.items() if k != "label"} for case in training] + others
     return {"training": training, "unlabeled": others, "pretraining": images, "validation": [], "test": []}
 
@@ -57,16 +56,16 @@ def training_sections(
     datalist: str | None,
     header_spacing: Sequence[float] | None,
 ) -> dict[str, list[Case]]:
-    """The sections of a training: :func:`study_sections` in a MONAI Label server, else those of the data set.
+    """Sections of a training: :func:`study_sections` in a MONAI Label server, else those of the data set.
 
     Args:
-        annotated: what a server hands over; None elsewhere.
+        annotated: cases from a server; None elsewhere.
         unlabeled_studies: see :func:`study_sections`.
         dataset_dir: see :func:`~custom.data.load_sections`, as all that follows.
         split_dir: folder of the patient lists.
         labeled_cases: number or names of the labeled patients.
         datalist: a data list instead of a folder.
-        header_spacing: voxel sizes in mm that take the place of those in the headers.
+        header_spacing: voxel sizes in mm that replace those of the headers.
     """
     if annotated is not None:
         return study_sections(annotated, unlabeled_studies)
@@ -74,24 +73,24 @@ def training_sections(
 
 
 def announce(sections: Mapping[str, Sequence[Case]], validation: Sequence[Case]) -> None:
-    """Say which cases are labeled, and how many others there are."""
+    """Log which cases are labeled, and how many others there are."""
     labeled = " ".join(sorted({case_id(case) for case in sections["training"]}))
     others = f"{len(sections['unlabeled'])} volumes are unlabeled, {len(validation)} are for validation"
     logger.info(f"Labeled: {labeled} - {others}.")
 
 
 def studies_to_annotate(folder: str, header_spacing: Sequence[float] | None = None) -> dict[str, list[Case]]:
-    """List all images of a server's folder, before or after some are annotated.
+    """List all images in the folder of a server, annotated or not.
 
     Args:
-        folder: of the studies; images that cannot be used are left out, and a line says why.
+        folder: of the studies; images that cannot be used are left out, and a message says why.
         header_spacing: see :func:`~custom.data.load_sections`.
 
     Returns:
-        Sections as of :func:`study_sections`, of images alone: "training" are the annotated ones.
+        Sections as of :func:`study_sections`, without labels; "training" are the annotated ones.
 
     Raises:
-        DataError: there is no such folder, or nothing in it is left to annotate.
+        DataError: the folder does not exist, or all its images are annotated.
     """
     check_folder(folder, key="studies")
     images = without_faults(with_spacing(_images(Path(folder)), header_spacing))
@@ -104,7 +103,7 @@ def studies_to_annotate(folder: str, header_spacing: Sequence[float] | None = No
 
 
 def _beside(labels: Path) -> list[Case]:
-    """The usable studies without a label in this folder; none where it is not a server's."""
+    """Usable studies without a label in the folder of a server; none in other folders."""
     if labels.parts[-2:] != ("labels", "final"):
         return []
     done = _names(labels)
@@ -117,5 +116,5 @@ def _images(folder: Path) -> list[Case]:
 
 
 def _names(labels: Path) -> set[str]:
-    """Of the studies with a label in this folder, which the server makes."""
+    """Names of the studies with a label in a folder of the server."""
     return {case_id({"image": file}) for file in image_files(labels)} if labels.is_dir() else set()

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Cases, images and patients that are listed twice, or on both sides of a split."""
+"""Check for cases, images and patients that are listed twice or in several parts of a split."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ HELD_APART = ("training", "validation", "test")
 
 
 def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Find cases and images that are listed twice, and patients on both sides of a split.
+    """Find cases and images that are listed twice, and patients in several parts of a split.
 
-    "training", "validation" and "test" share no patient (no case, where patients are not named). Any other section
-    may share patients with "training", not with the other two.
+    "training", "validation" and "test" must not share patients (cases, if patients are not named). Other sections may
+    share patients with "training", but not with the other two.
 
     Args:
         sections: section name to cases.
 
     Returns:
-        One sentence a problem.
+        One sentence for each problem.
     """
     problems = []
     doubled: set[str] = set()
@@ -34,7 +34,7 @@ def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
     for section, entries in sections.items():
         entries = [entry for entry in entries if isinstance(entry.get("image"), (str, os.PathLike))]
         ids[section] = {_patient(entry) for entry in entries}
-        # of sections that hold the same cases, such as "training" and "pretraining", one says it
+        # sections with the same cases, such as "training" and "pretraining", report it once
         repeated = [case for case in _repeated(name_of(entry) for entry in entries) if case not in doubled]
         doubled.update(repeated)
         for case in repeated:

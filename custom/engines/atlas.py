@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation by registration alone: labeled volumes are atlases, and nothing is trained."""
+"""Segmentation by registration, with labeled volumes as atlases and without training."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ __all__ = ["AtlasEvaluator"]
 class AtlasEvaluator(Evaluator):
     """Registers the atlases onto each volume, warps their labels and fuses them.
 
-    Atlases whose registration is not usable take part only where a volume has no usable one, and a volume without any
-    stays empty; a line says so.
+    Atlases without a usable registration are used only if a volume has no other ones. The segmentation of a volume that
+    no atlas could be registered to is empty. A message says so in both cases.
 
     Args:
         atlases: the labeled cases.
-        workflow: registers them, with the plan "atlas".
+        workflow: registers the atlases, with the plan "atlas".
         fusion: see :func:`~custom.registration.fusion.fuse_labels`.
         arguments: of :class:`monai.engines.Evaluator`; batches hold one volume.
 
     Raises:
-        SettingError: a fusion that there is not.
+        SettingError: an unknown fusion.
     """
 
     def __init__(
@@ -52,19 +52,19 @@ class AtlasEvaluator(Evaluator):
         self.registrations: Registrations | None = None
 
     def run(self, global_epoch: int = 1) -> None:
-        """Register what is not yet registered, and segment every volume of the data."""
+        """Register the pairs that have no result yet, and segment all volumes."""
         self.registrations = self.workflow.registrations()
         super().run(global_epoch)
 
     def _iteration(self, engine: AtlasEvaluator, batchdata: dict) -> dict | list:
-        """One volume.
+        """Segment one volume.
 
         Args:
             engine: this evaluator.
-            batchdata: "case" [id], "image" (1, 1, X, Y, Z) and perhaps "label" (1, 1, X, Y, Z).
+            batchdata: "case" [id], "image" (1, 1, X, Y, Z) and maybe "label" (1, 1, X, Y, Z).
 
         Returns:
-            "image", "label" and "pred" (1, 1, X, Y, Z), or what the handlers made of them.
+            "image", "label" and "pred" (1, 1, X, Y, Z), as the handlers left them.
         """
         (case,) = batchdata["case"]
         warped, similarities = warped_labels(engine.registrations, case, engine.atlases)

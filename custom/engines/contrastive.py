@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Contrastive pre-training on slices: CORAL and the methods that it is compared with."""
+"""Contrastive pre-training on slices, by CORAL and its baselines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ContrastiveTrainer"]
 
 
 class ContrastiveTrainer(SliceTrainer):
-    """Embed two random views of every slice and compare all embeddings of the global batch.
+    """Trainer that embeds two random views of each slice and compares all embeddings of the global batch.
 
     The network maps slices (n, 1, H, W) to embeddings (n, d) and has an ``axis``, (d,) or None; the loss is a
     :class:`custom.losses.ContrastiveLoss`.

@@ -1,57 +1,70 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""CCT-R: a CNN and a transformer teach each other; registration gives pseudo-labels (RSL) and positives (REPS)."""
+"""CCT-R: a CNN and a transformer teach each other, with propagated labels (RSL) and registered positives (REPS)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from ignite.engine import Events
 from monai.data import DataLoader
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from custom.engines.agreement import LabelChoice
 from custom.engines.schedule import Schedule
 from custom.engines.two_streams import TwoStreamTrainer
+from custom.losses.cross_teaching import (
+    PseudoLabels,
+    contrast_classes,
+    cross_pseudo_loss,
+    hard_pseudo_labels,
+    propagated_label_loss,
+    student_contrast_loss,
+    supervised_loss,
+    weighted_sum,
+)
 from custom.networks.projected import ProjectedNetwork
 from custom.samplers.registered import RegisteredPositives
-from custom.utils.distributed import average_gradients, process_count
+from custom.utils.distributed import average_gradients
 from custom.utils.errors import SettingError
 
 __all__ = ["TERMS", "CrossTeachingTrainer", "check_terms", "check_unused", "uses_registration"]
 
-TERMS = ("supervised", "cross_teaching", "contrast", "registration")
+TERMS = ("supervised", "cross_teaching", "contrast", "propagation")
 
 
 def check_terms(
     *, anchors: int, negatives: int | None, positives_share: float, confidence: float, **weights: float
 ) -> None:
-    """Check what the terms of the loss are given before the work begins, by the names of their keys.
+    """Check the settings of the terms of the loss before the work begins.
 
     Args:
         anchors, negatives: of :class:`custom.losses.PixelContrastLoss`.
         positives_share: its ``extra_weight``.
         confidence: of :class:`CrossTeachingTrainer`.
-        **weights: of the terms.
+        **weights: of the terms, by their keys.
 
     Raises:
-        SettingError: one of them is out of its range.
+        SettingError: a setting is out of its range.
     """
     ranges = {
-        "anchors": (anchors, anchors >= 1, "1 or more pixels of each class; --contrast_weight 0 goes without contrast"),
-        "negatives": (negatives, negatives is None or negatives >= 2, "2 or more, as an anchor is not its own key"),
+        "anchors": (
+            anchors,
+            anchors >= 1,
+            "1 or more pixels of each class; --contrast_weight 0 switches the contrast off",
+        ),
+        "negatives": (negatives, negatives is None or negatives >= 2, "2 or more, as an anchor is no key of itself"),
         "positives_share": (
             positives_share,
             0 < positives_share <= 1,
-            "more than 0 and at most 1; --registered_positives false goes without registered positives",
+            "more than 0 and at most 1; --registered_positives false switches them off",
         ),
         "confidence": (confidence, 0 <= confidence <= 1, "a probability, 0 to 1"),
-        **{name: (weight, weight >= 0, "0, to go without that term, or more") for name, weight in weights.items()},
+        **{name: (weight, weight >= 0, "0 to leave that term out, or more") for name, weight in weights.items()},
     }
     for name, (value, fits, remedy) in ranges.items():
         if not fits:
@@ -63,10 +76,10 @@ def check_unused(overlay: str, settings: Mapping[str, float]) -> None:
 
     Args:
         overlay: file name, for the message.
-        settings: by name; all must be 0, as the overlay has them.
+        settings: by name; all must be 0, their value in the overlay.
 
     Raises:
-        SettingError: one of them is not.
+        SettingError: one of them is not 0.
     """
     if given := [name for name, value in settings.items() if value]:
         raise SettingError(f"{', '.join(given)}: the training of {overlay} does not use it; leave it out.")
@@ -75,44 +88,44 @@ def check_unused(overlay: str, settings: Mapping[str, float]) -> None:
 def uses_registration(
     use_registration: bool, propagation_weight: float, contrast_weight: float, registered_positives: bool
 ) -> bool:
-    """Whether a training has a term that needs registrations, and is to have them."""
+    """Whether registration is switched on and a term of the loss needs it."""
     return use_registration and (propagation_weight > 0 or (contrast_weight > 0 and registered_positives))
 
 
 class CrossTeachingTrainer(TwoStreamTrainer):
-    """Two students, each other's teachers. ``network`` is the CNN, which is deployed, ``partner`` the transformer.
+    """Trainer of two students that teach each other: the CNN ``network``, which is deployed, and a transformer.
 
-    The loss is the weighted sum, over both students, of
+    The loss is a weighted sum of terms over both students, see :mod:`custom.losses.cross_teaching`:
 
     - "supervised": on labeled slices;
-    - "cross_teaching": on unlabeled slices, with what the other student decides as the label;
-    - "contrast": between the pixels of both in one space, by label or by what the other student is confident of, and
-      with the features at registered points of other volumes among the positives (REPS);
-    - "registration" (RSL): on unlabeled slices, with a registered labeled volume's label.
+    - "cross_teaching": on unlabeled slices, with the decisions of the other student as labels;
+    - "contrast": between the pixels of both in a common space, by labels or confident decisions of the other student,
+      with features at registered points of other volumes as further positives (REPS);
+    - "propagation": on unlabeled slices, with propagated labels (RSL).
 
-    A term whose weight is 0 is not computed. With several processes batch norms, if a student has any, are to be
-    global ones, see :func:`custom.networks.synchronize`.
+    A term whose weight is 0 is not computed. With several processes the batch norms of the students, if any, must be
+    global, see :func:`custom.networks.synchronize`.
 
     Args:
-        partner: the second student, which shares the projectors' last layers with the first one.
+        partner: the second student, which shares the last layers of the projectors with the first one.
         weights: name of each term to its weight, a number or a :class:`Schedule`.
-        teaching_loss: of logits (n, C, H, W) and labels (n, 1, H, W), for "cross_teaching".
-        registration_loss: the same for "registration".
-        contrast_loss: of one tap's features, see :class:`custom.losses.PixelContrastLoss`.
-        confidence: probability from which on what a teacher decides about a pixel takes part in the contrast.
-        labeled_contrast: so many first iterations contrast labeled pixels only, without registered positives: what
-            a bank holds of students that know nothing yet is no positive.
-        positives: of the two students, for the tap ``registered_tap`` (REPS); None goes without.
+        teaching_loss: of "cross_teaching", a function of logits (n, C, H, W) and labels (n, 1, H, W).
+        propagation_loss: of "propagation", the same.
+        contrast_loss: of the features of one tap, see :class:`custom.losses.PixelContrastLoss`.
+        confidence: smallest probability of a decision that takes part in the contrast.
+        labeled_contrast: number of first iterations whose contrast uses labeled pixels only, and no registered
+            positives, since the features of untrained students are no useful positives.
+        positives: of the two students, for the tap ``registered_tap`` (REPS); None for none.
         registered_tap: name of the tap whose features are kept in the memory banks.
-        unaugmented: all training slices, or this process's share, to fill the memory banks of ``positives``, and for
-            ``select_by_agreement``.
-        select_by_agreement: whether slices have several registered labels, of which each volume takes the one that
-            agrees most with the CNN, after the first epoch; in that one the first label.
+        unaugmented: all training slices, or the share of this process, for filling the memory banks of ``positives``
+            and for ``select_by_agreement``.
+        select_by_agreement: whether slices have several propagated label maps, of which each volume uses the one that
+            agrees most with the CNN, or the first one in the first epoch.
         **arguments: those of :class:`TwoStreamTrainer`, all by name.
 
     Raises:
-        SettingError: a term is unknown or missing, ``confidence`` is no probability, or the students project into
-            different spaces.
+        SettingError: a term is unknown or missing, ``confidence`` is not a probability, or the students do not
+            share the space of their projections.
 
     Source:
         CCT-R (https://arxiv.org/abs/2409.10422); cross teaching: Luo et al., MIDL 2022.
@@ -121,7 +134,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
     SETTINGS: ClassVar[tuple[str, ...]] = (
         *TwoStreamTrainer.SETTINGS,
         *("labeled_per_batch", "weights", "confidence", "labeled_contrast", "select_by_agreement"),
-        *("teaching_loss", "registration_loss", "contrast_loss"),
+        *("teaching_loss", "propagation_loss", "contrast_loss"),
     )
 
     def __init__(
@@ -130,7 +143,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         partner: ProjectedNetwork,
         weights: Mapping[str, float | Schedule],
         teaching_loss: nn.Module,
-        registration_loss: nn.Module,
+        propagation_loss: nn.Module,
         contrast_loss: nn.Module,
         confidence: float = 0.8,
         labeled_contrast: int = 0,
@@ -146,15 +159,15 @@ class CrossTeachingTrainer(TwoStreamTrainer):
             raise SettingError(f"confidence: {confidence} is no probability; give 0 to 1.")
         self.partner = partner
         self.weights = {n: w if isinstance(w, Schedule) else Schedule(float(w)) for n, w in weights.items()}
-        self.teaching_loss, self.registration_loss = teaching_loss, registration_loss
+        self.teaching_loss, self.propagation_loss = teaching_loss, propagation_loss
         self.contrast_loss = contrast_loss
         self.confidence, self.labeled_contrast = confidence, labeled_contrast
         self.positives, self.registered_tap, self.unaugmented = positives, registered_tap, unaugmented
         self.select_by_agreement = select_by_agreement
-        self.selected: Tensor | None = None  # (N,), which of a slice's registered labels is used
+        self.label_choice = LabelChoice(unaugmented.dataset.geometry.volumes) if select_by_agreement else None
         super().__init__(**arguments)
         ours, theirs = ({tap: p[-1] for tap, p in one.projectors.items()} for one in (self.network, partner))
-        if ours != theirs:  # modules are equal if they are the same
+        if ours != theirs:  # modules compare by identity
             raise SettingError(
                 "partner: its features lie in another space than the network's; make it with share_head_with."
             )
@@ -167,102 +180,109 @@ class CrossTeachingTrainer(TwoStreamTrainer):
 
         Args:
             engine: this trainer.
-            batchdata: this process's part: "image" (n, 1, H, W); "label" (n, K, H, W) integers, K times the same for
-                labeled slices, those of K registered volumes for the others, UNKNOWN where there is none; "slice"
-                (n,), their numbers.
+            batchdata: this process's part: "image" (n, 1, H, W); "label" (n, K, H, W) integers, K equal maps for
+                labeled slices, K propagated ones for the others, UNKNOWN where nothing is known; "slice" (n,), their
+                numbers.
 
         Returns:
             "loss" and each term that was computed, by name, without its weight.
         """
         images, labels, places = engine.prepared(batchdata)
         labels = engine.gathered(labels)
-        weights = {name: schedule(engine.state.iteration) for name, schedule in engine.weights.items()}
-        if len(images) * process_count() == engine.labeled_per_batch:  # nothing is unlabeled
-            weights |= {"cross_teaching": 0.0, "registration": 0.0}
-        known, unknown = slice(engine.labeled_per_batch), slice(engine.labeled_per_batch, None)
-        students = (engine.network.train(), engine.partner.train())
+        weights = engine.term_weights(nothing_unlabeled=len(labels) == engine.labeled_per_batch)
         engine.optimizer.zero_grad()
-        with engine.autocast():
-            logits, features = zip(*(engine.inferer(images, student) for student in students), strict=True)
-        logits = [engine.gathered(values.to(torch.promote_types(values.dtype, torch.float32))) for values in logits]
-        # (N, H, W) each, of the other student: how confident it is, and of which class
-        pseudo_labels = [values.detach().softmax(dim=1).max(dim=1) for values in reversed(logits)]
+        logits, features = engine.predict(images)
+        taught = [hard_pseudo_labels(values) for values in reversed(logits)]  # for each student, by the other one
 
-        def both(loss: Callable, targets: list[Tensor], part: slice) -> Tensor:
-            return sum(loss(values[part], target[part]) for values, target in zip(logits, targets, strict=True))
-
+        count = engine.labeled_per_batch
+        labeled, unlabeled = ([values[part] for values in logits] for part in (slice(count), slice(count, None)))
+        decided = [found.classes[count:] for found in taught]
         terms = {
-            "supervised": lambda: both(engine.loss_function, [labels, labels], known),
-            "cross_teaching": lambda: both(engine.teaching_loss, [c.unsqueeze(1) for _, c in pseudo_labels], unknown),
-            "contrast": lambda: engine.contrast(features, labels[:, 0], pseudo_labels, places),
-            "registration": lambda: both(engine.registration_loss, [labels, labels], unknown),
+            "supervised": lambda: supervised_loss(labeled, labels[:count], engine.loss_function),
+            "cross_teaching": lambda: cross_pseudo_loss(unlabeled, decided, engine.teaching_loss),
+            "contrast": lambda: engine.contrast(features, labels[:, 0], taught, places),
+            "propagation": lambda: propagated_label_loss(unlabeled, labels[count:], engine.propagation_loss),
         }
         terms = {name: term() for name, term in terms.items() if weights[name]}
-        loss = sum(weights[name] * term for name, term in terms.items())
+        loss = weighted_sum(terms, weights)
         loss.backward()
         average_gradients(p for group in engine.optimizer.param_groups for p in group["params"])
         engine.optimizer.step()
         return {CommonKeys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
+    def term_weights(self, nothing_unlabeled: bool = False) -> dict[str, float]:
+        """The weight of each term in this iteration; 0 for those of unlabeled slices where there are none."""
+        weights = {name: schedule(self.state.iteration) for name, schedule in self.weights.items()}
+        return weights | ({"cross_teaching": 0.0, "propagation": 0.0} if nothing_unlabeled else {})
+
+    def predict(self, images: Tensor) -> tuple[list[Tensor], tuple[dict[str, Tensor], ...]]:
+        """Run both students on this process's part of the batch.
+
+        Args:
+            images: (n, 1, H, W).
+
+        Returns:
+            The logits of each student for the global batch, (N, C, H, W) in float32 at least, and the features of each
+            student for this process's part, tap to (n, d, h, w).
+        """
+        students = (self.network.train(), self.partner.train())
+        with self.autocast():
+            logits, features = zip(*(self.inferer(images, student) for student in students), strict=True)
+        return [
+            self.gathered(values.to(torch.promote_types(values.dtype, torch.float32))) for values in logits
+        ], features
+
     def chosen_labels(self, labels: Tensor, slices: Tensor) -> Tensor:
         """With ``select_by_agreement`` the label map (n, 1, H, W) that was selected for each slice's volume."""
-        if not self.select_by_agreement:
-            return labels
-        return labels[torch.arange(len(labels), device=labels.device), self.selected[slices]].unsqueeze(1)
+        return labels if self.label_choice is None else self.label_choice(labels, slices)
 
     def contrast(
         self,
         features: tuple[dict[str, Tensor], ...],
         labels: Tensor,
-        pseudo_labels: list[tuple[Tensor, Tensor]],
+        taught: Sequence[PseudoLabels],
         places: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """Contrast between the pixels of both students at each tap, each tap as much as the other.
+        """The contrast of both students, summed over the taps.
 
         Args:
-            features: of each student, tap to (n, d, h, w), this process's.
+            features: of each student, tap to (n, d, h, w), of this process's part of the batch.
             labels: (N, H, W), of the global batch; those of the labeled slices count.
-            pseudo_labels: for each student, (N, H, W) each: how confident the other one is, and of which class.
+            taught: for each student, the pseudo-labels of the other one for the global batch.
             places: slices (n,) and grids (n, H, W, 2), this process's.
 
         Returns:
-            A scalar, twice the loss of their pixels: the weight of the term is that of one student, as in MCSC.
+            A scalar.
         """
-        known, labeled_only = self.labeled_per_batch, self.state.iteration <= self.labeled_contrast
-        least = 2.0 if labeled_only else self.confidence  # no probability reaches that
-        classes = [
-            torch.cat([labels[:known], torch.where(confidence >= least, decided, -1)[known:]])
-            for confidence, decided in pseudo_labels
-        ]
+        labeled_only = self.state.iteration <= self.labeled_contrast
+        confidence = None if labeled_only else self.confidence
+        classes = [contrast_classes(labels, found, self.labeled_per_batch, confidence) for found in taught]
         positives = None if labeled_only else self.positives
         if positives:
             places = [self.gathered(values) for values in places]
-        students = (self.network, self.partner)
         total = 0.0
         for tap in features[0]:
             seen = [self.gathered(taps[tap]) for taps in features]
-            size = seen[0].shape[2:]
-            small = [F.interpolate(c.unsqueeze(1).float(), size, mode="nearest-exact")[:, 0].long() for c in classes]
             keys = None
             if positives and tap == self.registered_tap:
-                keys = [mine.of_batch(*places, size) for mine in positives]
-            project = [partial(student.project, tap=tap) for student in students]
-            total = total + len(students) * self.contrast_loss(seen, small, keys, project)
+                keys = [mine.of_batch(*places, seen[0].shape[2:]) for mine in positives]
+            project = [partial(student.project, tap=tap) for student in (self.network, self.partner)]
+            total = total + student_contrast_loss(seen, classes, self.contrast_loss, keys, project)
         return total
 
     @staticmethod
     def _positives_begin(engine: CrossTeachingTrainer, iteration: int) -> bool:
-        """Whether registered positives begin within an epoch, at this iteration."""
+        """Whether this iteration is the first one with registered positives, and not the first one of an epoch."""
         return iteration == engine.labeled_contrast + 1 and engine.labeled_contrast % engine.state.epoch_length > 0
 
     @staticmethod
     @torch.no_grad()
     def fill_banks(engine: CrossTeachingTrainer) -> None:
-        """Fill the memory banks with the features of all slices as they are.
+        """Fill the memory banks with the features of all un-augmented slices.
 
-        Where registered positives begin, and at the start of each epoch after, so that a run that was resumed there
-        goes on with the same. It costs a pass of both students over all slices, up to the registered tap, which
-        processes share: epochs should have more slices.
+        This is done when registered positives begin and at the start of each later epoch, so that a resumed run
+        continues with the same features. It costs a pass of both students over all slices up to the registered tap,
+        which the processes share; epochs should have more slices than that.
         """
         if not engine.positives or engine.state.iteration < engine.labeled_contrast:
             return
@@ -280,42 +300,18 @@ class CrossTeachingTrainer(TwoStreamTrainer):
     @staticmethod
     @torch.no_grad()
     def select_labels(engine: CrossTeachingTrainer) -> None:
-        """At the start of an epoch, of each volume's registered labels select the one that agrees most with the CNN."""
-        if not engine.select_by_agreement:
+        """At the start of an epoch choose the label map of each volume that agrees most with the CNN."""
+        if engine.label_choice is None:
             return
-        device, volumes = engine.state.device, engine.unaugmented.dataset.geometry.volumes
-        student, overlap = engine.network.eval(), 0
-        for batch in engine.unaugmented:
-            images, labels = (batch[key].to(device) for key in (CommonKeys.IMAGE, CommonKeys.LABEL))
-            with engine.autocast():
+        engine.label_choice.update(engine._unaugmented_predictions())
+        if engine.state.epoch == 1:  # an untrained CNN cannot choose; the loader of its pass has drawn random numbers
+            engine.label_choice.reset()
+
+    def _unaugmented_predictions(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Logits (n, C, H, W) of the CNN, label maps (n, K, H, W) and numbers (n,) of all slices, batch by batch."""
+        student = self.network.eval()
+        for batch in self.unaugmented:
+            images, labels = (batch[key].to(self.state.device) for key in (CommonKeys.IMAGE, CommonKeys.LABEL))
+            with self.autocast():
                 logits = student.network(images)
-            overlap = overlap + _overlap(logits, labels, volumes[batch["slice"]], len(volumes))
-        if process_count() > 1:
-            overlap = overlap.to(device)
-            dist.all_reduce(overlap)
-        shared, sizes = overlap.unbind(dim=-1)  # (V, K, C) each
-        dice = (2 * shared / sizes).nanmean(dim=2).nan_to_num()  # of the classes that either has
-        selected = dice.argmax(dim=1) if engine.state.epoch > 1 else torch.zeros(len(dice), dtype=torch.long)
-        engine.selected = selected.cpu()[volumes].to(device)
-
-
-def _overlap(logits: Tensor, labels: Tensor, volumes: Tensor, count: int) -> Tensor:
-    """Pixels of each foreground class that registered labels share with what a student decides.
-
-    Args:
-        logits: (n, C + 1, H, W).
-        labels: (n, K, H, W).
-        volumes: (n,), the slices' volumes.
-        count: V, of all volumes.
-
-    Returns:
-        (V, K, C, 2), pixels that both have, and pixels of the one and the other.
-    """
-    decided = logits.argmax(dim=1, keepdim=True)  # (n, 1, H, W)
-    found = []
-    for value in range(1, logits.shape[1]):
-        ours, theirs = decided == value, labels == value
-        shared, sizes = (ours & theirs).sum(dim=(2, 3)), ours.sum(dim=(2, 3)) + theirs.sum(dim=(2, 3))
-        found.append(torch.stack([shared, sizes], dim=-1))  # (n, K, 2)
-    counts = torch.stack(found, dim=2).cpu().double()
-    return torch.zeros(count, *counts.shape[1:], dtype=torch.float64).index_add_(0, volumes, counts)
+            yield logits, labels, batch["slice"]

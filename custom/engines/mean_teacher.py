@@ -26,30 +26,29 @@ MEAN_TEACHER_TERMS = ("supervised", "propagation", "consistency")
 
 
 class MeanTeacherTrainer(TwoStreamTrainer):
-    r"""One network learns from labels, from propagated labels, and from an average of its own past.
+    r"""Trainer of one network with labels, propagated labels, and a teacher that is its moving average.
 
     .. math::
         L = L_\text{supervised} + w_p(t) L_\text{propagation} + w_c(t) L_\text{consistency}
 
     - "supervised": on labeled slices.
-    - "propagation": on unlabeled slices, with the votes of all labels that registration warped onto them as soft
-      targets. They know where an organ ends, and where a slice has none; but they are off by the registration's error,
-      so their weight fades out.
-    - "consistency": a teacher, the exponential moving average of the network, looks at the slice without changes of
-      intensity; the network looks at it with strong ones, and with a box from another slice (CutMix), and must predict
-      the class that the teacher predicts wherever the teacher is confident.
+    - "propagation": on unlabeled slices, with the votes of all propagated labels as soft targets. They show where an
+      organ ends and which slices have none, but they have the error of the registration, so their weight fades out.
+    - "consistency": the teacher, the exponential moving average of the network, predicts the slice without changes of
+      intensity. The network sees the slice with strong changes and a box from another slice (CutMix), and must predict
+      the class of the teacher wherever the teacher is confident.
 
     All three are half cross-entropy and half Dice, see :func:`custom.losses.known_dice_cross_entropy`. Each slice is
-    augmented in space once; labeled and unlabeled slices that learn from labels have mild changes of intensity.
+    augmented spatially once; for the first two terms slices have mild changes of intensity.
     A term whose weight is 0 is not computed.
 
     Args:
-        teacher: the averaged network, in evaluation mode, which Ignite's ``EMAHandler`` among the handlers keeps.
+        teacher: the averaged network in evaluation mode, which an ``EMAHandler`` of Ignite among the handlers updates.
         weights: name of each term to its weight, a number or a :class:`Schedule`.
         intensity: changes of intensity.
-        strong_factor: how much stronger they are for the network that is to agree with the teacher.
+        strong_factor: factor of their strength for the consistency term.
         cut_mix: probability of a box from another slice.
-        confidence: probability from which on a pixel's decision by the teacher counts.
+        confidence: smallest probability of a confident decision of the teacher.
         squared_dice: whether Dice squares the probabilities in its denominator.
         gradient_norm: gradients are clipped to this norm.
         **arguments: those of :class:`TwoStreamTrainer`, all by name.
@@ -104,8 +103,8 @@ class MeanTeacherTrainer(TwoStreamTrainer):
 
         Args:
             engine: this trainer.
-            batchdata: this process's part: "image" (n, 1, H, W); "label" (n, K, H, W) integers, K times the same for
-                labeled slices, those of K warped label maps for the others, UNKNOWN where there is none; "slice" (n,).
+            batchdata: this process's part: "image" (n, 1, H, W); "label" (n, K, H, W) integers, K equal maps for
+                labeled slices, K propagated ones for the others, UNKNOWN where nothing is known; "slice" (n,).
 
         Returns:
             "loss" and each term that was computed, by name, without its weight.
@@ -116,15 +115,17 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         if len(images) * process_count() == engine.labeled_per_batch:  # nothing is unlabeled
             weights |= {"propagation": 0.0, "consistency": 0.0}
         with torch.no_grad():
-            views, lesson, confident = engine.views(images, bool(weights["consistency"]))
+            # without propagated labels, unlabeled slices are needed in their strong view alone
+            taught = images if weights["propagation"] else images[: engine.labeled_per_batch // process_count()]
+            views, lesson, confident = engine.views(images, len(taught), bool(weights["consistency"]))
         engine.network.train()
         engine.optimizer.zero_grad()
         with engine.autocast():
             logits = engine.inferer(torch.cat(views), engine.network)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        mild, strong = logits[: len(images)], logits[len(images) :]
+        mild, strong = logits.tensor_split([len(taught)])
         mild = engine.gathered(mild)  # (N, C, H, W), labeled slices first
-        target, known = vote_shares(engine.gathered(labels), mild.shape[1], UNKNOWN)
+        target, known = vote_shares(engine.gathered(labels[: len(taught)]), mild.shape[1], UNKNOWN)
         target = target.to(mild.dtype)
 
         def loss_of(*arguments: Tensor) -> Tensor:
@@ -144,21 +145,24 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         engine.optimizer.step()
         return {CommonKeys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
-    def views(self, images: Tensor, consistency: bool) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
-        """What the network is shown, and what the teacher says of it.
+    def views(
+        self, images: Tensor, taught: int, consistency: bool
+    ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+        """Views of the slices for the network, and the targets of the teacher.
 
         Args:
             images: this process's spatially augmented slices (n, 1, H, W), labeled ones first.
+            taught: number of first slices that have a view with mild changes.
             consistency: whether there is a strong view.
 
         Returns:
-            The views of this process: all slices with mild changes of intensity (n, 1, H, W) and, with
-            ``consistency``, the unlabeled ones with strong changes and boxes (m, 1, H, W). Then what the teacher
-            decides about the strong views of the global batch (M, C, H, W), and where it is confident (M, 1, H, W).
+            The views of this process: the first slices with mild changes of intensity (taught, 1, H, W) and, with
+            ``consistency``, the unlabeled ones with strong changes and boxes (m, 1, H, W). Then the decisions of the
+            teacher about the strong views of the global batch (M, C, H, W), and where it is confident (M, 1, H, W).
         """
         generator, _, world = self._draw(view=1)
         size = images.shape[2:]
-        mild = self.changed(images, self.intensity.draw(len(images) * world, *size, generator), None)
+        mild = self.changed(images[:taught], self.intensity.draw(taught * world, *size, generator), None)
         if not consistency:
             return [mild], None, None
         weak = images[self.labeled_per_batch // world :]
@@ -168,7 +172,7 @@ class MeanTeacherTrainer(TwoStreamTrainer):
             probabilities = self.teacher(weak).softmax(dim=1)
         probabilities = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
         box = random_boxes(count, *size, generator, self.cut_mix).to(images.device)
-        # a box shows the unlabeled slice before it in the global batch; with one such slice it changes nothing
+        # the box comes from the previous unlabeled slice of the global batch; with a single one it changes nothing
         strong, probabilities = (
             torch.where(box, values.roll(1, dims=0), values)
             for values in (self.gathered(strong, labeled=0), self.gathered(probabilities, labeled=0))
@@ -176,6 +180,6 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         return [mild, self.share(strong, labeled=0)], *confident_decisions(probabilities, self.confidence)
 
     def changed(self, images: Tensor, drawn: Mapping[str, Tensor], labeled: int | None) -> Tensor:
-        """This process's images (n, 1, H, W) with changes of intensity that were drawn for the global batch."""
+        """The images (n, 1, H, W) of this process with changes of intensity, which are drawn for the global batch."""
         drawn = {name: self.share(values, labeled).to(images) for name, values in drawn.items()}
         return self.intensity.apply(images, **drawn)

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""How much a term of the loss counts, and how fast is learnt, as training goes on."""
+"""Schedules of the weights of loss terms and of the learning rate."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["PolynomialDecay", "Schedule", "suggested_epochs"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """``weight``, ramped up at the beginning and faded out later, both as the Gaussian that the field uses.
+    """Weight of a term with a Gaussian ramp-up at the beginning and a Gaussian fade-out.
 
     Args:
-        weight: at full strength, not negative; 0 leaves the term out of the computation.
-        ramp_up: time until full strength: exp(-5 (1 - t / ramp_up)^2); 0 starts there.
-        fade_out: time until next to nothing is left: exp(-5 (t / fade_out)^2), and 0 from then on; 0 never fades.
-        length: iterations in one unit of time: 1, or those of the whole training to give the others as parts of it.
+        weight: largest value, not negative; with 0 the term is not computed.
+        ramp_up: time until the largest value, by exp(-5 (1 - t / ramp_up)^2); 0 for no ramp-up.
+        fade_out: time until the weight is 0, by exp(-5 (t / fade_out)^2) before; 0 for no fade-out.
+        length: iterations in a unit of time: 1, or those of the whole training to give times as fractions of it.
 
     Raises:
         SettingError: a negative number.
@@ -42,7 +42,7 @@ class Schedule:
                 raise SettingError(f"weights: {name} is {value}; it must not be negative.")
 
     def __call__(self, iteration: int) -> float:
-        """The weight in an iteration, which count from 1."""
+        """Weight in an iteration; the first one is 1."""
         passed, ramp_up, fade_out = iteration - 1, round(self.ramp_up * self.length), round(self.fade_out * self.length)
         if fade_out and passed >= fade_out:
             return 0.0
@@ -53,12 +53,12 @@ class Schedule:
 
 @dataclass(frozen=True)
 class PolynomialDecay:
-    """Factor of a learning rate, for ``torch.optim.lr_scheduler.LambdaLR``: up linearly, then down as a power.
+    """Factor of the learning rate with linear warm-up and polynomial decay, for ``LambdaLR``.
 
     Args:
         iterations: of the whole training.
         power: of the decay.
-        warm_up: iterations of the way up.
+        warm_up: iterations of the warm-up.
     """
 
     iterations: int
@@ -66,11 +66,11 @@ class PolynomialDecay:
     warm_up: int = 0
 
     def __call__(self, iteration: int) -> float:
-        """The factor in an iteration, which count from 0."""
+        """Factor in an iteration; the first one is 0."""
         up = min((iteration + 1) / self.warm_up, 1.0) if self.warm_up else 1.0
         return up * max(1 - iteration / self.iterations, 0.0) ** self.power
 
 
 def suggested_epochs(device: torch.device | str) -> int:
-    """How many epochs of 250 iterations a machine trains in about half an hour: 12 on a CPU, 60 on a GPU."""
+    """Number of epochs of 250 iterations that take about half an hour: 12 on a CPU, 60 on a GPU."""
     return 12 if torch.device(device).type == "cpu" else 60

@@ -13,7 +13,7 @@ __all__ = ["SegmentationTrainer"]
 
 
 class SegmentationTrainer(SliceTrainer):
-    """Supervised training with the spatial augmentation done on the batch."""
+    """Supervised trainer with spatial augmentation of whole batches."""
 
     def _iteration(self, engine: SegmentationTrainer, batchdata: dict) -> dict:
         """One step.

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which patients to annotate first, before any label exists."""
+"""Choice of the patients to annotate first, before any label exists."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ __all__ = ["PatientSelector"]
 
 
 class PatientSelector:
-    """Rank the patients by how well they cover the others in the space of a pre-trained encoder.
+    """Rank patients by how well they cover the others in the feature space of a pre-trained encoder.
 
-    Each slice is described by the pooled features of the encoder, those that a segmentation network starts from, and
-    not by the embedding that the loss shaped: that of CORAL is nearly a line, the slice's position. A patient covers a
-    slice as well as the most similar one of theirs; all patients count the same, however many slices they have.
+    Each slice is described by the pooled features of the encoder, from which a segmentation network starts, and not by
+    its embedding, which for CORAL mostly encodes the position of the slice. The coverage of a slice by a patient is the
+    similarity to the most similar slice of the patient. All patients have the same weight.
 
     Args:
-        network: the pre-trained one.
-        loader: slices of all patients that could be annotated, over a :class:`~custom.data.SliceDataset`.
-        folder: for "selection.csv", all patients in order with the coverage reached, and "selection.txt", the first
-            ``count``, one a line: a list that ``split_dir`` can hold as ``labeled_<count>.txt``.
-        count: of patients to annotate.
-        annotated: names of those that are; they come before all others and are in no list.
+        network: pre-trained.
+        loader: slices of all patients that could be annotated, of a :class:`~custom.data.SliceDataset`.
+        folder: for "selection.csv", which ranks all patients with the coverage reached, and "selection.txt", which
+            lists the first ``count``, one on each line, and can be used as ``labeled_<count>.txt`` in ``split_dir``.
+        count: number of patients to annotate.
+        annotated: names of patients that are annotated already. They rank first and are not listed.
 
     Raises:
-        SettingError: there are fewer patients than ``count``, or no patient of an ``annotated`` name.
+        SettingError: there are fewer patients than ``count``, or an ``annotated`` name is unknown.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class PatientSelector:
             raise SettingError(f"count: {count}; there are {left} patients to choose from.")
 
     def run(self) -> list[str]:
-        """Embed, rank, write, and print the setting for training.
+        """Rank the patients, write the lists, and log the setting for the training.
 
         Returns:
             Names of the patients to annotate.
@@ -93,7 +93,7 @@ class PatientSelector:
         return selected
 
     def _features(self) -> tuple[Tensor, Tensor]:
-        """(N, features) of all slices, and (N,) numbers of their patients."""
+        """Features of all slices, (N, d), and the numbers of their patients, (N,)."""
         device = next(self.network.parameters()).device
         features, patients = [], []
         with eval_mode(self.network), torch.inference_mode():

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the trainers on batches of slices share: seeds, precision, resumption, the end of a run."""
+"""Base class of the trainers on batches of slices: random numbers, precision, resuming, checks of the loss."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = ["SliceTrainer", "default_device", "fast_bfloat16", "scalars"]
 
 
 def default_device() -> torch.device:
-    """The GPU, or the CPU where there is none."""
+    """The GPU, or the CPU if there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def scalars(output: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """The terms of an iteration's output as numbers, for curves; embeddings and the like are left out."""
+    """The scalar values of the output of an iteration, for curves."""
     return {name: value.item() for name, value in output.items() if value.numel() == 1}
 
 
@@ -45,16 +45,16 @@ def fast_bfloat16(device: torch.device | str) -> bool:
 class SliceTrainer(SupervisedTrainer):
     """A MONAI SupervisedTrainer on batches of 2-D slices; a method overrides ``_iteration``.
 
-    All random numbers come from the seed with the epoch or the iteration, so that a run that was killed and resumed
-    at an epoch's end goes on exactly as it would have.
+    All random numbers depend only on the seed and the epoch or iteration, so that a run that was killed and resumed at
+    the end of an epoch gives the same result as one without interruption.
 
     Args:
         device: of the network.
-        max_epochs: how many.
-        train_data_loader: batches of slices; its ``batch_sampler`` is told the epoch.
+        max_epochs: number of epochs.
+        train_data_loader: batches of slices; its ``batch_sampler`` has ``set_epoch``.
         network: trained in place.
         optimizer: of its parameters.
-        loss_function: the method's.
+        loss_function: of the method.
         augment: spatial augmentation of a batch on the device.
         seed: of all random numbers.
         mixed_precision: bfloat16 autocast; parameters and loss stay in float32.
@@ -62,15 +62,16 @@ class SliceTrainer(SupervisedTrainer):
         train_handlers: Ignite handlers.
 
     Raises:
-        SettingError: ``max_epochs`` is no count; during the run, a term of the loss that is not finite.
+        SettingError: ``max_epochs`` is not a positive integer; during the run, a term of the loss is not finite.
     """
 
+    # attributes that two runs must share to be the same
     SETTINGS: ClassVar[tuple[str, ...]] = (
         "seed",
         "mixed_precision",
         "augment",
         "loss_function",
-    )  # that make two runs the same
+    )
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class SliceTrainer(SupervisedTrainer):
         train_handlers: list | None = None,
     ) -> None:
         check_settings({"max_epochs": max_epochs})
-        # before the handlers are attached: one that resumes compares them
+        # set before the handlers are attached, since the handler that resumes compares them
         self.optimizer, self.loss_function = optimizer, loss_function
         self.augment = augment
         self.seed = seed
@@ -108,12 +109,12 @@ class SliceTrainer(SupervisedTrainer):
         self._checked: tuple[int, list[str], torch.Tensor] | None = None
 
     def run(self) -> None:
-        """Train up to ``max_epochs``; a run that was resumed after its last epoch is left as it is."""
+        """Train up to ``max_epochs``; a run that was resumed after its last epoch does nothing more."""
         if self.state.epoch >= self.state.max_epochs:
-            logger.info(f"resume: all {self.state.max_epochs} epochs are done already: nothing to train.")
-            self.fire_event(Events.COMPLETED)  # a kill may have come before what is written at the end
+            logger.info(f"resume: all {self.state.max_epochs} epochs are done already; there is nothing to train.")
+            self.fire_event(Events.COMPLETED)  # the run may have been killed before the files of its end were written
             return
-        # a loader with workers draws its first batches before the first EPOCH_STARTED
+        # because a loader with workers draws its first batches before the first EPOCH_STARTED
         self.data_loader.batch_sampler.set_epoch(self.state.epoch + 1)
         super().run()
 
@@ -122,7 +123,7 @@ class SliceTrainer(SupervisedTrainer):
         return torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.mixed_precision)
 
     def augmented(self, images: torch.Tensor, labels: torch.Tensor | None = None, view: int = 0):
-        """Augment this process's part of the batch; ``view`` tells apart several draws in an iteration."""
+        """Augment the part of this process of the batch; ``view`` distinguishes several draws in an iteration."""
         return self.augment(images, labels, *self._draw(view))
 
     def _draw(self, view: int = 0) -> tuple[torch.Generator, int, int]:
@@ -135,9 +136,9 @@ class SliceTrainer(SupervisedTrainer):
 
     @staticmethod
     def _check_finite(engine: SliceTrainer) -> None:
-        """Stop where the loss or a term of it is not finite.
+        """Stop the training if a term of the loss is not finite.
 
-        On a GPU a number is looked at an iteration later, when it is there, and at an epoch's end.
+        On a GPU a value is checked one iteration later or at the end of the epoch, to avoid waiting for it.
         """
         terms = {
             name: value.detach()

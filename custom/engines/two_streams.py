@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training on batches of labeled and unlabeled slices, shared by any number of processes."""
+"""Base class of the trainers on batches of labeled and unlabeled slices, in one or several processes."""
 
 from __future__ import annotations
 
@@ -20,61 +20,69 @@ __all__ = ["TwoStreamTrainer"]
 class TwoStreamTrainer(SliceTrainer):
     """A SliceTrainer on batches whose labeled slices come first; a method overrides ``_iteration``.
 
-    Several processes share the networks' work on the global batch. What the loss needs of all of it is gathered, and
-    each process computes the loss of the whole batch: so it is that of one process whichever the losses are, Dice over
-    the batch among them. All processes draw the same random numbers.
+    Several processes share the forward and backward passes of the global batch. Logits and features are gathered, and
+    each process computes the loss of the global batch, so that it equals that of a single process for any loss,
+    including Dice over the batch. All processes draw the same random numbers.
 
     Args:
         labeled_per_batch: number of labeled slices in the global batch.
+        centers: (N, 2), the point of each slice of the dataset near which the augmentation crops, see
+            :attr:`custom.data.SliceDataset.centers`; None is the middle of the slices.
         **arguments: those of :class:`SliceTrainer`, all by name.
     """
 
-    def __init__(self, *, labeled_per_batch: int, **arguments: Any) -> None:
-        self.labeled_per_batch = labeled_per_batch
+    def __init__(self, *, labeled_per_batch: int, centers: Tensor | None = None, **arguments: Any) -> None:
+        self.labeled_per_batch, self.centers = labeled_per_batch, centers
         super().__init__(**arguments)
 
     def prepared(self, batchdata: dict) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """This process's spatially augmented batch.
+        """The spatially augmented part of this process of the batch.
 
         Args:
             batchdata: "image" (n, 1, H, W); "label" (n, K, H, W), K label maps of each slice, UNKNOWN where nothing is
                 known; "slice" (n,), their numbers.
 
         Returns:
-            Images (n, 1, H, W), labels (n, K, H, W) int64, and where they come from: slices (n,), grids (n, H, W, 2).
+            Images (n, 1, h, w), labels (n, K, h, w) int64, and where they come from: slices (n,), grids (n, h, w, 2);
+            h and w are those of the augmentation's crops, if it crops.
         """
         device = self.state.device
         images, labels, slices = (
             batchdata[key].to(device, non_blocking=True) for key in (CommonKeys.IMAGE, CommonKeys.LABEL, "slice")
         )
         labels = self.chosen_labels(labels, slices)
-        grid = self.random_grid(images)
+        grid = self.random_grid(images, slices)
         nothing_known = (labels == UNKNOWN).all(dim=(1, 2, 3), keepdim=True)
         images, labels = self.augment.sample(images, grid), self.augment.sample(labels, grid)
-        # beyond a slice is background, as its image is constant there; but one without a label teaches nothing at all
+        # the outside of a slice is background, as its image is constant there, unless nothing is known of the slice
         labels = labels.masked_fill(nothing_known, UNKNOWN)
         return images, labels.long(), (slices, grid)
 
     def chosen_labels(self, labels: Tensor, slices: Tensor) -> Tensor:
-        """The label maps that take part, (n, K, H, W) of (n, K, H, W); a method may choose among them."""
+        """The label maps (n, K, H, W) to train with; a subclass may choose some of them."""
         return labels
 
-    def random_grid(self, images: Tensor) -> Tensor:
-        """Where the pixels of this process's augmented images come from, for :meth:`SpatialAugment.sample`.
+    def random_grid(self, images: Tensor, slices: Tensor) -> Tensor:
+        """Random sampling grid of the augmentation of this process's images, for :meth:`SpatialAugment.sample`.
 
-        Each slice has the random numbers of its place in the global batch.
+        The random numbers of a slice depend on its place in the global batch.
+
+        Args:
+            images: (n, 1, H, W).
+            slices: (n,), their numbers in the data set.
         """
         generator, _, world = self._draw()
         drawn = self.augment.draw(len(images) * world, *images.shape[2:], generator)
         drawn = {name: self.share(values).to(images.device, non_blocking=True) for name, values in drawn.items()}
-        return self.augment.grid(*images.shape[2:], **drawn)
+        centers = None if self.centers is None else self.centers[slices.cpu()].to(images.device)
+        return self.augment.grid(*images.shape[2:], **drawn, centers=centers)
 
     def gathered(self, values: Tensor, labeled: int | None = None) -> Tensor:
-        """The global batch (N, ...) of each process's (n, ...), with gradients, labeled slices first.
+        """Gather the parts (n, ...) of all processes to the global batch (N, ...), with gradients, labeled ones first.
 
         Args:
             values: of this process.
-            labeled: how many of the N are labeled; None for ``labeled_per_batch``.
+            labeled: number of labeled slices among the N; None for ``labeled_per_batch``.
         """
         world = process_count()
         if world == 1:
@@ -84,6 +92,6 @@ class TwoStreamTrainer(SliceTrainer):
         return torch.cat([parts[:, :known].flatten(0, 1), parts[:, known:].flatten(0, 1)])
 
     def share(self, values: Tensor, labeled: int | None = None) -> Tensor:
-        """This process's (n, ...) of a global batch (N, ...); the arguments as in :meth:`gathered`."""
+        """The part (n, ...) of this process of a global batch (N, ...), see :meth:`gathered`."""
         known = self.labeled_per_batch if labeled is None else labeled
         return torch.cat([part.tensor_split(process_count())[process_rank()] for part in values.tensor_split([known])])

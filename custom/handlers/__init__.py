@@ -1,9 +1,10 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Side effects of a run."""
+"""Ignite handlers: checkpoints, reports, figures and checks of a run."""
 
 from custom.handlers.averaging import AveragingWarmUp
 from custom.handlers.checkpoint import LoadWeights, ResumeCheckpoint, SaveWeights
+from custom.handlers.class_dice import ClassDice
 from custom.handlers.collapse import CollapseError, CollapseGuard
 from custom.handlers.embedding import EmbeddingReport
 from custom.handlers.figures import OverviewFigure
@@ -12,10 +13,12 @@ from custom.handlers.positives import PositivesReport
 from custom.handlers.progress import Progress
 from custom.handlers.ranking import UncertaintyRanking
 from custom.handlers.report import SegmentationReport, report_files
+from custom.handlers.run_report import RunReport
 from custom.handlers.validation import Validation
 
 __all__ = [
     "AveragingWarmUp",
+    "ClassDice",
     "CollapseError",
     "CollapseGuard",
     "UncertaintyRanking",
@@ -27,6 +30,7 @@ __all__ = [
     "PositivesReport",
     "Progress",
     "ResumeCheckpoint",
+    "RunReport",
     "SaveWeights",
     "SegmentationReport",
     "report_files",

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Short memory for a young average of weights."""
+"""Warm-up of the moving average of weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["AveragingWarmUp"]
 class AveragingWarmUp:
     """Attach Ignite's ``EMAHandler``, with a larger momentum in the first iterations.
 
-    So it forgets the first weights. The momentum is 10 / (9 + t) in iteration t, but not below the final one: in the
-    first iteration the average becomes the network itself, whatever weights were loaded into it since. It depends on
-    the iteration alone, so that a resumed run continues with the same; Ignite's own warm-up counts from the start of
-    the process.
+    So the average forgets the first weights. In iteration t the momentum is 10 / (9 + t), but not below its final
+    value. In the first iteration the average equals the network, even if weights were loaded in the meantime. The
+    momentum depends only on the iteration, so a resumed run continues with the same value; Ignite's own warm-up counts
+    from the start of the process.
 
-    A run of the engine that begins with other weights than the last one ended with, as in each round of a federated
-    training, begins with their average, too.
+    If a run of the engine begins with other weights than those at the end of the last run, as in each round of a
+    federated training, the average begins with these weights as well.
 
     Args:
         averaging: attached by this handler.

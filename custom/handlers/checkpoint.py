@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""A run that can be killed, and the network that it leaves."""
+"""Checkpoints for resuming a run, and saving and loading of the weights of a network."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ from custom.utils.log import logger
 
 __all__ = ["LoadWeights", "ResumeCheckpoint", "SaveWeights"]
 
-# in the file of the settings beside the weights
+# key in the file of settings next to the weights
 TRAINED_ON = "trained_on"
-HASHES = "sha256"  # of the weights, and of those before them
+HASHES = "sha256"  # keys of the hash of the weights, and of the previous ones
 
 
 class ResumeCheckpoint:
-    """Save everything that a run needs to go on, at the ends of epochs, and load it when the run is to be resumed.
+    """Save all that a run needs to continue at the end of epochs, and load it to resume the run.
 
-    Random states are not in it: sampler and augmentation draw from the seed with the epoch and the iteration (see
-    :class:`custom.engines.SliceTrainer`). MONAI's CheckpointSaver forgets the best score of earlier processes.
+    Random states are not saved, since random numbers depend only on the seed and the epoch or iteration, see
+    :class:`custom.engines.SliceTrainer`. MONAI's CheckpointSaver does not keep the best score of earlier processes.
 
-    Put it last among the trainer's handlers: it must see what the others did at the epoch's end, and it loads when
-    it is attached.
+    It must be the last handler of the trainer, because it saves what the others did at the end of an epoch, and it
+    loads when it is attached.
 
     Args:
         path: of the checkpoint.
-        objects: what has ``state_dict`` and ``load_state_dict``, by name: network, optimizer, scheduler, guards.
-        parameters: plain values that must be the same for the run to continue, by name.
-        settings: further ones, which may be objects: they are described by their attributes. The optimizer's defaults
-            and what the trainer names in ``SETTINGS`` join them.
+        objects: name to object with ``state_dict`` and ``load_state_dict``: networks, optimizer, scheduler, guards.
+        parameters: name to plain value; a run can continue only with the same values.
+        settings: the same for objects, which are compared by their attributes. The defaults of the optimizer and the
+            ``SETTINGS`` of the trainer are added.
         resume: whether to load.
-        evaluator: whose best metric is kept, or None.
-        interval: epochs between two saves; the last epoch is always saved.
+        evaluator: whose best metric is saved, or None.
+        interval: epochs between checkpoints; the last epoch always has one.
 
     Raises:
-        WeightsError: on attaching, when the checkpoint belongs to another run.
+        WeightsError: when it is attached, if the checkpoint belongs to another run.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class ResumeCheckpoint:
         if self.path.is_file():
             self.load(engine)
         else:
-            logger.info(f"resume: there is no {self.path} yet: starting at the first epoch.")
+            logger.info(f"resume: there is no {self.path} yet; starting at the first epoch.")
 
     def save(self, engine: Engine) -> None:
-        """Write the checkpoint when it is time."""
+        """Write the checkpoint if it is due."""
         state = engine.state
         if process_rank() != 0 or (state.epoch % self.interval and state.epoch != state.max_epochs):
             return
@@ -99,10 +99,10 @@ class ResumeCheckpoint:
             content["best"] = {"metric": float(best.best_metric), "epoch": int(best.best_metric_epoch)}
         content |= {name: _plain(item).state_dict() for name, item in self.objects.items()}
         save_atomically(content, self.path)
-        keeps(str(self.path), f"{self.path} holds epoch {state.epoch}, --resume true goes on after it")
+        keeps(str(self.path), f"{self.path} holds epoch {state.epoch}, --resume true continues after it")
 
     def load(self, engine: Engine) -> None:
-        """Put the run back to where the checkpoint was written."""
+        """Restore the state of the run from the checkpoint."""
         content = read_weights(self.path, key="resume")
         missing = [name for name in ("epoch", "iteration", "settings", *self.objects) if name not in content]
         if missing:
@@ -128,7 +128,7 @@ class ResumeCheckpoint:
         if self.evaluator is not None and "best" in content:
             self.evaluator.state.best_metric = content["best"]["metric"]
             self.evaluator.state.best_metric_epoch = content["best"]["epoch"]
-        logger.info(f"resume: going on after epoch {content['epoch']} of {engine.state.max_epochs} from {self.path}.")
+        logger.info(f"resume: continuing after epoch {content['epoch']} of {engine.state.max_epochs} from {self.path}.")
 
     def _all_settings(self, engine: Engine) -> dict[str, Any]:
         settings = {
@@ -142,20 +142,20 @@ class ResumeCheckpoint:
 
 
 class SaveWeights:
-    """Save a network's weights alone: the file that is deployed.
+    """Save the weights of a network, the file that is deployed.
 
-    With an evaluator that runs, those with the best key metric so far; else those at the end of training. A line at
-    the end says which and where.
+    With an evaluator these are the weights with the best key metric so far, else those at the end of the training. A
+    message at the end says which ones and where.
 
     Args:
         path: of the state dict.
         network: to save.
-        settings: of the preprocessing that the network needs, by name; written beside it as JSON.
+        settings: name to setting of the preprocessing that the network needs; written next to the weights as JSON.
         evaluator: with a key metric, or None.
-        trained_on: lists of the cases that the network learns from, "labeled" and "unlabeled", and that it is chosen
-            on, "validation". The hashes of their images are written beside the settings, so that an evaluation knows
-            them again; names are not, since weights are handed on.
-        goes_on: whether a network whose weights are there already goes on from them: their cases stay in the lists.
+        trained_on: "labeled" and "unlabeled" cases of the training, and "validation" cases that choose the network. The
+            hashes of their images are written with the settings, so that an evaluation recognizes them. Names are not
+            written, since weights may be passed on to others.
+        goes_on: whether the training continues from existing weights, whose cases then stay in the lists.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class SaveWeights:
         self.evaluator = evaluator
         self.trained_on = trained_on or {}
         self.goes_on = goes_on
-        self._notes: dict[str, Any] = {}  # what is written beside the weights
+        self._notes: dict[str, Any] = {}  # content of the file next to the weights
 
     def attach(self, engine: Engine) -> None:
         """
@@ -186,7 +186,7 @@ class SaveWeights:
         engine.add_event_handler(Events.COMPLETED, self._trained)
 
     def _started(self, engine: Engine) -> None:
-        # now, and not when the weights are saved: a file that cannot be read should not end a training of hours
+        # at the start, because an image that cannot be read should not end a training of hours
         if process_rank() > 0:
             return
         if self.settings is not None:
@@ -208,7 +208,7 @@ class SaveWeights:
 
     def _trained(self, engine: Engine) -> None:
         best = self.evaluator.state.best_metric_epoch if self.evaluator is not None else -1
-        # no validation; or its best network was of a run that this one goes on from, and its file has gone since
+        # no validation, or the best network was of the run that was resumed, and its file has been removed
         if best < 0 or not self.path.is_file():
             best = -1
             self._save()
@@ -225,8 +225,8 @@ class SaveWeights:
         with replacing(self.path) as temporary:
             torch.save(weights, temporary)
             if self.settings is not None:
-                self._notes = self._notes or self._all_notes()  # a finished run that is resumed does not start
-                # before the weights, and with the hash of those that are there: a kill in between leaves two that fit
+                self._notes = self._notes or self._all_notes()  # because a finished run that is resumed does not start
+                # before the weights, with the hash of the previous ones as well, in case the run is killed in between
                 hashes = [file_hash(file) for file in (temporary, self.path) if file.is_file()]
                 with replacing(self.path.with_suffix(".json")) as notes:
                     notes.write_text(json.dumps({**self._notes, HASHES: hashes}, indent=4) + "\n", encoding="utf-8")
@@ -234,21 +234,21 @@ class SaveWeights:
 
 
 class LoadWeights:
-    """Load a network's weights before a run of an evaluator.
+    """Load the weights of a network before a run of an evaluator.
 
     Args:
         path: of the state dict.
         network: changed in place.
-        settings: of this run's preprocessing; they must be those that :class:`SaveWeights` wrote beside the weights,
-            where that file is there.
-        scored: the cases of this run, where it scores some. A line says which of them the network saw without their
-            labels, or was chosen by.
-        unseen: whether the labels of none of them may have been trained on; else a line says which were.
-        key: of the config that names the file, for messages.
+        settings: of the preprocessing of this run; they must equal those that :class:`SaveWeights` wrote next to the
+            weights, if that file exists.
+        scored: cases that this run scores, or None. A message names those that the network saw without their labels
+            or was chosen by.
+        unseen: whether to refuse cases whose labels were trained on; otherwise a message names them.
+        key: of the config that gives the path, for messages.
 
     Raises:
-        WeightsError: at the start of the run, when the weights cannot be read, belong to another network, or were
-            trained with other settings or, with ``unseen``, on the labels of a scored case.
+        WeightsError: at the start of the run, if the weights cannot be read, belong to another network, or were trained
+            with other settings or, with ``unseen``, on the labels of a scored case.
     """
 
     def __init__(
@@ -284,7 +284,7 @@ class LoadWeights:
                 "or the two are of different trainings; copy both again, or train again."
             )
         logger.info(
-            f"Weights: {self.path}{'' if settings else f'; {trained.name} is not beside them: settings unchecked'}."
+            f"Weights: {self.path}{'' if settings else f'; {trained.name} is missing, so settings are not checked'}."
         )
         for name, value in settings.items():
             if name in self.settings and self.settings[name] != value:
@@ -299,7 +299,7 @@ class LoadWeights:
         load_weights(self.network, self.path, self.key)
 
     def _check_scored(self, trained_on: Mapping[str, Sequence[str]]) -> None:
-        # every image is read for it: not where there is nothing to compare with
+        # all images are read for this, so only if there is something to compare with
         cases = self.scored if any(trained_on.values()) else ()
         hashes = {case_id(case): content_hash(case["image"]) for case in cases}
         for kind, those in trained_on.items():
@@ -318,12 +318,12 @@ class LoadWeights:
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """What :class:`SaveWeights` wrote beside weights.
+    """Read the file that :class:`SaveWeights` wrote next to weights.
 
     Raises:
-        WeightsError: the file holds anything else.
+        WeightsError: the content is not valid.
     """
-    notes = read_json(path, "checkpoint", error=WeightsError, remedy="copy it again, or remove it to go without")
+    notes = read_json(path, "checkpoint", error=WeightsError, remedy="copy it again, or remove it to do without")
     hashes = notes.setdefault(TRAINED_ON, {})
     if not isinstance(hashes, dict) or not all(_are_texts(those) for those in hashes.values()):
         raise WeightsError(f"checkpoint: {path}: {TRAINED_ON} holds no lists of hashes; copy the file again.")

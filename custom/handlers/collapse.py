@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Stop a pre-training whose embeddings have collapsed."""
+"""Detection of collapsed embeddings during a pre-training."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ __all__ = ["CollapseError", "CollapseGuard"]
 
 
 class CollapseError(UserError, RuntimeError):
-    """All embeddings are the same, and the loss cannot change any more."""
+    """All embeddings are equal, so the loss can no longer change."""
 
 
 class CollapseGuard:
-    """Watch how far embeddings spread, and stop when they have pointed the same way for some epochs.
+    """Measure the spread of embeddings, and stop the training if they have had the same direction for some epochs.
 
-    When all similarities are equal a contrastive loss has no gradient left and stands at ln(n - 1). The measure is
+    If all similarities are equal, a contrastive loss has no gradient and equals ln(n - 1). The measure is
     the mean over an epoch's iterations of one minus the mean cosine similarity, see
     :func:`custom.metrics.embedding_spread`; it is stored as the metric "embedding_spread".
 
     Args:
-        patience: epochs in a row with a spread below ``tolerance`` after which the run ends.
-        tolerance: smallest spread that counts as healthy; a spread that is not finite never does.
+        patience: number of consecutive epochs with a spread below ``tolerance`` after which the run is stopped.
+        tolerance: smallest spread of embeddings that have not collapsed; a spread that is not finite counts as
+            collapse.
 
     Raises:
         CollapseError: during the run, at the end of the last of these epochs.
@@ -49,14 +50,14 @@ class CollapseGuard:
         self._total, self._count = 0.0, 0
 
     def _add(self, engine: Engine) -> None:
-        # stays a tensor on the device until the epoch ends
+        # a tensor on the device until the end of the epoch
         self._total = self._total + embedding_spread(engine.state.output["embeddings"])
         self._count += 1
 
     def __call__(self, engine: Engine) -> None:
         spread = float(self._total) / self._count
         engine.state.metrics["embedding_spread"] = spread
-        healthy = spread >= self.tolerance  # False for NaN, too
+        healthy = spread >= self.tolerance  # False also for NaN
         self.bad_epochs = 0 if healthy else self.bad_epochs + 1
         if self.bad_epochs >= self.patience:
             raise CollapseError(
@@ -67,7 +68,7 @@ class CollapseGuard:
             )
 
     def state_dict(self) -> dict[str, int]:
-        """What a resumed run has to know."""
+        """State for resuming the run."""
         return {"bad_epochs": self.bad_epochs}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What pre-training has learnt: how the embeddings of a patient's slices lie."""
+"""Report on a pre-training: the order of the embeddings of each patient's slices."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = ["EmbeddingReport"]
 
 
 class EmbeddingReport:
-    """Embed the slices of held-out cases; write ``embedding.csv`` and ``embedding.png``, say how well they are ordered.
+    """Embed the slices of held-out cases, measure their order, and write ``embedding.csv`` and ``embedding.png``.
 
-    The number is Spearman's rho between the projection on the network's ordinal axis v / |v| and the slice position,
-    per patient, and its median. For a network without an axis the projection is the first principal component; the
-    sign of one is arbitrary, so that \\|rho\\| is taken, and both the log and the figure say so. With several
-    processes the first does it all.
+    The measure is Spearman's rho between the projection to the ordinal axis v / |v| of the network and the slice
+    position, for each patient, and its median. For a network without an axis the projection is the first principal
+    component, whose sign is arbitrary, so \\|rho\\| is used, and both the log and the figure say so. With several
+    processes the first one makes the report.
 
     Args:
         folder: for the files.
@@ -95,7 +95,7 @@ class EmbeddingReport:
         return median
 
     def _embed(self) -> tuple[list[dict[str, Any]], np.ndarray]:
-        """One row a slice, and the embeddings (n, d)."""
+        """One row for each slice, and the embeddings (n, d)."""
         network = unwrapped(self.network)
         device = next(network.parameters()).device
         names = getattr(getattr(self.loader, "dataset", None), "patient_names", None)
@@ -133,7 +133,7 @@ class EmbeddingReport:
 
 
 def _draw_paths(axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str):
-    """Dots of the slices colored by position, and for each patient a line through the mean at each position."""
+    """Draw slices as dots colored by position, and for each patient a line through the mean at each position."""
     values = {key: np.array([row[key] for row in rows]) for key in ("patient", "position", x, y)}
     for patient in dict.fromkeys(values["patient"].tolist()):
         mine = values["patient"] == patient

@@ -1,14 +1,17 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of what an evaluation saw and predicted."""
+"""Overview picture of an evaluation: images, labels and predictions."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
 from matplotlib.axes import Axes
@@ -32,28 +35,29 @@ __all__ = ["OverviewFigure"]
 
 CARDIAC = {"base": 0.15, "middle": 0.5, "apex": 0.85}
 PANEL = 1.45  # inches
-ENTRY = 2.0  # inches, of a long name in the legend
+ENTRY = 2.0  # inches for a long name in the legend
 MOST_SCORES = 5
 
 
 @dataclass
 class _Case:
     title: str
-    spacing: tuple[float, float]  # mm of rows and columns
-    slices: list[dict[str, np.ndarray]]  # of each slice shown: panel name to (h, w)
+    spacing: tuple[float, float]  # pixel size of rows and columns, in mm
+    slices: list[dict[str, np.ndarray]]  # for each displayed slice: panel name to (h, w)
 
 
 class OverviewFigure:
     """Draw image, truth and prediction of some cases side by side, on a few slices, as ``overview.png``.
 
-    Slices are chosen at fractions of those that the truth labels (the prediction, where there is no truth), and shown
-    as radiologists do: anterior or head up, the patient's left on the right. With several processes the first
-    draws cases of its own.
+    Labeled cases are shown from the worst to the best by their mean Dice, at equal steps of the ranking; of unlabeled
+    ones the first are shown. Slices are chosen at fractions of those that the truth labels (the prediction, where
+    there is no truth), and shown as radiologists do: anterior or head up, the patient's left on the right. With
+    several processes the first draws the cases of all.
 
     Args:
         folder: for the file.
         class_names: of the foreground classes, label 1 first.
-        max_cases: the first ones are shown.
+        max_cases: largest number of cases that are shown.
         slices: name to fraction in [0, 1] of the labeled slices, along ``direction``.
         direction: (3,) vector in RAS along which slices are counted.
     """
@@ -62,7 +66,7 @@ class OverviewFigure:
         self,
         folder: str,
         class_names: Sequence[str],
-        max_cases: int = 6,
+        max_cases: int = 5,
         slices: Mapping[str, float] = CARDIAC,
         direction: Sequence[float] = HEAD,
     ) -> None:
@@ -72,6 +76,8 @@ class OverviewFigure:
         self.slices = dict(slices)
         self.orient = OrientSlices(direction)
         self.cases: list[_Case] = []
+        self._kept: dict[str, float] = {}  # case to mean Dice, NaN without a truth
+        self._stored: TemporaryDirectory | None = None  # slices until it is known which are shown
 
     def attach(self, engine: Engine) -> None:
         """
@@ -79,35 +85,62 @@ class OverviewFigure:
             engine: an evaluator that decollates; "pred" of its output and, where labeled, "label" are (1, H, W, S)
                 integer maps; "image" (C, ...), the first channel of which is shown, may be in another geometry.
         """
-        if process_rank() != 0:
-            return
-        engine.add_event_handler(Events.STARTED, lambda: self.cases.clear())
+        engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
         engine.add_event_handler(Events.COMPLETED, self)
 
+    def _begin(self) -> None:
+        self._kept.clear()
+        self._stored = TemporaryDirectory(prefix="overview-")
+
     def _keep(self, engine: Engine) -> None:
         for entry, output in zip(engine.state.batch, engine.state.output, strict=True):
-            if len(self.cases) == self.max_cases:
-                return
             maps = {"truth": output.get(CommonKeys.LABEL), "prediction": output[CommonKeys.PRED]}
             maps = {name: volume.cpu() for name, volume in maps.items() if volume is not None}
-            title = identity(entry, output)["case"]
-            if "truth" in maps:
-                title += f"     Dice: {self._scores(**maps)}"
-            self.cases.append(self._case(title, output[CommonKeys.IMAGE][:1].cpu(), maps))
+            if "truth" not in maps and len(self._kept) >= self.max_cases:
+                continue
+            name = identity(entry, output)["case"]
+            scores, mean = self._scores(**maps) if "truth" in maps else ("", float("nan"))
+            title = f"{name}     Dice: {scores}" if scores else name
+            self._kept[name] = mean
+            self._file(name).write_bytes(pickle.dumps(self._case(title, output[CommonKeys.IMAGE][:1].cpu(), maps)))
 
-    def _scores(self, truth: MetaTensor, prediction: MetaTensor) -> str:
-        """Dice of the classes that occur in the case; only the mean of more than fit above a row."""
+    def _file(self, case: str) -> Path:
+        """Of a case that is kept; by its number, since ids may be no file names."""
+        return Path(self._stored.name, str(list(self._kept).index(case)))
+
+    def _chosen(self) -> list[_Case]:
+        """The cases to show, of all processes, in the order of the picture."""
+        found = {case: mean for part in idist.all_gather(self._kept) for case, mean in part.items()}
+        ranked = sorted(found, key=lambda case: (np.isnan(found[case]), found[case]))
+        if all(np.isnan(mean) for mean in found.values()):
+            ranked = list(found)[: self.max_cases]
+        places = np.unique(np.linspace(0, len(ranked) - 1, min(len(ranked), self.max_cases)).round().astype(int))
+        shown = [ranked[place] for place in places]
+        own = {case: pickle.loads(self._file(case).read_bytes()) for case in shown if case in self._kept}
+        stored = {case: content for part in idist.all_gather(own) for case, content in part.items()}
+        self._stored.cleanup()
+        names = {0: "Worst", len(shown) - 1: "Best"} | ({len(shown) // 2: "Middle"} if len(shown) % 2 else {})
+        if len(shown) > 2 and not np.isnan(found[shown[-1]]):
+            for place, name in names.items():
+                stored[shown[place]].title = f"{name}: {stored[shown[place]].title}"
+        return [stored[case] for case in shown]
+
+    def _scores(self, truth: MetaTensor, prediction: MetaTensor) -> tuple[str, float]:
+        """Dice of the classes that occur in the case, only the mean of more than fit above a row; and the mean."""
         scores = {n: dice(truth[0] == k, prediction[0] == k) for k, n in enumerate(self.class_names, start=1)}
         scores = {n: score for n, score in scores.items() if not np.isnan(score)}
+        if not scores:
+            return "no class in truth or prediction", float("nan")
+        mean = float(np.mean(list(scores.values())))
         if len(scores) > MOST_SCORES:
-            return f"mean {np.mean(list(scores.values())):.2f}"
-        return ", ".join(f"{n} {score:.2f}" for n, score in scores.items()) or "no class in truth or prediction"
+            return f"mean {mean:.2f}", mean
+        return ", ".join(f"{n} {score:.2f}" for n, score in scores.items()), mean
 
     def _case(self, title: str, image: MetaTensor, maps: dict[str, MetaTensor]) -> _Case:
         prediction = maps["prediction"]
         if image.shape != prediction.shape or not np.allclose(image.affine, prediction.affine, atol=1e-3):
-            # black beyond the part of a slice that the network was shown
+            # black outside the part of a slice that the network sees
             image = ResampleToMatch(mode="bilinear", padding_mode="zeros")(image - image.min(), prediction)
         volumes = {name: self.orient(volume) for name, volume in {"image": image, **maps}.items()}
         spacing = tuple(volumes["image"].pixdim.tolist()[1::-1])
@@ -120,11 +153,12 @@ class OverviewFigure:
         return _Case(title, spacing, [{n: a[(*window, k)] for n, a in arrays.items()} for k in chosen])
 
     def __call__(self, engine: Engine) -> None:
-        if not self.cases:
+        self.cases = self._chosen()
+        if not self.cases or process_rank() != 0:
             return
         panels = max((list(case.slices[0]) for case in self.cases), key=len)
         rows, columns = len(self.cases), len(self.slices) * len(panels)
-        entries = min(len(COLORS), int(columns * PANEL / ENTRY))  # of the legend, side by side
+        entries = min(len(COLORS), int(columns * PANEL / ENTRY))  # columns of the legend
         below = 0.2 + 0.2 * ceil(len(self.class_names) / entries)  # inches for the legend
         figure = Figure(figsize=(columns * PANEL + 0.3, rows * (PANEL + 0.25) + 0.35 + below))
         FigureCanvasAgg(figure)

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where along the stack a segmentation has too much, and where too little."""
+"""False and missing volume of a segmentation along the stack of slices."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ PARTS = ("below", *(f"fifth {number}" for number in range(1, 6)), "above")
 class ErrorPlaces:
     """Write "errors_by_place.csv": false and missing volume of each class, phase and fifth of the labeled slices.
 
-    A mean Dice hides whether a network puts organs into slices that have none. Slices are counted along ``direction``:
-    the fifths are those of the slices in which the truth has any class, "below" and "above" are the slices beyond.
+    A mean Dice does not show whether a network segments organs in slices that have none. The fifths divide the slices
+    along ``direction`` in which the truth has any class; "below" and "above" are the slices outside that range.
 
     Args:
         folder: for the file.
@@ -60,7 +60,7 @@ class ErrorPlaces:
             self.found[name["case"]] = (name["phase"], volume * self._errors(truth, found))
 
     def _errors(self, truth: np.ndarray, found: np.ndarray) -> np.ndarray:
-        """Voxels (classes, parts, 3): false, missing, true; of maps (S, H, W)."""
+        """Numbers of false, missing and true voxels, (classes, parts, 3), of label maps (S, H, W)."""
         counts = np.zeros((len(self.class_names), len(PARTS), 3))
         labeled = np.flatnonzero(truth.any(axis=(1, 2)))
         for number, (one, other) in enumerate(zip(truth, found, strict=True)):
@@ -85,7 +85,7 @@ class ErrorPlaces:
 
 
 def part_of(number: int, labeled: np.ndarray) -> int:
-    """Place of a slice in ``PARTS``, of a stack whose slices with these ascending numbers are labeled."""
+    """Index in ``PARTS`` of a slice, for a stack in which the slices with these ascending numbers are labeled."""
     if not len(labeled) or number > labeled[-1]:
         return len(PARTS) - 1
     if number < labeled[0]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""How often positives of the contrast are right, as training goes on."""
+"""Fraction of correct positives of the contrast during a training."""
 
 from __future__ import annotations
 
@@ -32,28 +32,29 @@ KINDS = ("registered", "pseudo_label")
 
 
 class PositivesReport:
-    """Share of positives of the anchor's true class, for registered ones (REPS) and for those by pseudo-label.
+    """Measure the fraction of positives with the true class of the anchor, for registered and pseudo-labeled positives.
 
-    After the last iteration of each epoch, so that handlers of its end find the means among the metrics; on some
-    unlabeled slices as they are, in batches of 16, at pixels drawn from each class that the network is confident of.
-    The mean is over these classes, as the loss's is: most pixels are background, whose positives are nearly always
-    right. It looks at the truth of unlabeled slices, which nothing else in training does, and changes nothing.
+    This is done after the last iteration of each epoch, before the handlers of the end of the epoch, on some
+    un-augmented unlabeled slices in batches of 16, at pixels drawn from each class of which the network is confident.
+    The mean is over these classes, as in the loss, since most pixels are background, whose positives are nearly always
+    right. The report is the only part of a training that reads the truth of unlabeled slices, and it does not change
+    the training.
 
     Args:
-        path: of the CSV, in each epoch a row a class and one of their mean: "epoch", "class", "registered",
-            "pseudo_label", "anchors".
+        path: of the CSV table, which has one row for each epoch and class and one for the mean of the classes: "epoch",
+            "class", "registered", "pseudo_label", "anchors".
         class_names: without background, which is the first class.
-        network: segments (n, 1, H, W) into logits; whose decisions are the pseudo-labels, for the CNN's contrast the
-            partner's.
+        network: maps (n, 1, H, W) to logits; its decisions are the pseudo-labels. For the contrast of the CNN it is the
+            partner.
         points: of the training slices; None leaves "registered" undefined.
         data: the training slices.
         truth: the same slices with their true labels.
-        labeled: how many cases, the first ones of the data, are labeled and left out.
+        labeled: number of labeled cases, the first ones of the data, which are left out.
         confidence: see :class:`custom.engines.CrossTeachingTrainer`.
-        stride: of the pixels that are drawn, in pixels of the slices.
-        anchors: of each class in a batch, at most so many times its slices.
-        count: slices, evenly spread over the unlabeled ones.
-        seed: of the pixels, the same ones in each epoch where the network decides alike.
+        stride: of the grid from which pixels are drawn, in pixels of the slices.
+        anchors: largest number of pixels of each class, on average for each slice of a batch.
+        count: number of slices, which are spread evenly over the unlabeled ones.
+        seed: of the random choice of pixels.
 
     Raises:
         SettingError: the truth is of other slices.
@@ -94,7 +95,7 @@ class PositivesReport:
         engine.add_event_handler(Events.ITERATION_COMPLETED(event_filter=_ends_epoch), self._completed)
 
     def _begin(self, engine: Engine) -> None:
-        if engine.state.epoch and self.path.is_file():  # a run that goes on
+        if engine.state.epoch and self.path.is_file():  # a resumed run
             with self.path.open(newline="", encoding="utf-8") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= engine.state.epoch]
         self.labels = torch.stack([self.truth[slot]["label"][0] for slot in range(len(self.truth))])  # (N, H, W)
@@ -108,11 +109,11 @@ class PositivesReport:
 
     @torch.no_grad()
     def __call__(self, device: torch.device) -> list[dict[str, Any]]:
-        """Measure.
+        """Make the report.
 
         Returns:
-            Of each class, and of their mean at the end: "class"; "registered" and "pseudo_label", shares of 0 to 1, NaN
-            where there are no positives; "anchors", the pixels that were drawn.
+            One row for each class and a last one for their mean: "class"; "registered" and "pseudo_label", fractions
+            from 0 to 1, NaN without positives; "anchors", number of pixels that were drawn.
         """
         network, found = unwrapped(self.network), []
         generator = torch.Generator(device).manual_seed(self.seed)
@@ -136,7 +137,7 @@ class PositivesReport:
         return [*lines, {"class": "mean", **means, "anchors": len(shares)}]
 
     def _shares(self, index: Tensor, classes: Tensor, slots: Tensor, size: list[int], labels: Tensor) -> Tensor:
-        """(m, 2), of each pixel that was drawn the shares of its positives that are right, in the order of KINDS."""
+        """Fractions of correct positives of each pixel that was drawn, (m, 2), in the order of KINDS."""
         image, places = points_of(index, size)
         true = classes_at(labels, slots[image], places)
         pseudo = pseudo_label_agreement(true, classes)

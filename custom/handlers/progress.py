@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""A progress bar for a run."""
+"""Progress bar of a run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """A trainer's iterations with the epoch, its last loss and the metrics; an evaluator's cases, as Ignite shows them.
+    """Progress bar of the iterations of a trainer, with epoch, loss and metrics, or of the cases of an evaluator.
 
-    Ignite's bar counts either the epochs, and is silent within one, or each epoch's iterations from the beginning.
+    Ignite's bar shows either epochs, without progress within one, or the iterations of a single epoch.
 
     Args:
         description: text before the bar.
@@ -48,12 +48,12 @@ class Progress:
         self.bar = tqdm(total=total, initial=state.iteration, desc=self.description, unit="iteration")
 
     def _tell(self, engine: Engine) -> None:
-        """Once an epoch: reading a number waits for the GPU."""
+        """Update the values once in each epoch, since reading them waits for the GPU."""
         state = engine.state
         numbers = {"loss": float(state.output["loss"]), **state.metrics}
         shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in numbers.items()}
         self.bar.set_postfix({"epoch": f"{state.epoch}/{state.max_epochs}", **shown})
 
     def _end(self) -> None:
-        if self.bar is not None:  # a run that was resumed after its last epoch did not begin
+        if self.bar is not None:  # a run that was resumed after its last epoch has not started
             self.bar.close()

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which patients to annotate next: those whose segmentation is most uncertain."""
+"""Choice of the patients to annotate next, by the uncertainty of their segmentations."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["UncertaintyRanking"]
 
 
 class UncertaintyRanking:
-    """Rank patients by how uncertain their segmentation is, compared to its size; write "selection.csv".
+    """Rank patients by the uncertainty of their segmentations relative to their size, and write "selection.csv".
 
-    The score of a volume is sum(U) / (sum(U) + F), with U the uncertainty of its voxels and F the number of voxels
-    that are segmented as any class: 0 where all is certain, 1 where nothing is segmented at all, which is most worth a
-    look. That of a patient is the mean over their volumes.
+    The score of a volume is sum(U) / (sum(U) + F), with the uncertainty U of its voxels and the number F of voxels that
+    are segmented as any class. It is 0 if all voxels are certain, and 1 if nothing is segmented, which needs attention
+    most. The score of a patient is the mean over the volumes.
 
     Args:
         folder: for "selection.csv".
-        count: of patients to name.
+        count: number of patients to name.
 
     Raises:
         SettingError: the count is below 1.

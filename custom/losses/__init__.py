@@ -14,6 +14,14 @@ from custom.losses.contrastive import (
     within_distance,
 )
 from custom.losses.coral import CoralLoss, ordinal_anatomical_loss, relational_anatomical_loss
+from custom.losses.cross_teaching import (
+    contrast_classes,
+    cross_pseudo_loss,
+    hard_pseudo_labels,
+    propagated_label_loss,
+    student_contrast_loss,
+    supervised_loss,
+)
 from custom.losses.known import KnownDiceCELoss, known_dice_cross_entropy
 from custom.losses.pixel_contrast import PixelContrastLoss, class_contrast, draw_pixels, pixels_at
 from custom.losses.pseudo_labels import confident_decisions, vote_shares
@@ -29,14 +37,20 @@ __all__ = [
     "SupervisedContrastiveLoss",
     "class_contrast",
     "confident_decisions",
+    "contrast_classes",
+    "cross_pseudo_loss",
     "draw_pixels",
+    "hard_pseudo_labels",
     "known_dice_cross_entropy",
     "ordinal_anatomical_loss",
     "pixels_at",
+    "propagated_label_loss",
     "relational_anatomical_loss",
     "same_quarter",
     "same_slice",
     "supervised_contrastive_loss",
+    "student_contrast_loss",
+    "supervised_loss",
     "vote_shares",
     "within_distance",
 ]

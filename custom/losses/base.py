@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the losses share: the base class, similarities, checks of what they are given."""
+"""Base class of the contrastive losses, similarities, and checks of arguments."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = [
     "cosine_similarity",
 ]
 
-# Positions nearer than this are one position, and distances that differ by less are ties. The rounding of float32
-# positions moves a distance by 1e-7 or less; two distances that really differ do so by 1e-5 or more for volumes of
-# up to 40 slices or so. Rounding positions (or distances) to a grid instead would split ties at the grid's edges.
+# Positions closer than this are equal, and distances that differ by less are ties. Rounding of float32 positions
+# changes a distance by at most 1e-7, while different distances differ by at least 1e-5 in volumes of up to about 40
+# slices. Rounding positions or distances to a grid instead would split ties at the edges of the grid.
 POSITION_TOLERANCE = 1e-6
 
 
 class ContrastiveLoss(nn.Module):
-    """A loss on the embeddings of slices: a method overrides :meth:`terms`, ``forward`` is their sum."""
+    """Base class of losses on the embeddings of slices; subclasses override :meth:`terms`, which ``forward`` sums."""
 
     def terms(
         self, embeddings: Tensor, positions: Tensor, slices: Tensor, axis: Tensor | None = None
@@ -48,14 +48,14 @@ class ContrastiveLoss(nn.Module):
 
 
 def cosine_similarity(embeddings: Tensor) -> Tensor:
-    """Return the (n, n) cosines of (n, d) embeddings in float32 at least, under autocast too."""
+    """Return the (n, n) cosines of (n, d) embeddings in at least float32, also under autocast."""
     with torch.autocast(embeddings.device.type, enabled=False):
         unit = F.normalize(embeddings.to(at_least_float32(embeddings.dtype)), dim=1)
         return Gram.apply(unit)
 
 
 class Gram(torch.autograd.Function):
-    """``z @ z.T`` with one matrix product in the backward pass, where autograd would take two."""
+    """``z @ z.T`` with one matrix product in the backward pass, where autograd would use two."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class Gram(torch.autograd.Function):
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """Return float64 for float64 and float32 for all that is coarser."""
+    """Return float64 for float64, and float32 for all types of lower precision."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -80,7 +80,7 @@ def check_temperature(temperature: float) -> None:
 
 
 def check_batch(embeddings: Tensor, positions: Tensor) -> None:
-    """Raise a ValueError unless embeddings are (n, d) and positions (n,), fine enough to compare and finite."""
+    """Raise a ValueError unless embeddings are (n, d) and positions (n,), of sufficient precision and finite."""
     if embeddings.ndim != 2 or not embeddings.is_floating_point():
         raise ValueError(
             f"embeddings must be floating point of shape (n, d), found {embeddings.dtype} of shape "
@@ -96,6 +96,6 @@ def check_batch(embeddings: Tensor, positions: Tensor) -> None:
             f"positions must be float32 or finer, found {positions.dtype}, which rounds equal distances apart: "
             "keep the positions out of the conversion to half precision."
         )
-    # On other devices this would stall every iteration.
+    # On other devices this would synchronize in every iteration.
     if positions.device.type == "cpu" and not positions.isfinite().all():
         raise ValueError(f"positions must be finite, found {positions.tolist()}: check the volumes' slice numbers.")

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""CORAL's baselines SimCLR, GCL and PCL: one supervised-contrastive loss with three masks of positives."""
+"""The baselines of CORAL, SimCLR, GCL and PCL: a supervised-contrastive loss with three masks of positives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from custom.losses.base import (
 def supervised_contrastive_loss(
     embeddings: Tensor, positive_mask: Tensor, temperature: float = 0.1, base_temperature: float = 0.07
 ) -> Tensor:
-    """Supervised-contrastive loss: an anchor's positives against all other embeddings.
+    """Supervised-contrastive loss of the positives of each anchor against all other embeddings.
 
     Args:
         embeddings: (n, d), any floating type; computed in float32 at least.
@@ -46,7 +46,7 @@ def supervised_contrastive_loss(
             "make the mask with one of this module's functions, from the same n embeddings."
         )
     if n < 2:
-        return embeddings[:0].sum()  # zero, connected to the graph, whatever the embedding holds
+        return embeddings[:0].sum()  # zero that is connected to the graph, even for infinite embeddings
     self_pair = torch.eye(n, dtype=torch.bool, device=embeddings.device)
     positive = positive_mask & ~self_pair
     similarity = cosine_similarity(embeddings) / temperature
@@ -70,7 +70,7 @@ def same_slice(slices: Tensor) -> Tensor:
 
 
 def same_quarter(positions: Tensor, groups: int = 4) -> Tensor:
-    """Mark the pairs that lie in the same one of ``groups`` equal parts of the slice axis (GCL).
+    """Mark the pairs in the same one of ``groups`` equal parts of the slice axis (GCL).
 
     Args:
         positions: (n,), in [0, 1]. A position between two parts belongs to the upper one, position 1 to the last.
@@ -88,8 +88,8 @@ def within_distance(positions: Tensor, threshold: float = 0.35) -> Tensor:
 
     Args:
         positions: (n,), in [0, 1].
-        threshold: excluded itself, also where rounding puts a distance just below it. The paper uses 0.35 on ACDC
-            and 0.1 on CHD.
+        threshold: exclusive, even if rounding moves a distance just below it. The paper uses 0.35 on ACDC and 0.1 on
+            CHD.
 
     Returns:
         (n, n), bool, without the diagonal.
@@ -99,7 +99,7 @@ def within_distance(positions: Tensor, threshold: float = 0.35) -> Tensor:
 
 
 class SupervisedContrastiveLoss(ContrastiveLoss):
-    """The supervised-contrastive loss as a method: a subclass says which pairs are positive.
+    """Base class of supervised-contrastive losses; subclasses define which pairs are positive.
 
     Args:
         temperature: divides the cosine similarities, > 0.

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""CORAL's two terms, relational and ordinal, and their sum (https://arxiv.org/abs/2511.11276)."""
+"""The relational and the ordinal term of CORAL, and their sum (https://arxiv.org/abs/2511.11276)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["CoralLoss", "ordinal_anatomical_loss", "relational_anatomical_loss"]
 def relational_anatomical_loss(
     embeddings: Tensor, positions: Tensor, temperature: float = 0.1, weight_scale: float | None = 1.0
 ) -> Tensor:
-    """Relational anatomical loss (RAL): the nearer two slices lie, the more alike their embeddings.
+    """Relational anatomical loss (RAL): the closer two slices, the more similar their embeddings.
 
     With positions ``p``, embeddings ``z``, distances ``d_ij = |p_i - p_j|`` and similarities
     ``s_ij = cos(z_i, z_j) / temperature``::
@@ -32,14 +32,14 @@ def relational_anatomical_loss(
         L_RAL = 1 / (n (n - 1))  sum_i sum_(j != i)  w_ij l_ij,       w_ij = sigmoid(tau d_ij)
         l_ij  = -log( exp(s_ij) / sum_(k in S_ij) exp(s_ik) ),        S_ij = {k != i : d_ik >= d_ij}
 
-    The sets ``S_ij`` of a row are nested, so with the row sorted by distance their sums are one cumulative sum:
-    ``n x n`` memory, exact.
+    The sets ``S_ij`` of a row are nested, so the sums over them are one cumulative sum over the row sorted by distance.
+    This is exact and needs ``n x n`` memory.
 
     Args:
         embeddings: (n, d), any floating type; computed in float32 at least.
         positions: (n,), along the slice axis in [0, 1], float32 or finer.
         temperature: divides the cosine similarities, > 0.
-        weight_scale: tau of the soft weights ``sigmoid(tau * d_ij)``; ``None`` weighs all pairs with 1.
+        weight_scale: tau of the soft weights ``sigmoid(tau * d_ij)``; ``None`` gives all pairs the weight 1.
 
     Returns:
         The mean over the ``n (n - 1)`` ordered pairs, a scalar; zero if ``n < 2``.
@@ -55,7 +55,7 @@ def relational_anatomical_loss(
     check_temperature(temperature)
     n = len(embeddings)
     if n < 2:
-        return embeddings[:0].sum()  # zero, connected to the graph, whatever the embedding holds
+        return embeddings[:0].sum()  # zero that is connected to the graph, even for infinite embeddings
     order, run_end, distance = rank_by_distance(positions)  # (n, n - 1) each
     similarity = (cosine_similarity(embeddings) / temperature).gather(1, order)
     log_denominator = log_cumulative_sum_exp(similarity, largest=1 / temperature).gather(1, run_end)
@@ -66,15 +66,15 @@ def relational_anatomical_loss(
 
 
 def ordinal_anatomical_loss(embeddings: Tensor, positions: Tensor, axis: Tensor) -> Tensor:
-    """Ordinal anatomical loss (OAL): from one slice to any later one, the embedding moves along one axis.
+    """Ordinal anatomical loss (OAL): embeddings of later slices lie further along a common axis.
 
     With the pairs ``P = {(i, j) : p_i < p_j}`` and the axis ``v``::
 
         L_OAL = -1 / |P|  sum_((i, j) in P)  cos(z_j - z_i, v)
 
     Args:
-        embeddings: (n, d), any floating type, not normalized. Distances come from an ``n x n`` Gram matrix of the
-            centerd embeddings in float64: in float32 it cancels for embeddings near each other.
+        embeddings: (n, d), any floating type, not normalized. Distances are computed from the ``n x n`` Gram matrix of
+            the centered embeddings in float64, because in float32 they cancel for close embeddings.
         positions: (n,), along the slice axis in [0, 1], float32 or finer.
         axis: (d,), the learnable direction v; its length does not matter.
 
@@ -102,7 +102,7 @@ def ordinal_anatomical_loss(embeddings: Tensor, positions: Tensor, axis: Tensor)
     gram = Gram.apply(z)
     squares = gram.diagonal().unsqueeze(0) + gram.diagonal().unsqueeze(1)
     squared_distance = squares - 2 * gram  # |z_j - z_i|^2, (n, n)
-    # "<=" is false for NaN: broken embeddings give a NaN loss, not a quiet zero.
+    # "<=" is false for NaN, so NaN embeddings give a NaN loss instead of zero.
     coincident = squared_distance <= 1e-14 * squares
     cosine = rise * squared_distance.masked_fill(coincident, 1.0).rsqrt()
     total = cosine.masked_fill(coincident | ~before, 0.0).sum()
@@ -116,7 +116,7 @@ class CoralLoss(ContrastiveLoss):
         temperature: of the relational term, > 0.
         weight_scale: tau of the relational term's soft weights; ``None`` switches them off.
         relational_weight: 0 leaves the relational term out.
-        ordinal_weight: 0 leaves the ordinal term out, and with it the need for an axis.
+        ordinal_weight: 0 leaves the ordinal term out; then no axis is needed.
 
     Raises:
         ValueError: temperature is not positive, a weight is negative, or both weights are zero.
@@ -163,18 +163,18 @@ class CoralLoss(ContrastiveLoss):
 
 @torch.no_grad()
 def rank_by_distance(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sort the others of each row from far to near.
+    """Sort the other slices of each row by decreasing distance.
 
     Args:
         positions: (n,), along the slice axis.
 
     Returns:
-        Three (n, n - 1) tensors: whom each place holds, the last place of the run of equal distances that it belongs
-        to, and the distance.
+        Three (n, n - 1) tensors: index of the slice at each place, the last place of its run of equal distances, and
+        the distance.
     """
     n = len(positions)
     positions = positions.to(at_least_float32(positions.dtype))
-    # At distance -1 the row's own element sorts behind all others, where it can be dropped.
+    # The distance -1 sorts the diagonal element behind all others, where it is dropped.
     distance = (positions.unsqueeze(1) - positions).abs().fill_diagonal_(-1)
     distance, order = distance.sort(dim=1, descending=True)
     ends_run = distance[:, :-1] - distance[:, 1:] > POSITION_TOLERANCE
@@ -184,10 +184,11 @@ def rank_by_distance(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def log_cumulative_sum_exp(exponents: Tensor, largest: float) -> Tensor:
-    """Return ``logcumsumexp(exponents, dim=1)`` for exponents of at most that size, the quick way where it is exact.
+    """Return ``logcumsumexp(exponents, dim=1)``, by the faster ``cumsum`` of exponentials where that is exact.
 
-    float32 holds exp(-30) to exp(30) with room for the sums and reciprocals of the gradient. A smaller temperature,
-    or deterministic algorithms (``cumsum`` refuses them on a GPU), takes the log domain: twice the time, any size.
+    float32 represents exp(-30) to exp(30) with room for the sums and for the reciprocals of the gradient. For larger
+    exponents, and with deterministic algorithms (``cumsum`` has none on a GPU), the log domain is used, which takes
+    twice as long.
     """
     if largest <= 30 and not torch.are_deterministic_algorithms_enabled():
         return exponents.exp().cumsum(dim=1).log()

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Cross-entropy and Dice on the pixels whose label is known."""
+"""Cross-entropy and Dice over the pixels whose label is known."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 __all__ = ["KnownDiceCELoss", "known_dice_cross_entropy"]
 
-SMOOTH = 1e-5  # as MONAI's DiceLoss has it
+SMOOTH = 1e-5  # default of MONAI's DiceLoss
 
 
 def known_dice_cross_entropy(logits: Tensor, target: Tensor, known: Tensor, squared_pred: bool = False) -> Tensor:
-    r"""Half cross-entropy, half Dice over the batch, of soft targets on known pixels.
+    r"""Half cross-entropy and half Dice over the batch, for soft targets at known pixels.
 
     With probabilities :math:`p`, targets :math:`t` and the known pixels :math:`K`:
 
@@ -25,9 +25,9 @@ def known_dice_cross_entropy(logits: Tensor, target: Tensor, known: Tensor, squa
 
     Args:
         logits: (n, C, H, W).
-        target: probabilities (n, C, H, W); of unknown pixels any finite ones.
-        known: bool (n, 1, H, W), which pixels take part.
-        squared_pred: whether Dice squares probabilities and targets in its denominator, as MONAI's option of this name.
+        target: probabilities (n, C, H, W); any finite values at unknown pixels.
+        known: bool (n, 1, H, W).
+        squared_pred: whether Dice squares probabilities and targets in its denominator, as in MONAI.
 
     Returns:
         A scalar; zero if nothing is known.
@@ -42,13 +42,12 @@ def known_dice_cross_entropy(logits: Tensor, target: Tensor, known: Tensor, squa
 
 
 class KnownDiceCELoss(nn.Module):
-    """:func:`known_dice_cross_entropy` of label maps in which a value stands for unknown.
+    """:func:`known_dice_cross_entropy` for label maps in which a value means unknown.
 
-    It is MONAI's ``DiceCELoss`` without the pixels of unknown label; MONAI's ``MaskedDiceLoss`` leaves the
-    cross-entropy unmasked.
+    It equals MONAI's ``DiceCELoss`` over the known pixels; MONAI's ``MaskedDiceLoss`` has no cross-entropy.
 
     Args:
-        unknown: label of the pixels that take no part.
+        unknown: label of the pixels that are left out.
         squared_pred: see :func:`known_dice_cross_entropy`.
     """
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Contrast between pixels by their class, on anchors drawn from each class (MCSC, CCT-R)."""
+"""Contrast between pixels of the same and of different classes (MCSC, CCT-R)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from custom.losses.base import check_temperature
 
 
 def draw_pixels(labels: Tensor, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Draw up to ``count`` pixels of each class, at random and without repetition.
+    """Draw up to ``count`` pixels of each class at random, without replacement.
 
-    Their number is not known before, so that this waits for a GPU, once, as :func:`class_contrast` does where it limits
-    the negatives. (A fixed number of places for each class would need no waiting; but with many classes on a small map
-    most would stand empty, and the contrast would cost several times as much.)
+    The number of drawn pixels depends on the labels, so this synchronizes with a GPU once, as :func:`class_contrast`
+    does if it limits the negatives. A fixed number for each class would avoid it, but with many classes on a small map
+    most places would be empty, and the contrast would cost several times as much.
 
     Args:
-        labels: (B, H, W), integers; a pixel below 0 is not drawn (unsure, or without a label).
-        count: at most, of each class.
-        generator: on the labels' device.
+        labels: (B, H, W), integers; pixels below 0 (uncertain or without a label) are not drawn.
+        count: largest number for each class.
+        generator: on the device of the labels.
 
     Returns:
         (m,) int64, index into the flattened labels, and (m,) the classes; sorted by class, in random order within one.
@@ -43,7 +43,7 @@ def draw_pixels(labels: Tensor, count: int, generator: torch.Generator | None = 
 
 
 def pixels_at(features: Tensor, index: Tensor) -> Tensor:
-    """Features of pixels that :func:`draw_pixels` gave.
+    """Features of the pixels from :func:`draw_pixels`.
 
     Args:
         features: (B, d, H, W).
@@ -64,27 +64,28 @@ def class_contrast(
     extra: tuple[Tensor, Tensor] | None = None,
     extra_weight: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
-    """Supervised contrast in which every class has the same say in the denominator.
+    """Supervised contrast with equal weight of all classes in the denominator.
 
-    The mean over the positives j of ``s_ij`` is ``s`` of the anchor and their mean: one sum a class gives it exactly,
-    without a mask of pairs.
+    The mean of ``s_ij`` over the positives j equals the similarity of the anchor to their mean, so one sum for each
+    class gives it exactly, without a mask of pairs.
 
-    Positives from elsewhere, ``extra``, join those of the class: of the positive similarity they make up
-    ``extra_weight``, and by their mean just so much of the class's term in the denominator. So each class keeps the
-    same say there, and the loss is bounded below as it is without them. An anchor that is alone in its class has these
-    only. (The paper says that they join the positives; their weight and their place in the denominator are open.)
+    Further positives, ``extra``, join those of the class. They contribute the fraction ``extra_weight`` of the positive
+    similarity, and by their mean the same fraction of the term of the class in the denominator. So each class keeps the
+    same weight there, and the loss keeps its lower bound. An anchor that is alone in its class has only these. (The
+    paper says that they join the positives, but not their weight or their place in the denominator.)
 
     Args:
         anchors: (m, d), any floating type; computed in float32 at least.
         classes: (m,), integers, sorted, as :func:`draw_pixels` gives them.
         temperature: divides the cosine similarities, > 0.
-        negatives: at most so many of each class stand in the denominator, the first ones, at least 2, so that an
-            anchor never stands there alone; None takes all.
-        extra: (m, d), the mean of each anchor's further positives as unit vectors, and (m,) bool, which have any.
-        extra_weight: of these, where the class has positives too; above 0, at most 1.
+        negatives: largest number of pixels of each class in the denominator, at least 2, so that an anchor is never its
+            only pixel; None for all. The first ones are used.
+        extra: (m, d), mean of the further positives of each anchor as unit vectors, and (m,) bool, which anchors have
+            some.
+        extra_weight: of these if the class has positives as well; above 0, at most 1.
 
     Returns:
-        (m,), the loss of each anchor, 0 for one without positives; and (m,) bool, which have some.
+        (m,), loss of each anchor, 0 without positives; and (m,) bool, which anchors have positives.
 
     Raises:
         ValueError: shapes do not match, temperature is not positive, negatives are below 2, the weight is no share.
@@ -104,14 +105,14 @@ def class_contrast(
     size = torch.zeros_like(run).index_add_(0, run, torch.ones_like(run))[run]  # (m,), N_c of its class
     paired = size > 1
 
-    sums = torch.zeros_like(anchors).index_add_(0, run, anchors)  # (m, d), a row a class, then zeros
+    sums = torch.zeros_like(anchors).index_add_(0, run, anchors)  # (m, d), one row for each class, then zeros
     positive = (anchors * (sums[run] - anchors)).sum(dim=1) / (size - 1).clamp(min=1) / temperature  # (m,)
 
     place = torch.arange(len(anchors), device=anchors.device)
     keys = place if negatives is None else place[place - first < negatives]  # (k,)
     shown = size[keys] if negatives is None else size[keys].clamp(max=negatives)
     similarity = torch.addmm(-shown.to(anchors.dtype).log(), anchors, anchors[keys].T, alpha=1 / temperature)  # (m, k)
-    similarity[keys, place[: len(keys)]] = -torch.inf  # itself
+    similarity[keys, place[: len(keys)]] = -torch.inf  # an anchor is not its own negative
     if extra is None:
         return torch.where(paired, similarity.logsumexp(dim=1) - positive, 0), paired
 
@@ -122,7 +123,8 @@ def class_contrast(
             f"and {tuple(has_extra.shape)}: for each anchor a mean, and whether there is one."
         )
     further = (anchors * torch.where(has_extra.unsqueeze(1), mean, 0)).sum(dim=1) / temperature  # (m,)
-    weight = has_extra * (1 - (1 - extra_weight) * paired.to(anchors.dtype))  # (m,), all of it for one that is alone
+    # (m,), 1 for an anchor that is alone in its class
+    weight = has_extra * (1 - (1 - extra_weight) * paired.to(anchors.dtype))
     positive = (1 - weight) * positive + weight * further
     of_class = run.unsqueeze(1) == run[keys]  # (m, k)
     similarity += torch.where(of_class, (1 - weight).log().unsqueeze(1), 0)
@@ -133,18 +135,18 @@ def class_contrast(
 
 
 class PixelContrastLoss(nn.Module):
-    """Pixels of a class draw together, those of other classes apart, whichever network's they are.
+    """Contrast that attracts pixels of the same class and repels those of other classes, across networks.
 
-    The classes have the same say: the loss is the mean over them of the mean over a class's pixels. On a map of low
-    resolution, where most classes have few pixels, it would be the background's otherwise.
+    The loss is the mean over the classes of the mean over the pixels of a class. A plain mean would be dominated by the
+    background on maps of low resolution, where most classes have few pixels.
 
     Args:
-        anchors: at most so many pixels of each class, drawn anew each time.
-        negatives: at most so many of each class stand in the denominator, at least 2; None takes all. (The paper has
-            500 negatives for its 4 to 9 classes, and leaves open how: here so many in all, about, which is what keeps
-            the contrast cheap beside the networks.)
+        anchors: largest number of pixels of each class, which are drawn for each batch.
+        negatives: largest number of pixels of each class in the denominator, at least 2; None for all. (The paper has
+            500 negatives for its 4 to 9 classes, without details. The default gives about as many in total, which
+            keeps the contrast cheap compared with the networks.)
         temperature: divides the cosine similarities, > 0.
-        extra_weight: of positives from elsewhere, see :func:`class_contrast`; above 0, at most 1.
+        extra_weight: of further positives, see :func:`class_contrast`; above 0, at most 1.
 
     Raises:
         ValueError: temperature or anchors is not positive, negatives are below 2, the weight is no share.
@@ -173,23 +175,21 @@ class PixelContrastLoss(nn.Module):
         positives: Sequence[Callable[[Tensor], tuple[Tensor, Tensor]]] | None = None,
         project: Sequence[Callable[[Tensor], Tensor]] | None = None,
     ) -> Tensor:
-        """Contrast the pixels of a batch with each other, as one network or several see them.
+        """Contrast the pixels of a batch, as one or several networks represent them.
 
         Args:
             features: of each network (B, d, H, W), any floating type; d may differ where ``project`` is given.
             labels: for each network (B, H, W), integers; pixels below 0 take no part.
-            positives: for each network, asked for further ones once pixels are drawn: (m,), index into the flattened
-                labels, to the ``extra`` of :func:`class_contrast`; see
-                :meth:`custom.samplers.RegisteredPositives.of_batch`.
-            project: of each network, the drawn pixels (m, d) to (m, d') of the space that they share and where the
-                contrast is made; None makes it where they are.
+            positives: for each network, function of the drawn pixels, (m,) indices into the flattened labels, which
+                gives the ``extra`` of :func:`class_contrast`; see :meth:`custom.samplers.RegisteredPositives.of_batch`.
+            project: for each network, function of the drawn features (m, d) that projects them to the common space
+                (m, d'); None uses the features as they are.
 
         Returns:
             A scalar; zero if no drawn pixel has positives.
 
         Raises:
-            ValueError: features, labels, positives and projections are not of as many networks, or features and labels
-                of different sizes.
+            ValueError: the arguments are of different numbers of networks, or features and labels of different sizes.
         """
         self._check(features, labels, positives, project)
         index, classes = draw_pixels(torch.cat(tuple(labels)), self.anchors)
@@ -215,7 +215,7 @@ class PixelContrastLoss(nn.Module):
         if len(set(counts)) > 1:
             raise ValueError(
                 "features, labels, positives and project must be of as many networks, found "
-                f"{', '.join(map(str, counts))}: give each as a list with an entry a network."
+                f"{', '.join(map(str, counts))}: give each as a list with an entry for each network."
             )
         for values, classes in zip(features, labels, strict=True):
             expected = (len(values), *values.shape[2:])
@@ -235,19 +235,21 @@ def _check_negatives(negatives: int | None) -> None:
 
 def _check_extra_weight(weight: float) -> None:
     if not 0 < weight <= 1:
-        raise ValueError(f"extra_weight must be above 0 and at most 1, found {weight}: it is a share of the positives.")
+        raise ValueError(
+            f"extra_weight must be above 0 and at most 1, found {weight}: it is a fraction of the positives."
+        )
 
 
 def _mean_over_classes(values: Tensor, counted: Tensor, classes: Tensor) -> Tensor:
-    """The mean over classes, (m,) sorted, of the mean of each one's counted values, (m,), of which others are 0."""
+    """Mean over the sorted classes (m,) of the mean of their counted values; the other values (m,) must be 0."""
     _, run = _runs(classes)
-    sums = torch.zeros_like(values).index_add_(0, run, values)  # (m,), a place a class, then zeros
+    sums = torch.zeros_like(values).index_add_(0, run, values)  # (m,), one value for each class, then zeros
     sizes = torch.zeros_like(values).index_add_(0, run, counted.to(values.dtype))
     return (sums / sizes.clamp(min=1)).sum() / (sizes > 0).sum().clamp(min=1)
 
 
 def _runs(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(m,), sorted, to (m,) twice: where the run of equal values begins in which each lies, and its number."""
+    """First index and number of the run of equal values of each element, (m,) each, in sorted values (m,)."""
     place = torch.arange(len(values), device=values.device)
     begins = values != values.roll(1)
     begins[:1] = True

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Targets for slices without a label of their own: votes of propagated labels, decisions of a teacher."""
+"""Targets for unlabeled slices: votes of propagated labels, and confident decisions of a teacher."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["confident_decisions", "vote_shares"]
 
 
 def vote_shares(labels: Tensor, classes: int, unknown: int = 255) -> tuple[Tensor, Tensor]:
-    """Soft targets from several label maps of a slice: the share of them that votes for each class.
+    """Soft targets from several label maps of a slice: the fraction of votes for each class.
 
     Args:
-        labels: (n, K, H, W) int64, 0 to C - 1 or unknown; K times the same for a slice with a label.
+        labels: (n, K, H, W) int64, 0 to C - 1 or unknown; K equal maps for a labeled slice.
         classes: C, with the background.
-        unknown: value where a label map says nothing.
+        unknown: value of pixels for which a label map has no vote.
 
     Returns:
-        Shares (n, C, H, W) float32, and bool (n, 1, H, W): where at least half of the label maps say something.
+        Fractions (n, C, H, W) float32, and bool (n, 1, H, W): where at least half of the label maps vote.
     """
     known = labels != unknown
     votes = labels.new_zeros((len(labels), classes, *labels.shape[2:]), dtype=torch.float32)
@@ -30,11 +30,11 @@ def vote_shares(labels: Tensor, classes: int, unknown: int = 255) -> tuple[Tenso
 
 
 def confident_decisions(probabilities: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
-    """Hard targets from a teacher, and where it is confident.
+    """Hard targets from a teacher, and the mask of the pixels at which it is confident.
 
     Args:
         probabilities: (n, C, H, W).
-        confidence: probability of the most probable class from which on a pixel takes part.
+        confidence: smallest probability of the most probable class of a confident pixel.
 
     Returns:
         One-hot targets (n, C, H, W) of the type of the probabilities, and bool (n, 1, H, W).

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-training as a part of training, for MONAI Label: its server knows no other workflow of a bundle than training."""
+"""Pre-training within a training, for MONAI Label, whose server runs no other workflow of a bundle than training."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["starting_encoder", "study_encoder"]
 def starting_encoder(
     annotated: Sequence[Case] | None, sections: Mapping[str, Sequence[Case]], settings: Mapping[str, Any]
 ) -> str | None:
-    """The encoder that fine-tuning begins with: in a MONAI Label server that of :func:`study_encoder`.
+    """The pre-trained encoder for fine-tuning: in a MONAI Label server that of :func:`study_encoder`.
 
-    Elsewhere it is "encoder.pt" in the folder of the weights, as ``pretraining`` leaves it.
+    Elsewhere it is "encoder.pt" in the folder of the weights, which ``pretraining`` writes.
 
     Args:
-        annotated: what a server hands over; None elsewhere.
+        annotated: cases from a server; None elsewhere.
         sections: see :func:`study_encoder`, as all that follows.
         settings: keys of ``pretrain.json``.
 
     Returns:
-        Path of the encoder, or None without one.
+        Path of the encoder, or None if there is none.
     """
     if annotated is None:
         return default_encoder(f"{settings['ckpt_dir']}/encoder.pt")
@@ -38,26 +38,26 @@ def starting_encoder(
 
 
 def study_encoder(sections: Mapping[str, Sequence[Case]], settings: Mapping[str, Any]) -> str | None:
-    """The encoder of a MONAI Label server's studies: pre-trained once on all of them, annotated or not.
+    """Pre-train an encoder once on all studies of a MONAI Label server, annotated or not.
 
     Args:
-        sections: of :func:`~custom.data.study_sections`. Without unlabeled studies nothing is pre-trained; an encoder
-            that is there is used all the same.
-        settings: keys of ``pretrain.json`` that are to be as in training: "bundle_root", the folder with that config,
+        sections: of :func:`~custom.data.study_sections`. Without unlabeled studies nothing is pre-trained, but an
+            existing encoder is used.
+        settings: keys of ``pretrain.json`` with the values of the training: "bundle_root", the folder with that config,
             "ckpt_dir", the folder of the encoder, and others.
 
     Returns:
-        Path of "encoder.pt" in "ckpt_dir"; None where it is not there.
+        Path of "encoder.pt" in "ckpt_dir"; None if it does not exist.
     """
     bundle_root, ckpt_dir = settings["bundle_root"], settings["ckpt_dir"]
     encoder = Path(ckpt_dir) / "encoder.pt"
     if encoder.is_file():
-        logger.info(f"encoder_checkpoint: {encoder} is used as it is: no pre-training; remove it for one.")
+        logger.info(f"encoder_checkpoint: {encoder} is used as it is; remove it to pre-train again.")
     elif sections["unlabeled"]:
         logger.info(f"Pre-training on {len(sections['pretraining'])} studies, once: {encoder}.")
         config = str(Path(bundle_root) / "configs" / "pretrain.json")
         batch_size = monai.bundle.ConfigParser.load_config_file(config)["batch_size"]
         data = {"train#dataset#data": list(sections["pretraining"]), "validate#dataset#data": []}
-        fewer = {"batch_size": f"$min({batch_size}, len(@train#dataset))"}  # there may be few studies
+        fewer = {"batch_size": f"$min({batch_size}, len(@train#dataset))"}  # since there may be few studies
         monai.bundle.run(run_id="pretraining", config_file=config, **{**settings, **data, **fewer})
     return str(encoder) if encoder.is_file() else None

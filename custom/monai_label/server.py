@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""``make label-server``: a MONAI Label server with bundles, which looks at no network and lets nobody else in."""
+"""A MONAI Label server with bundles, by default for this machine only: ``make label-server``."""
 
 from __future__ import annotations
 
@@ -34,50 +34,49 @@ __all__ = [
     "write_app",
 ]
 
-APP = "monaibundle"  # MONAI Label's own app for bundles
+APP = "monaibundle"  # MONAI Label's app for bundles
 BUNDLES = Path(__file__).absolute().parents[2] / "bundles"
-PACKAGE = (
-    Path(__file__).absolute().with_name("few_label_server")
-)  # what runs in the server, and imports nothing of ours
+# code that runs in the server and does not import this package
+PACKAGE = Path(__file__).absolute().with_name("few_label_server")
 WILDCARDS = ("0.0.0.0", "::", "*")
-SHORTEST = 16  # characters of a token
+SHORTEST = 16  # smallest number of characters of a token
 
 
 def write_app(folder: Path, environment: Mapping[str, str]) -> Path:
-    """Copy MONAI Label's app for bundles out of the installed package, unless it is there, and ours around it.
+    """Copy MONAI Label's app for bundles from the installed package, unless it exists, and the app of this project.
 
     Args:
-        folder: for the app's.
-        environment: of MONAI Label.
+        folder: for the folder of the app.
+        environment: Python environment of MONAI Label.
 
     Returns:
-        The app's folder.
+        Folder of the app.
     """
     app = folder / APP
     if not app.is_dir():
         command = [sys.executable, "-m", "monailabel.main", "apps", "--download", "--name", APP, "--output", folder]
         subprocess.run(command, check=True, env=environment)
-    main, theirs = app / "main.py", app / f"{APP}.py"  # the name that ours imports it by
+    main, theirs = app / "main.py", app / f"{APP}.py"  # under the name by which our app imports it
     if not theirs.is_file():
         main.rename(theirs)
-    shutil.rmtree(app / PACKAGE.name, ignore_errors=True)  # of an earlier version
+    shutil.rmtree(app / PACKAGE.name, ignore_errors=True)  # from an earlier version
     shutil.copytree(PACKAGE, app / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     main.write_text(f"from {PACKAGE.name}.app import BundleApp\n\n__all__ = ['BundleApp']\n", encoding="utf-8")
     return app
 
 
 def add_bundle(app: Path, bundle: str | Path) -> Path:
-    """Unpack a bundle's archive in the app's model folder, unless it is there: what the server trains stays there.
+    """Unpack the archive of a bundle in the model folder of the app, unless it exists, to keep trained weights.
 
-    MONAI Label does not serve a model without a weights file when the server starts: an untrained one gets a file that
-    holds none, which leaves the network as it is, in training too.
+    MONAI Label does not serve a model without a file of weights. An untrained bundle gets a file without weights, which
+    does not change the network, in training either.
 
     Args:
-        app: its folder.
-        bundle: name of one of this project, or the folder of a bundle.
+        app: folder of the app.
+        bundle: name of a bundle of this project, or the folder of a bundle.
 
     Returns:
-        The model's folder, whose name is the model's in MONAI Label.
+        Folder of the model, whose name is that of the model in MONAI Label.
 
     Raises:
         SettingError: there is no such bundle, or its weights were trained with other settings than its configs have.
@@ -88,7 +87,7 @@ def add_bundle(app: Path, bundle: str | Path) -> Path:
     metadata = json.loads((source / "configs" / "metadata.json").read_text(encoding="utf-8"))
     model = app / "model" / metadata["name"]
     if model.is_dir():
-        logger.info(f"{model} is served as it is; remove it to begin anew.")
+        logger.info(f"{model} is served as it is; remove it to start again.")
         _check_settings(model)
         _serve_untrained(model)
         return model
@@ -104,7 +103,7 @@ def add_bundle(app: Path, bundle: str | Path) -> Path:
 
 
 def _check_settings(bundle: Path) -> None:
-    """MONAI Label takes the weights that fit by name, as of batch norms into instance norms, and says nothing."""
+    """Check the settings of the weights, because MONAI Label silently loads all weights whose names match."""
     notes = bundle / "models" / "model.json"
     trained = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
     for file in ("inference.json", "train.json"):
@@ -121,7 +120,7 @@ def _check_settings(bundle: Path) -> None:
 def _serve_untrained(model: Path) -> None:
     if not (weights := model / "models" / "model.pt").is_file():
         save_atomically({}, weights)
-        logger.warning(f"{model.name} is untrained: it segments nothing until it has been trained.")
+        logger.warning(f"{model.name} is untrained and segments nothing until it has been trained.")
 
 
 def server_command(app: Path, studies: str, models: Sequence[str], host: str, port: int) -> list[str]:
@@ -130,11 +129,11 @@ def server_command(app: Path, studies: str, models: Sequence[str], host: str, po
     Args:
         app: its folder.
         studies: folder of the images, or the address of a DICOMweb server.
-        models: names in the app's model folder, which nothing is downloaded for.
+        models: names in the model folder of the app; nothing is downloaded.
         host: address to listen at.
-        port: there.
+        port: to listen at.
     """
-    conf = {"models": ",".join(models), "zoo_source": "ngc", "sam2": "false"}  # the other sources ask the network
+    conf = {"models": ",".join(models), "zoo_source": "ngc", "sam2": "false"}  # other sources use the network
     return [
         *(sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies),
         *("--uvicorn_app", f"{PACKAGE.name}.asgi:app"),
@@ -144,17 +143,17 @@ def server_command(app: Path, studies: str, models: Sequence[str], host: str, po
 
 
 def server_environment(app: Path | None = None, access: Access | None = None) -> dict[str, str]:
-    """Of this process, with what MONAI Label takes for granted: its programs on PATH, and PYTHONPATH.
+    """Environment of this process with what MONAI Label needs: its programs on PATH, and PYTHONPATH.
 
     Args:
-        app: the app's folder, from which the server runs.
-        access: who may use it; None for this machine alone.
+        app: folder of the app, from which the server runs.
+        access: who may use the server; None for this machine only.
     """
     path = [str(app)] if app else []
     path += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     return {
-        "CUDA_VISIBLE_DEVICES": "0",  # with several, MONAI Label starts torchrun, which fails unseen
-        "MONAI_LABEL_DATASTORE_FILE_EXT": '["*.nii.gz", "*.nii"]',  # what the bundles read
+        "CUDA_VISIBLE_DEVICES": "0",  # with several GPUs MONAI Label starts torchrun, whose failure it does not report
+        "MONAI_LABEL_DATASTORE_FILE_EXT": '["*.nii.gz", "*.nii"]',  # formats that the bundles read
         **os.environ,
         **(access or Access()).variable(),
         "PYTHONPATH": os.pathsep.join(path),
@@ -163,10 +162,10 @@ def server_environment(app: Path | None = None, access: Access | None = None) ->
 
 
 def series_filter(app: Path, models: Sequence[str]) -> dict[str, str]:
-    """Which series of a DICOMweb server are studies: those of the first model's modality. MONAI Label's own are CT.
+    """Filter for the series of a DICOMweb server by the modality of the first model; MONAI Label's default is CT.
 
     Args:
-        app: the app's folder.
+        app: folder of the app.
         models: names in its model folder.
     """
     metadata = json.loads((app / "model" / models[0] / "configs" / "metadata.json").read_text(encoding="utf-8"))
@@ -175,10 +174,10 @@ def series_filter(app: Path, models: Sequence[str]) -> dict[str, str]:
 
 
 def check_torchvision() -> None:
-    """Check before the server starts what MONAI Label needs of torchvision, and declare operators that it lacks.
+    """Check that torchvision works before the server starts, and declare missing operators.
 
     Raises:
-        SettingError: torchvision does not work beside this torch.
+        SettingError: torchvision does not work with this torch.
     """
     if why := torchvision_fit.repair():
         raise SettingError(
@@ -189,16 +188,17 @@ def check_torchvision() -> None:
 
 
 def allowed(host: str, names: Sequence[str], origins: Sequence[str], folder: Path) -> Access:
-    """Who may use a server.
+    """Rules for access to a server.
 
     Args:
         host: address that it listens at.
         names: by which other machines call it.
-        origins: web pages of other servers that may use it, as "https://viewer.example.org".
-        folder: for a token, which is made where other machines are let in and LABEL_TOKEN in the environment is empty.
+        origins: web pages of other servers that may use it, such as "https://viewer.example.org".
+        folder: for a token, which is created if other machines have access and LABEL_TOKEN in the environment is empty.
 
     Raises:
-        SettingError: the address is every one and no name is given, a name or a page cannot be, a token is short.
+        SettingError: the server listens at all addresses without a name, a name or page is not valid, or the token is
+            too short.
     """
     for name in names:
         if not re.fullmatch(r"[\w.:-]+", name) or name in WILDCARDS:
@@ -224,7 +224,7 @@ def allowed(host: str, names: Sequence[str], origins: Sequence[str], folder: Pat
 
 
 def _kept_token(file: Path) -> str:
-    """The token of the last time, else a new one, in a file that its owner alone can read."""
+    """The stored token, else a new one, in a file that only its owner can read."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as made:

@@ -1,11 +1,10 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""A torchvision beside a torch of another build, such as one for CPUs; a program without imports of the project.
+"""Use of torchvision with a torch of another build, such as one for CPUs; a program without imports of the project.
 
-PyPI's torchvision for Linux is built for the CUDA of PyPI's torch. Beside another build, ``import torchvision`` stops:
-its Python files describe operators that its library, which is not loaded, would have declared. MONAI Label takes
-nothing but the drawing of grids from torchvision, which needs no operator. So the operators are declared, without an
-implementation, where the two do not fit::
+PyPI's torchvision for Linux is built for the CUDA version of PyPI's torch. With another build ``import torchvision``
+fails, because its Python files refer to operators of a library that is not loaded. MONAI Label only uses torchvision to
+draw grids, which needs no operator. So if the builds differ, the operators are declared without implementation::
 
     python custom/monai_label/torchvision_fit.py notice    # before torchvision is installed: say whether it will fit
     python custom/monai_label/torchvision_fit.py repair    # after that: declare the operators where they are missing
@@ -22,7 +21,7 @@ from pathlib import Path
 __all__ = ["misfit", "notice", "repair"]
 
 MODULE = "torchvision_operators"
-# The import of torchvision is caught by a finder, which steps aside at once: torch is not loaded before it is wanted.
+# A finder catches the import of torchvision and then removes itself, so that torch is not loaded before it is needed.
 CONTENT = '''"""Declares operators of torchvision {vision}, whose library does not fit torch {torch}.
 
 Written by the project's torchvision_fit.py. Remove this file and {module}.pth when another torchvision is installed.
@@ -51,11 +50,11 @@ sys.meta_path.insert(0, _Finder())
 
 
 def notice(torch: str, platform: str = sys.platform) -> str:
-    """What to know before PyPI's torchvision is installed beside a torch; empty where the two will fit.
+    """Notice before PyPI's torchvision is installed with a torch; empty if the two fit.
 
     Args:
-        torch: its version. One from PyPI has no local part, such as "+cpu" or "+cu126".
-        platform: as ``sys.platform``; those but Linux have one build alone.
+        torch: version of torch. One from PyPI has no local part, such as "+cpu" or "+cu126".
+        platform: as ``sys.platform``; platforms other than Linux have a single build.
     """
     build = torch.partition("+")[2]
     if not build or not platform.startswith("linux"):
@@ -68,19 +67,19 @@ def notice(torch: str, platform: str = sys.platform) -> str:
 
 
 def misfit() -> str:
-    """Why torchvision cannot be imported in this environment, as its last line says; empty where it can."""
+    """Last line of the error when torchvision is imported in this environment; empty if there is none."""
     found = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
     return found.stderr.strip().rpartition("\n")[2] if found.returncode else ""
 
 
 def repair(folder: Path | None = None) -> str:
-    """Declare torchvision's operators in this environment, if that is what its import lacks.
+    """Declare the operators of torchvision in this environment, if its import fails without them.
 
     Args:
-        folder: of the environment's packages; None for that of this Python.
+        folder: of the packages of the environment; None for that of this Python.
 
     Returns:
-        Why torchvision still cannot be imported; empty where it can.
+        Why torchvision still cannot be imported; empty if it can.
     """
     reason = misfit()
     if "operator torchvision::" not in reason:
@@ -94,7 +93,7 @@ def repair(folder: Path | None = None) -> str:
 
 
 def main() -> int:
-    """Do what the command line says; the exit status is 1 where torchvision cannot be used."""
+    """Run the command; the exit status is 1 if torchvision cannot be used."""
     if sys.argv[1:] == ["notice"]:
         message = notice(importlib.metadata.version("torch"))
     elif sys.argv[1:] == ["repair"]:

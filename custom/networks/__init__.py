@@ -1,9 +1,10 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Heads, encoders and weights around MONAI's networks."""
+"""Heads, encoders, inferers and loading of weights for MONAI's networks."""
 
 from custom.networks.both import BothStudents, MeanAndDisagreementd, check_single_copy
 from custom.networks.embedder import SliceEmbedder, UNetEncoder
+from custom.networks.focused import FocusedSliceInferer, check_crop
 from custom.networks.global_norm import GlobalBatchNorm2d, distribute, synchronize
 from custom.networks.projected import ProjectedNetwork, check_slice_size, projector_parameters
 from custom.networks.swin import load_swin
@@ -17,11 +18,13 @@ __all__ = [
     "MeanAndDisagreementd",
     "ProjectedNetwork",
     "SliceEmbedder",
+    "FocusedSliceInferer",
     "TurnedSliceInferer",
     "UNetEncoder",
     "Uncertaintyd",
     "WeightsError",
     "check_single_copy",
+    "check_crop",
     "check_slice_size",
     "default_encoder",
     "distribute",

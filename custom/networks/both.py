@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Two students at once: their mean segments, and where they disagree is uncertain."""
+"""Inference with both students: their mean segments, and their disagreement is the uncertainty."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["BothStudents", "MeanAndDisagreementd", "check_single_copy"]
 
 
 def check_single_copy(degrees: Sequence[float]) -> None:
-    """Refuse turned copies for two networks, whose outputs are not the logits of one.
+    """Refuse turned copies for two networks, since their output has no logits to average.
 
     Raises:
-        SettingError: an angle that is not 0, or several.
+        SettingError: there is an angle other than 0, or there are several.
     """
     if list(degrees) != [0]:
         raise SettingError(f'turned_copies: {degrees}; with both networks give "[0]", or leave it out.')
 
 
 class BothStudents(nn.Module):
-    """The probabilities of two segmentation networks, one after the other.
+    """The concatenated probabilities of two segmentation networks.
 
     Args:
         network, partner: map (n, c, H, W) to logits (n, C, H, W).
@@ -49,14 +49,14 @@ class BothStudents(nn.Module):
 
 
 class MeanAndDisagreementd(MapTransform):
-    """Split what :class:`BothStudents` gives into the mean of both and their disagreement.
+    """Convert the output of :class:`BothStudents` to the mean and the disagreement of both networks.
 
-    The disagreement is half the sum of the differences over the classes (the total variation distance): 0 where both
-    say the same, 1 where each is sure of another class.
+    The disagreement is the total variation distance, half the sum of the absolute differences over the classes: 0 if
+    both agree, 1 if they are certain of different classes.
 
     Args:
         keys: of probabilities (2 C, X, Y, Z), which the mean (C, X, Y, Z) replaces.
-        disagreement: key to be made, (1, X, Y, Z).
+        disagreement: key of the result, (1, X, Y, Z).
     """
 
     def __init__(self, keys: KeysCollection, disagreement: str = "disagreement") -> None:
@@ -68,6 +68,6 @@ class MeanAndDisagreementd(MapTransform):
         for key in self.key_iterator(found):
             one, other = found[key].chunk(2)
             distance = (one - other).abs().sum(dim=0, keepdim=True) / 2
-            found[self.disagreement] = distance.clamp(max=1)  # a sum of rounded numbers may exceed it
+            found[self.disagreement] = distance.clamp(max=1)  # the sum may exceed 1 by rounding
             found[key] = (one + other) / 2
         return found

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The network of contrastive pre-training: the encoder of MONAI's BasicUNet, pooled and projected."""
+"""Network of the contrastive pre-training: the encoder of MONAI's BasicUNet with pooling and projection head."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class UNetEncoder(BasicUNet):
     """The contracting path of :class:`monai.networks.nets.BasicUNet`, with its parameter names.
 
     Args:
-        **settings: those of ``BasicUNet``; what concerns its expanding path has no effect.
+        **settings: those of ``BasicUNet``; those of its expanding path have no effect.
     """
 
     def __init__(self, **settings) -> None:
@@ -37,9 +37,9 @@ class UNetEncoder(BasicUNet):
 
 
 class SliceEmbedder(nn.Module):
-    """One embedding a slice: encoder, global average pooling, linear - ReLU - linear.
+    """Network that embeds slices: encoder, global average pooling, linear - ReLU - linear.
 
-    The ordinal axis of CORAL lives here, so that it is saved, resumed and synchronized with the weights.
+    The ordinal axis of CORAL is a parameter of this module, so that it is saved and synchronized with the weights.
 
     Args:
         encoder: maps (n, c, H, W) to (n, features, h, w).
@@ -73,6 +73,6 @@ class SliceEmbedder(nn.Module):
             x: (n, c, H, W).
 
         Returns:
-            (n, features) of the encoder, what the head takes.
+            (n, features), pooled features of the encoder, which are the input of the head.
         """
         return self.encoder(x).mean((-2, -1))

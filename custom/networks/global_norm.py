@@ -16,9 +16,9 @@ __all__ = ["GlobalBatchNorm2d", "distribute", "synchronize"]
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """``torch.nn.SyncBatchNorm`` for processes on CPUs, where PyTorch has none.
+    """``torch.nn.SyncBatchNorm`` for processes on CPUs, which PyTorch does not have.
 
-    Every process must hold equally many samples. Parameter and buffer names are those of ``BatchNorm2d``.
+    Every process must have the same number of samples. Parameter and buffer names are those of ``BatchNorm2d``.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         mean = _Sum.apply(values.mean((0, 2, 3))) / world
-        # the second pass keeps the variance exact where it is small against the mean
+        # the second pass keeps the variance exact if it is small compared with the mean
         variance = _Sum.apply((values - mean[:, None, None]).square().mean((0, 2, 3))) / world
         with torch.no_grad():
             count = world * x.numel() / x.shape[1]
@@ -46,7 +46,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
     @classmethod
     def convert(cls, module: nn.Module) -> nn.Module:
-        """Turn every ``BatchNorm2d`` within a module into this one, keeping parameters and buffers."""
+        """Replace every ``BatchNorm2d`` of a module, keeping parameters and buffers."""
         for child in module.modules():
             if type(child) is nn.BatchNorm2d:
                 child.__class__ = cls
@@ -54,7 +54,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over the processes; each one's gradient reaches all."""
+    """Sum over the processes, also of the gradients."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -69,21 +69,21 @@ def synchronize(network: nn.Module, device: torch.device | str) -> nn.Module:
     """Prepare a network for several processes whose gradients the trainer averages.
 
     Args:
-        network: on ``device``; its modules are changed in place.
+        network: on ``device``; it is modified in place.
         device: of this process.
 
     Returns:
-        The network with batch statistics over all processes, and the first one's weights.
+        The network with batch statistics over all processes, and the weights of the first process.
     """
     network = _with_global_norms(network, device)
     for tensor in network.state_dict().values():
-        first = tensor.contiguous()  # which weights in channels_last are not
+        first = tensor.contiguous()  # weights in channels_last are not contiguous
         tensor.copy_(idist.broadcast(first, src=0))
     return network
 
 
 def distribute(network: nn.Module, device: torch.device | str) -> nn.Module:
-    """Wrap a network for several processes: batch statistics and gradients over all of them.
+    """Wrap a network for several processes, with batch statistics and gradients over all of them.
 
     Args:
         network: on ``device``.
@@ -95,7 +95,7 @@ def distribute(network: nn.Module, device: torch.device | str) -> nn.Module:
     device = torch.device(device)
     network = _with_global_norms(network, device)
     ids = [device] if device.type == "cuda" else None
-    # the statistics are global already; broadcasting them would tie together validation, which differs by process
+    # the statistics are global already, and broadcasting them would require the same validation in each process
     return nn.parallel.DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
 
 

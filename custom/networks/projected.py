@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Features of a segmentation network's inner modules and their projectors, for contrast between pixels (CCT-R)."""
+"""Projected features of inner modules of a segmentation network, for the contrast between pixels (CCT-R)."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from custom.utils.errors import SettingError
 
 __all__ = ["ProjectedNetwork", "check_slice_size", "projector_parameters"]
 
-# of the image that finds the channels: divisible by 32 for SwinUNETR, and more than one pixel at 1/32 for its norms
+# side of the image that finds the channels: divisible by 32 for SwinUNETR, with more than one pixel at 1/32
 SIDE = 256
 
 
 class ProjectedNetwork(nn.Module):
-    """A segmentation network that also gives the features of some of its inner modules, each with a projector.
+    """A segmentation network that also returns features of some of its inner modules, each with a projector.
 
-    The network stays as it is, under its own parameter names, in ``network``: save and deploy that alone. Nothing of it
-    holds a hook or a feature between two calls, so that copies, wrappers and exports know nothing of the taps.
+    The network itself is not changed; it is the attribute ``network``, which alone is saved and deployed. Between calls
+    it has no hooks and stores no features, so copies, wrappers and exports are not affected by the taps.
 
-    Each projector takes pixels one by one: a layer to ``hidden`` channels, ReLU, and a layer to ``dimensions``. So the
-    contrast projects the pixels that it draws, not all of a map, which at full resolution would cost as much as the
-    network.
+    Each projector acts on single pixels: a layer to ``hidden`` channels, ReLU, and a layer to ``dimensions``. So the
+    contrast projects only the pixels that it draws. Projecting the whole map at full resolution would cost as much as
+    the network.
 
     Args:
         network: maps (n, c, H, W) to (n, classes, H, W); its first ``Conv2d`` takes the image.
-        taps: a name for each tapped module, and its dotted path within the network. MONAI's BasicUNet has its full
-            resolution in ``upcat_1`` and an eighth of it in ``upcat_4``, SwinUNETR in ``decoder1`` and ``decoder4``.
+        taps: name to the dotted path of a module of the network. MONAI's BasicUNet has the full resolution in
+            ``upcat_1`` and an eighth of it in ``upcat_4``, SwinUNETR in ``decoder1`` and ``decoder4``.
         dimensions: of the projected features.
         hidden: of the projectors.
-        share_head_with: a network whose projectors' last layers these have, too, so that both project into one space,
-            where their pixels can be compared; with the same taps, by name. Dimensions and hidden are then that one's.
-            (A copy of one of the two alone shares no more.)
+        share_head_with: a network with the same taps, with whose projectors these share the last layers, so that both
+            project to the same space. ``dimensions`` and ``hidden`` are then those of that network. A copy of only one
+            of the two shares nothing.
 
     Raises:
-        SettingError: a path names no module, or one that gives no (n, channels, h, w) features; a tap's name is taken,
-            or not the other network's.
+        SettingError: a path is not a module with (n, channels, h, w) features, the name of a tap is not allowed, or the
+            taps differ from those of the other network.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class ProjectedNetwork(nn.Module):
         return logits, {name: features[name] for name in self.taps}
 
     def embed(self, x: Tensor, tap: str) -> Tensor:
-        """Projected features of one tap, without what the network computes after it.
+        """Projected features of one tap; the part of the network after it is not run.
 
-        The network's mode and gradients are the caller's: ``eval()`` and ``torch.no_grad()`` to fill a memory bank.
+        The caller sets the mode and gradients, such as ``eval()`` and ``torch.no_grad()`` for a memory bank.
 
         Args:
             x: (n, c, H, W).
@@ -113,44 +113,45 @@ class ProjectedNetwork(nn.Module):
         """
         projector = self.projectors[tap]
         projected = projector(pixels.to(projector[0].weight.dtype))
-        # under autocast the square sum of half-precision values would be too coarse for cosine similarities
+        # in half precision the norm would be too inaccurate for cosine similarities
         return F.normalize(projected.to(torch.promote_types(projected.dtype, torch.float32)), dim=-1)
 
 
-def check_slice_size(slice_size: Sequence[int], multiple: int = 32, least: int = 64) -> None:
-    """
+def check_slice_size(slice_size: Sequence[int], multiple: int = 32, least: int = 64, key: str = "slice_size") -> None:
+    """Check that networks can take slices of this size, before the work begins.
+
     Args:
         slice_size: (height, width) in pixels.
-        multiple: of each length, the networks' strides together.
-        least: below it the deepest level is a single pixel, which cannot be normalized.
+        multiple: of which each length must be one, the total stride of the networks.
+        least: smallest length; below it the deepest level is a single pixel, which cannot be normalized.
+        key: of the setting, for messages.
 
     Raises:
-        SettingError: a length that the networks cannot take; found before the work, where they would find it after.
+        SettingError: a length that the networks cannot take.
     """
     if not isinstance(slice_size, Sequence) or len(slice_size) != 2:
-        raise SettingError(f'slice_size: {slice_size} is not a height and a width; write e.g. "[128,128]".')
+        raise SettingError(f'{key}: {slice_size} is not a height and a width; write e.g. "[128,128]".')
     if any(length % multiple or length < least for length in slice_size):
         lengths = [max(least, round(length / multiple) * multiple) for length in slice_size]
         raise SettingError(
-            f"slice_size: {[*slice_size]}; the networks take multiples of {multiple} from {least} on, such as "
-            f"{lengths}."
+            f"{key}: {[*slice_size]}; the networks take multiples of {multiple} from {least} on, such as {lengths}."
         )
 
 
 def projector_parameters(networks: Sequence[ProjectedNetwork]) -> Iterator[nn.Parameter]:
-    """Parameters of the projectors of several networks, those that they share once."""
+    """Parameters of the projectors of several networks, without repeating those that they share."""
     return nn.ModuleList(network.projectors for network in networks).parameters()
 
 
 class _Reached(Exception):
-    """The tapped module has given its features; the rest of the network is not needed."""
+    """Stops the forward pass of a network after the tapped module."""
 
 
 @contextmanager
 def _captured(network: nn.Module, taps: Mapping[str, str], stop: bool = False) -> Iterator[dict[str, Any]]:
-    """What the tapped modules give while the network runs; with ``stop`` it runs until the first of them has.
+    """Capture the features of the tapped modules during a forward pass; ``stop`` ends it after the first of them.
 
-    The hooks live as long as the context. Hooks that stay would be copied with the network, and write to the original.
+    The hooks exist only within the context. Permanent hooks would be copied with the network and write to the original.
     """
     features: dict[str, Any] = {}
 

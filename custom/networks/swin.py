@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder of MONAI's 2-D SwinUNETR from a Swin Transformer that was trained on photographs (ImageNet)."""
+"""Initialization of the encoder of MONAI's 2-D SwinUNETR from a Swin Transformer trained on ImageNet."""
 
 from __future__ import annotations
 
@@ -21,27 +21,26 @@ REMEDY = (
     "Swin-T's weights need a SwinUNETR with spatial_dims 2, feature_size 96, depths [2, 2, 6, 2], "
     "num_heads [3, 6, 12, 24], patch_norm true, patch_size 2 and use_v2 false; add variants/swin_t.json to the configs."
 )
-# of the file, without a counterpart in the encoder: the classifier, and what the network computes from its settings
+# tensors of the file that the encoder does not have: the classifier, and tables computed from the settings
 DROPPED = re.compile(r"(norm|head)\.|.*\.(relative_position_index|attn_mask)$")
-# of the network, without a counterpart in the file: the merging after the last stage keeps its random weights
+# tensors that the file does not have: the merging after the last stage keeps its random weights
 OWN = re.compile(r"layers4\.0\.downsample\.|.*\.relative_position_index$")
 STAGE = re.compile(r"layers\.(\d+)\.(blocks|downsample)\.")
 
 
 def load_swin(network: nn.Module, path: str | Path | None) -> nn.Module:
-    """Start the encoder of a 2-D SwinUNETR from a Swin Transformer's weights, by name and shape.
+    """Load the weights of a Swin Transformer into the encoder of a 2-D SwinUNETR.
 
-    Two layouts are known: the original release's ``swin_tiny_patch4_window7_224.pth``, and timm's
+    Two layouts are supported: that of the original release, ``swin_tiny_patch4_window7_224.pth``, and timm's
     ``pytorch_model.bin``, of any version.
 
-    - The network sees its image as the original sees it in gray, enlarged by 4 / ``patch_size``, nearest neighbor: the
-      patch kernel is summed over red, green and blue, and over blocks of pixels. With several input channels each has
-      its share of the sum.
-    - MONAI merges 2 x 2 pixels in the original's order, so that these weights fit as they are.
-    - With another ``window_size`` the tables of relative positions are resized.
+    - An image gives the same features as its gray version, enlarged by 4 / ``patch_size``, gives in the original: the
+      patch kernel is summed over the colors and over blocks of pixels. Several input channels share the sum.
+    - MONAI merges 2 x 2 pixels in the order of the original, so these weights are copied.
+    - For another ``window_size`` the tables of relative positions are resized.
 
-    MONAI makes a window that is larger than its feature map smaller, and then reads the tables at other offsets than
-    those that were trained. With windows of 7 this needs images of 128 pixels at least on each side.
+    MONAI shrinks windows that are larger than the feature map, and then reads the tables at offsets that were not
+    trained. To avoid this with windows of 7, images need at least 128 pixels on each side.
 
     Args:
         network: changed in place.
@@ -51,7 +50,7 @@ def load_swin(network: nn.Module, path: str | Path | None) -> nn.Module:
         The network.
 
     Raises:
-        WeightsError: when the network is no 2-D SwinUNETR, or a weight of its encoder and the file's do not match.
+        WeightsError: the network is not a 2-D SwinUNETR, or the weights of its encoder and of the file do not match.
     """
     if path is None:
         return network
@@ -69,10 +68,10 @@ def load_swin(network: nn.Module, path: str | Path | None) -> nn.Module:
 
 
 def _renamed(content: dict) -> dict[str, Tensor]:
-    """The encoder's weights of a file, by MONAI's names."""
+    """Weights of the encoder in a file, under MONAI's names."""
     model = content.get("model")
-    weights = model if isinstance(model, dict) else content  # the release wraps it
-    # newer timm merges before stage N what the release and MONAI merge after stage N - 1; MONAI counts from 1
+    weights = model if isinstance(model, dict) else content  # the release stores it under a key
+    # newer timm merges before stage N, the release and MONAI after stage N - 1; MONAI counts from 1
     shift = {"blocks": 1, "downsample": 0 if "layers.3.downsample.norm.weight" in weights else 1}
 
     def stage(found: re.Match) -> str:
@@ -84,7 +83,7 @@ def _renamed(content: dict) -> dict[str, Tensor]:
 
 
 def _fitted(given: dict[str, Tensor], own: dict[str, Tensor], window: tuple[int, int]) -> dict[str, Tensor]:
-    """Patch kernel and tables of relative positions, for the network's channels, patches and windows where they can."""
+    """Adapt the patch kernel and the tables of relative positions to the channels, patches and windows of a network."""
     for name in own.keys() & given.keys():
         if name.endswith(".relative_position_bias_table") and given[name].ndim == 2:
             given[name] = _resized(given[name], window)
@@ -95,14 +94,14 @@ def _fitted(given: dict[str, Tensor], own: dict[str, Tensor], window: tuple[int,
 
 
 def _gray(kernel: Tensor, channels: int, side: int) -> Tensor:
-    """(d, 3, k, k), the kernel of a color image's patches, to (d, channels, side, side) where side divides k."""
+    """Convert the patch kernel of color images, (d, 3, k, k), to (d, channels, side, side), if side divides k."""
     step = kernel.shape[-1] // side
     blocks = F.avg_pool2d(kernel.float().sum(dim=1, keepdim=True), max(step, 1), divisor_override=1)
     return blocks.expand(-1, channels, -1, -1) / channels
 
 
 def _resized(table: Tensor, window: tuple[int, int]) -> Tensor:
-    """((2 w - 1)^2, heads), a bias for each offset within a square window, to another window's offsets."""
+    """Resize a table of biases, ((2 w - 1)^2, heads), one for each offset within a window, to another window size."""
     side, size = isqrt(len(table)), [2 * w - 1 for w in window]
     if size == [side, side] or side**2 != len(table):
         return table

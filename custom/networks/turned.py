@@ -19,10 +19,10 @@ __all__ = ["TurnedSliceInferer", "turned"]
 
 
 def turned(images: Tensor, degrees: float) -> Tensor:
-    """Images (n, c, H, W) turned about their center, interpolated linearly; beyond the edge stands the edge."""
+    """Rotate images (n, c, H, W) about their center, with linear interpolation and repeated borders."""
     height, width = images.shape[2:]
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    # in units of half a side, as affine_grid has them: without the ratio, slices that are not square would shear
+    # affine_grid uses units of half a side; without the ratio, slices that are not square would be sheared
     matrix = [[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]]
     theta = torch.tensor(matrix, dtype=images.dtype, device=images.device).expand(len(images), -1, -1)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
@@ -30,13 +30,13 @@ def turned(images: Tensor, degrees: float) -> Tensor:
 
 
 class TurnedSliceInferer(SliceInferer):
-    """MONAI's ``SliceInferer`` that averages the probabilities of several turned copies of each slice.
+    """MONAI's ``SliceInferer`` that averages the probabilities of several rotated copies of each slice.
 
-    MONAI's ``TestTimeAugmentation`` is not an inferer, and draws its copies at random. Turn by angles that training
-    showed the network.
+    MONAI's ``TestTimeAugmentation`` is not an inferer and draws its copies at random. The angles should be in the range
+    of the augmentation of the training.
 
     Args:
-        degrees: one angle for each copy; [0] calls the network once and returns what it gives.
+        degrees: angle of each copy; with [0] the network is called once and its output is returned.
         *arguments: those of ``SliceInferer``.
         **settings: those of ``SliceInferer``.
 
@@ -59,7 +59,7 @@ class TurnedSliceInferer(SliceInferer):
             **settings: those of ``SliceInferer``.
 
         Returns:
-            (n, C, H, W, S), logits whose softmax is the mean of the copies' probabilities.
+            (n, C, H, W, S), logits whose softmax is the mean probability of the copies.
         """
         if self.degrees == [0.0]:
             return super().__call__(inputs, network, *arguments, **settings)

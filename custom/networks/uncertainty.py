@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""How uncertain a segmentation is, voxel by voxel."""
+"""Voxel-wise uncertainty of a segmentation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Uncertaintyd"]
 class Uncertaintyd(MapTransform):
     """Entropy of the probabilities, between 0 (one class is certain) and 1 (all classes are equally probable).
 
-    With the mean of several turned copies it is the total uncertainty of test-time augmentation.
+    For the mean of several rotated copies it is the total uncertainty of test-time augmentation.
 
     Args:
-        keys: of probabilities (C, X, Y, Z), which stay.
+        keys: of probabilities (C, X, Y, Z), which are kept.
         uncertainty: key of the result, (1, X, Y, Z).
 
     Source:

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weights into networks, by name, or not at all."""
+"""Loading of weights into networks, with checks that all names and shapes agree."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = [
 ]
 
 
-# what MONAI's BasicUNet has beyond its encoder
+# modules of MONAI's BasicUNet beyond its encoder
 DECODER = ("upcat_", "final_conv")
-# what a batch norm has beyond an instance norm
+# buffers of a batch norm that an instance norm does not have
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -34,7 +34,7 @@ class WeightsError(UserError, RuntimeError):
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """The network itself, without DistributedDataParallel around it."""
+    """The network without DistributedDataParallel."""
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
 
 
@@ -46,7 +46,7 @@ def read_weights(path: str | Path, key: str = "checkpoint") -> dict:
         key: of the config that named the file, for messages.
 
     Raises:
-        WeightsError: when the file is missing, truncated, or holds anything but tensors and plain values.
+        WeightsError: the file is missing or truncated, or holds anything but tensors and plain values.
     """
     if not Path(path).is_file():
         raise WeightsError(f"{key}: {path} does not exist; train first, or give the path of a checkpoint.")
@@ -63,7 +63,7 @@ def read_weights(path: str | Path, key: str = "checkpoint") -> dict:
 
 
 def load_weights(network: nn.Module, path: str | Path, key: str = "checkpoint") -> nn.Module:
-    """Load a network's weights; every name and shape must agree.
+    """Load the weights of a network; all names and shapes must agree.
 
     Args:
         network: changed in place.
@@ -74,7 +74,7 @@ def load_weights(network: nn.Module, path: str | Path, key: str = "checkpoint") 
         The network.
 
     Raises:
-        WeightsError: when the file cannot be read or belongs to another network.
+        WeightsError: the file cannot be read or belongs to another network.
     """
     weights = read_weights(path, key)
     check_weights(unwrapped(network).state_dict(), weights, path, key)
@@ -84,20 +84,21 @@ def load_weights(network: nn.Module, path: str | Path, key: str = "checkpoint") 
 
 
 def load_encoder(network: nn.Module, path: str | Path | None, prefix: str = "encoder.") -> nn.Module:
-    """Move a pre-trained encoder into a segmentation network, by parameter name; the head is dropped.
+    """Load a pre-trained encoder into a segmentation network, without its head.
 
-    Batch norms fit a network with instance norms: their running statistics are left out, and a line says so.
+    Weights of batch norms can be loaded into instance norms; their running statistics are left out, and a message says
+    so.
 
     Args:
-        network: e.g. MONAI's BasicUNet; changed in place.
-        path: of a :class:`~custom.networks.SliceEmbedder`'s state dict; None leaves the network as it is.
-        prefix: of the encoder's names in the file.
+        network: such as MONAI's BasicUNet; changed in place.
+        path: of the state dict of a :class:`~custom.networks.SliceEmbedder`; None leaves the network as it is.
+        prefix: of the names of the encoder in the file.
 
     Returns:
         The network.
 
     Raises:
-        WeightsError: when none or only some of the encoder's weights have their place in the network.
+        WeightsError: the weights of the encoder do not all match the network.
     """
     if path is None:
         return network
@@ -124,7 +125,7 @@ def load_encoder(network: nn.Module, path: str | Path | None, prefix: str = "enc
 
 
 def default_encoder(path: str | Path) -> str | None:
-    """``path`` when pre-training has written it; else None, and a line says that training starts from scratch."""
+    """``path`` if the file exists; else None, and a message says that the training starts from random weights."""
     if Path(path).is_file():
         return str(path)
     logger.warning(
@@ -134,7 +135,7 @@ def default_encoder(path: str | Path) -> str | None:
 
 
 def check_finite(weights: dict[str, Tensor], what: str) -> None:
-    """Raise a WeightsError that begins with ``what``, unless all weights are finite."""
+    """Raise a WeightsError that begins with ``what`` unless all weights are finite."""
     broken = [name for name, value in weights.items() if isinstance(value, Tensor) and not value.isfinite().all()]
     if broken:
         raise WeightsError(
@@ -150,7 +151,7 @@ def check_weights(
     key: str,
     remedy: str = "Use the settings (such as features) and overlays that it was trained with, or train again.",
 ) -> None:
-    """Raise a WeightsError that says what differs, unless every name and shape agrees; ``remedy`` is its last word."""
+    """Raise a WeightsError with the differences unless all names and shapes agree; ``remedy`` ends its message."""
     matching = [k for k in own if k in given and own[k].shape == given[k].shape]
     if len(matching) == len(own) == len(given) > 0:
         return

@@ -14,6 +14,7 @@ from custom.registration.runner import PairRunner
 from custom.registration.settings import Settings
 from custom.registration.training import training_registrations
 from custom.registration.transform import invert, map_points, warp_label
+from custom.registration.warped import WarpOntod, warped_cases
 from custom.registration.workflow import RegistrationWorkflow
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "RegistrationWorkflow",
     "Registrations",
     "Settings",
+    "WarpOntod",
     "check_choice",
     "export_transforms",
     "invert",
@@ -33,5 +35,6 @@ __all__ = [
     "registered_points",
     "training_registrations",
     "warp_label",
+    "warped_cases",
     "write_transform",
 ]

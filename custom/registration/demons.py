@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The deformable step: diffeomorphic demons, by ITK."""
+"""Deformable step of a registration: diffeomorphic demons of ITK."""
 
 from __future__ import annotations
 
@@ -27,23 +27,25 @@ def deform(
     level: int,
     options: Settings,
 ) -> Displacement:
-    """One level of diffeomorphic demons between the fixed image and the moving one under ``matrix``.
+    """Run one level of diffeomorphic demons between the fixed image and the moving image mapped by ``matrix``.
 
     Args:
         found: the displacement of the coarser level.
         level: 1 is the finest.
     """
-    grid = organ_grid(target.grid, mask, matrix, level * options.spacing, options)
+    grid = organ_grid(target.grid, mask, matrix, level * options.spacing_mm, options)
     points = grid.points()
-    pair = compared(target, source, grid, Affine(torch.from_numpy(matrix))(points), options.contrast, matrix)
+    pair = compared(
+        target, source, grid, Affine(torch.from_numpy(matrix))(points), options.normalization_window_mm, matrix
+    )
     start = None if found is None else found(points) - points
-    return Displacement(_demons(*pair, grid, start, options.iterations[-level], options), grid)
+    return Displacement(_demons(*pair, grid, start, options.deformable_iterations[-level], options), grid)
 
 
 def _demons(
     fixed: Tensor, moving: Tensor, grid: Grid, start: Tensor | None, iterations: int, options: Settings
 ) -> Tensor:
-    """Displacement, (3, X, Y, Z) float32 in RAS mm, on a grid.
+    """Compute a displacement field, (3, X, Y, Z) float32 in RAS mm, on a grid.
 
     Source:
         Vercauteren et al., Diffeomorphic demons, NeuroImage 2009.
@@ -58,8 +60,8 @@ def _demons(
     method.SetMaximumUpdateStepLength(2.0)
     method.SmoothDisplacementFieldOn()
     method.SmoothUpdateFieldOff()
-    # as many mm across slices as within them, yet some, or neighboring slices come apart
-    voxels = np.maximum(options.smoothing * grid.spacing.min() / grid.spacing, 0.7)
+    # the same width in mm along all axes, but at least 0.7 voxels, so that neighboring slices stay together
+    voxels = np.maximum(options.smoothing_sigma_voxels * grid.spacing.min() / grid.spacing, 0.7)
     method.SetStandardDeviations(voxels.tolist())
     if start is not None:
         method.SetInitialDisplacementField(field_to_itk(start.movedim(-1, 0), grid))
@@ -68,13 +70,13 @@ def _demons(
 
 
 def use_threads(count: int) -> int:
-    """Set on how many threads ITK works in this process. The result does not depend on it.
+    """Set the number of threads of ITK in this process. Results do not depend on it.
 
     Returns:
-        On how many it worked before.
+        The previous number.
 
     Raises:
-        ValueError: fewer than one.
+        ValueError: less than one.
     """
     if count < 1:
         raise ValueError(f"threads: {count}; at least one.")

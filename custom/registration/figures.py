@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of the pairs that a run registered, the worst ones first: what a table of numbers cannot show."""
+"""Picture of the registered pairs, sorted from the worst to the best."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from custom.utils.log import logger
 __all__ = ["draw_pairs"]
 
 COLUMNS = ("images before", "images after", "label before", "label after")
-PANEL, TITLE, MARGIN = 2.3, 0.42, 0.1  # inches: of a panel, of the text above a row, around the page
-DPI, LONGEST = 130, 60_000  # pixels an inch; Agg draws no page of more pixels than 65536
-PIXELS = 300  # along the longer side of a panel
-TILES = 7  # of the checkerboard, along the longer side
-SEARCH = 6.0  # mm between the points at which the organ is looked for
-# of the checkerboard's tiles, pale and equally light: they tell the images apart, and leave the anatomy to be seen
+PANEL, TITLE, MARGIN = 2.3, 0.42, 0.1  # in inches: side of a panel, height of the text above a row, margin of the page
+DPI, LONGEST = 130, 60_000  # pixels per inch; pixels along a page, of which Agg allows 65536
+PIXELS = 300  # number along the longer side of a panel
+TILES = 7  # number of tiles of the checkerboard along the longer side
+SEARCH = 6.0  # mm between the points at which the organ is searched for
+# tints of the tiles, equally light and pale, so that the images differ and the anatomy stays visible
 TINTS = {"fixed": np.array([0.80, 0.90, 1.0]), "moving": np.array([1.0, 0.87, 0.64])}
-NEAR = 10.0  # mm around the organ, to whose intensities a picture is scaled
-MOST_CHARACTERS = 130  # that fit above a row
-MOST_FAILED = 5  # that are named
+NEAR = 10.0  # mm around the organ; intensities of this region determine the gray scale
+MOST_CHARACTERS = 130  # characters that fit above a row
+MOST_FAILED = 5  # number of failed pairs that are named
 WARNING = to_rgb(COLORS[5])
 
 
 @dataclass
 class _Stage:
-    """The moving volume on the slice shown, under one map.
+    """The moving volume, mapped onto the displayed slice.
 
     Args:
-        image: (h, w) float; NaN where the volume does not reach.
-        label: (h, w) integers, or None where the case has none.
+        image: (h, w) float; NaN outside the moving volume.
+        label: (h, w) integers, or None if the case has no label.
     """
 
     image: np.ndarray
@@ -59,11 +59,11 @@ class _Stage:
 
 @dataclass
 class _View:
-    """What is drawn of a pair.
+    """Content of the panels of a pair.
 
     Args:
         fixed: (h, w) float, the slice of the fixed image.
-        spacing: mm of rows and columns.
+        spacing: pixel size of rows and columns, in mm.
         stages: the moving volume before and after registration.
     """
 
@@ -79,22 +79,22 @@ def draw_pairs(
     folder: str | Path,
     count: int = 12,
 ) -> None:
-    """Draw the worst pairs on one page, before and after: both images as a checkerboard, the moving label's contours.
+    """Draw the worst pairs on one page, before and after registration, as checkerboards and as contours of labels.
 
-    One slice is shown of each pair, through the middle of the warped label (of what the moving volume covers, where
-    there is no label) and cropped around it, as radiologists see it: anterior or head up, the patient's left on the
-    right. "Before" is what the headers say. Failed pairs have no transform to draw; their ids are written below.
+    Each pair is shown on one slice through the middle of the warped label, or of the overlap if there is no label. The
+    slice is cropped around it and in radiological orientation. "Before" uses the coordinates of the headers. Failed
+    pairs have no transform to draw; their ids are written at the bottom.
 
     Args:
         path: of the PNG file.
         results: of the pairs, as in "pairs.csv".
-        cases: those of the pairs: "case", "image", and of moving ones perhaps a "region" or "label".
-        folder: the one to which their ``transform`` is relative.
-        count: most pairs drawn.
+        cases: with "case", "image", and for moving ones maybe "region" or "label".
+        folder: to which the ``transform`` of the results is relative.
+        count: largest number of pairs.
 
     Raises:
         OSError: an image or a transform is missing or damaged, or the picture cannot be written.
-        RegistrationError: an image that changed since, see :func:`~custom.registration.volume.read_volume`.
+        RegistrationError: an image has changed in the meantime, see :func:`~custom.registration.volume.read_volume`.
     """
     by_id = {case["case"]: case for case in cases}
     candidates = _worst_first(results)
@@ -111,7 +111,7 @@ def draw_pairs(
 
 
 def _worst_first(results: Sequence[PairResult]) -> list[PairResult]:
-    """Those that have a transform: unusable ones first, then the less similar ones; NaN is the worst similarity."""
+    """The pairs that have a transform, unusable ones first, then by similarity; NaN is the worst."""
 
     def rank(result: PairResult) -> tuple[bool, float]:
         after = result.similarity_after
@@ -121,7 +121,7 @@ def _worst_first(results: Sequence[PairResult]) -> list[PairResult]:
 
 
 def _view(fixed_case: Mapping[str, Any], moving_case: Mapping[str, Any], transform: Transform) -> _View:
-    """Read a pair and resample it to the slice shown, a few hundred pixels wide: the volumes are not kept."""
+    """Read a pair and resample it to the displayed slice, so that the volumes need not be kept."""
     fixed, moving = _upright(read_volume(fixed_case["image"])), read_volume(moving_case["image"])
     region = moving_case.get("region") or moving_case.get("label")
     label = _as_tensor(read_volume(region, label=True)) if region else None
@@ -132,7 +132,7 @@ def _view(fixed_case: Mapping[str, Any], moving_case: Mapping[str, Any], transfo
 
 
 def _upright(volume: Volume) -> Volume:
-    """Its slices along the last axis, the axes within them ready for :func:`~custom.utils.figures.as_seen`."""
+    """Orient a volume so that its slices lie along the last axis, for :func:`~custom.utils.figures.as_seen`."""
     normal = volume.grid.directions[:, slice_axis(volume.grid.affine, volume.grid.shape)]
     values = OrientSlices(normal)(_as_tensor(volume))
     return Volume(volume.name, values[0].as_tensor(), Grid(tuple(values.shape[1:]), values.affine.numpy()))
@@ -143,25 +143,25 @@ def _slice_shown(fixed: Grid, moving: Volume, label: MetaTensor | None, transfor
     coarse, stride = _thinned(fixed)
     found = _organ(moving, label, replace(transform, fixed=coarse))
     slices = np.flatnonzero(found.any(axis=(0, 1)))
-    number = slices[(len(slices) - 1) // 2] * stride[2]  # a slice that was searched, so something is seen on it
+    number = slices[(len(slices) - 1) // 2] * stride[2]  # one of the thinned slices, on which the organ was found
     window = window_around(found.any(axis=2), coarse.spacing[:2])
     ends = [part.indices(size)[:2] for part, size in zip(window, coarse.shape[:2], strict=True)]
     low = np.array([ends[0][0] * stride[0], ends[1][0] * stride[1], number])
     high = np.minimum([ends[0][1] * stride[0], ends[1][1] * stride[1], number + 1], fixed.shape)
     side = ((high - low) * fixed.spacing)[:2].max()
-    pixel = min(side / PIXELS, *fixed.spacing[:2])  # never coarser than the image, so that nothing is aliased
+    pixel = min(side / PIXELS, *fixed.spacing[:2])  # never coarser than the image, which avoids aliasing
     return fixed.part(low, high, np.array([pixel, pixel, fixed.spacing[2]]))
 
 
 def _thinned(grid: Grid) -> tuple[Grid, np.ndarray]:
-    """Every few voxels of a grid, and the (3,) strides: enough to find an organ in a fraction of a second."""
+    """A grid with every few voxels of another one, and the strides (3,), for a fast search for the organ."""
     stride = np.maximum(1, np.floor(SEARCH / grid.spacing)).astype(int)
     affine = grid.affine @ np.diag([*stride, 1.0])
     return Grid(tuple(int(n) for n in -(-np.array(grid.shape) // stride)), affine), stride
 
 
 def _organ(moving: Volume, label: MetaTensor | None, transform: Transform) -> np.ndarray:
-    """Where on the fixed grid the warped label is, (X, Y, Z) bool; else the moving volume, else anything."""
+    """Mask (X, Y, Z) of the warped label on the fixed grid; if it is empty, of the moving volume, or of everything."""
     found = warp_label(label, transform)[0].numpy() > 0 if label is not None else np.zeros(transform.fixed.shape, bool)
     if not found.any():
         found = np.isfinite(_sampled(moving, transform).numpy())
@@ -174,7 +174,7 @@ def _stage(moving: Volume, label: MetaTensor | None, transform: Transform) -> _S
 
 
 def _sampled(moving: Volume, transform: Transform) -> torch.Tensor:
-    """(X, Y, Z) on the fixed grid; NaN where the moving volume does not reach, since 0 may be an intensity."""
+    """The moving volume resampled to the fixed grid (X, Y, Z); NaN outside it, since 0 may be an intensity."""
     return moving.at(transform(transform.fixed.points()), outside=math.nan)
 
 
@@ -206,7 +206,7 @@ def _draw(axes: Sequence[Axes], view: _View) -> None:
     before, after = view.stages
     organ = _near(after.label, view)
     gray = _scaled(view.fixed, view.fixed[organ])
-    known = after.image[organ]  # one scale for before and after, so that they can be compared
+    known = after.image[organ]  # the same scale before and after, for comparison
     known = known if np.isfinite(known).any() else before.image
     for stage, checkered, outlined in zip(view.stages, axes[:2], axes[2:], strict=True):
         board = _checkerboard(gray, _scaled(stage.image, known), view.spacing)
@@ -223,9 +223,9 @@ def _draw(axes: Sequence[Axes], view: _View) -> None:
 
 
 def _near(label: np.ndarray | None, view: _View) -> np.ndarray:
-    """(h, w) bool, the organ and what is around it; everything where there is no organ.
+    """Mask (h, w) of the organ and its surroundings; everything if there is no organ.
 
-    With the air around a patient in it, a scale of grays would leave one shade to soft tissue.
+    It excludes the air around the patient, which would compress the gray scale of soft tissue.
     """
     if label is None or not label.any():
         return np.ones(view.fixed.shape, dtype=bool)
@@ -233,18 +233,18 @@ def _near(label: np.ndarray | None, view: _View) -> np.ndarray:
 
 
 def _scaled(image: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """``image`` in [0, 1] from the 1st to the 99th percentile of ``known`` intensities; NaN stays."""
+    """Scale an image to [0, 1] from the 1st to the 99th percentile of ``known`` intensities; NaN is kept."""
     known = known[np.isfinite(known)]
     low, high = np.percentile(known, [1, 99]) if known.size else (0.0, 1.0)
     return np.clip((image - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
 
 
 def _checkerboard(fixed: np.ndarray, moving: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
-    """Tiles, square in mm, of the fixed image, bluish, and of the moving one, where it reaches, orange.
+    """Checkerboard of bluish tiles of the fixed image and orange tiles of the moving image, square in mm.
 
     Args:
-        fixed, moving: (h, w) in [0, 1]; NaN where there is no moving volume.
-        spacing: mm of rows and columns.
+        fixed, moving: (h, w) in [0, 1]; NaN outside the moving volume.
+        spacing: pixel size of rows and columns, in mm.
 
     Returns:
         (h, w, 3).
@@ -256,14 +256,14 @@ def _checkerboard(fixed: np.ndarray, moving: np.ndarray, spacing: tuple[float, f
 
 
 def _about_label(label: np.ndarray | None) -> str:
-    """What explains a picture without contours."""
+    """Remark that explains a panel without contours."""
     if label is None:
         return "no label"
     return "" if label.any() else "label elsewhere"
 
 
 def _remark(axes: Axes, text: str) -> None:
-    """Write into the lower edge of a panel."""
+    """Write a text at the lower edge of a panel."""
     if text:
         box = {"facecolor": "black", "edgecolor": "none", "alpha": 0.6, "pad": 2.5}
         place = {"xycoords": "axes fraction", "ha": "center", "va": "bottom"}
@@ -271,7 +271,7 @@ def _remark(axes: Axes, text: str) -> None:
 
 
 def _entitle(axes: Axes, result: PairResult) -> None:
-    """Write what is known of a pair above its row; a dollar sign in its name is no formula."""
+    """Write the title and the message of a pair above its row; a dollar sign does not begin a formula."""
     usable, message = result.state == "usable", result.message
     left = {**ABOVE, "ha": "left", "fontsize": 9, "parse_math": False}
     color = "black" if usable else WARNING
@@ -290,13 +290,13 @@ def _title(result: PairResult) -> str:
         f"similarity {result.similarity_before:.2f} -> {result.similarity_after:.2f}",
         f"{100 * result.folded_fraction:.1f} % folded",
     ]
-    if not math.isnan(result.inverse_error_mm):  # where it was looked at
+    if not math.isnan(result.inverse_error_mm):  # if it was measured
         parts.append(f"inverse error {result.inverse_error_mm:.1f} mm")
     return ", ".join(parts)
 
 
 def _head_and_foot(figure: Figure, panels: Sequence[Sequence[Axes]], results: Sequence[PairResult], what: str) -> None:
-    """Write what the page and its columns show, and which pairs failed."""
+    """Write the titles of the page and its columns, and the names of failed pairs."""
     width, height = figure.get_size_inches()
     edge = {"x": MARGIN / width, "fontsize": 9, "parse_math": False}
     tiles = "tiles: fixed image bluish, moving image orange; contours: the moving label on the fixed image"

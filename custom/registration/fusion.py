@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation by atlases: labels warped onto a volume from several labeled ones, made one."""
+"""Fusion of the label maps of several atlases into one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ FUSIONS = ("best", "majority", "weighted")
 
 
 def check_fusion(how: str) -> None:
-    """
+    """Check a choice of ``how`` of :func:`fuse_labels`.
+
     Raises:
         SettingError: it is none of :data:`FUSIONS`.
     """
@@ -32,21 +33,21 @@ def fuse_labels(
     power: float = 4.0,
     outside: int | None = None,
 ) -> MetaTensor:
-    """Make one label map of several.
+    """Fuse several label maps of a volume into one.
 
     Args:
         labels: (1, X, Y, Z) integers each, on one grid.
-        similarities: of the atlas to the volume, after registration.
+        similarities: of each atlas to the volume, after registration.
         how: "best" takes the label map of the most similar atlas; "majority" gives each a vote; "weighted" gives each
             its similarity (0 where negative) to the ``power``. Equal votes go to the class of the more similar atlas.
         power: see ``how``.
-        outside: value of what an atlas does not reach, where it has no vote; it stays where none reaches.
+        outside: value of voxels that an atlas does not cover and has no vote for; kept where no atlas covers the voxel.
 
     Returns:
         (1, X, Y, Z) int16.
 
     Raises:
-        SettingError: another ``how``, or no label maps.
+        SettingError: an unknown ``how``, or no label maps.
 
     Source:
         Aljabar et al., Multi-atlas based segmentation of brain images, NeuroImage 2009; Artaechevarria et al.,
@@ -59,21 +60,23 @@ def fuse_labels(
     best = labels[order[0]]
     if len(labels) == 1 or (how == "best" and outside is None):
         return best.clone().to(torch.int16)
-    maps = torch.stack([labels[number][0].as_tensor().long() for number in order])  # (K, X, Y, Z), the best one first
-    if how == "best":  # of the others where it does not reach
+    # (K, X, Y, Z), the most similar atlas first
+    maps = torch.stack([labels[number][0].as_tensor().long() for number in order])
+    if how == "best":  # the next best atlas decides where the best one does not reach
         weights = torch.tensor([2.0**-number for number in range(len(order))])
     else:
         weights = torch.tensor([max(similarities[n], 0.0) ** power if how == "weighted" else 1.0 for n in order])
     reached = torch.ones_like(maps, dtype=torch.bool) if outside is None else maps != outside
     classes = torch.where(reached, maps, 0)
-    # MONAI's VoteEnsemble has no weights, and holds K of these
+    # MONAI's VoteEnsemble has no weights, and needs K times the memory
     votes = torch.zeros(int(classes.max()) + 1, *maps.shape[1:])
     for label, there, weight in zip(classes, reached, weights.double(), strict=True):
         votes.scatter_add_(0, label[None], (there * weight).float()[None])
     most = votes.amax(dim=0)
     fused = maps[0].clone()
     decided = torch.zeros_like(fused, dtype=torch.bool)
-    for label, there in zip(classes, reached, strict=True):  # the first atlas whose class has the most votes
+    # the most similar atlas among those whose class has the most votes
+    for label, there in zip(classes, reached, strict=True):
         wins = ~decided & there & (votes.gather(0, label[None])[0] >= most * (1 - 1e-6))
         fused[wins] = label[wins]
         decided |= wins

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images made ready to be compared: windows of intensities, local mean and contrast, masks, correlation."""
+"""Comparison of images: intensity windows, local normalization, masks, correlation."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ CLIP = (1.0, 99.0)  # percentiles of the intensities
 
 
 def normalized(fixed: Volume, moving: Volume, options: Settings) -> tuple[Volume, Volume]:
-    """Intensities from 0 to 1 between the percentiles of each volume; in one window where intensities are compared."""
+    """Scale the intensities of two volumes to [0, 1], in a common window if a step compares intensities as they are."""
     windows = [intensity_window(volume) for volume in (fixed, moving)]
-    if options.contrast is None or options.affine_contrast is None:
+    if options.normalization_window_mm is None or options.affine_normalization_window_mm is None:
         lows, highs = zip(*windows, strict=True)
         windows = [(min(lows), max(highs))] * 2
     return tuple(scaled(volume, *window) for volume, window in zip((fixed, moving), windows, strict=True))
 
 
 def scaled(volume: Volume, low: float, high: float) -> Volume:
-    """The volume with intensities from ``low`` to ``high`` as 0 to 1; those beyond are clipped."""
+    """The volume with intensities scaled from [low, high] to [0, 1] and clipped."""
     return Volume(volume.name, ((volume.values - low) / (high - low)).clamp(0, 1), volume.grid)
 
 
 def intensity_window(volume: Volume) -> tuple[float, float]:
-    """The percentiles of the intensities, or their extremes where the percentiles are one value."""
+    """Percentiles of the intensities, or minimum and maximum if the percentiles are equal."""
     low, high = np.percentile(volume.values, CLIP)
     if not high > low:  # a few bright voxels in an empty image
         low, high = volume.values.min(), volume.values.max()
@@ -54,7 +54,7 @@ def intensity_window(volume: Volume) -> tuple[float, float]:
 
 
 def read_region(region: Any, source: Volume) -> Volume:
-    """Where the moving volume matters, grown a little so that its outline is within: 0 or 1."""
+    """Mask (0 or 1) of the organ in the moving volume, dilated by about 3 mm to include its outline."""
     if region is None:
         return Volume(source.name, torch.ones_like(source.values), source.grid)
     label = read_volume(region, label=True)
@@ -80,7 +80,7 @@ def compared(
     window: float | None,
     matrix: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Both images on a grid, the moving one read at ``points``; 0, the background, at points that are NaN.
+    """Both images on a grid, locally normalized, with the moving image sampled at ``points``, 0 where these are NaN.
 
     Args:
         window: see :func:`locally_normalized`.
@@ -90,7 +90,13 @@ def compared(
 
 
 def locally_normalized(values: Tensor, spacing: np.ndarray, window: float | None) -> Tensor:
-    """(X, Y, Z) with its mean and contrast taken out in a Gaussian window of mm within the slice; None leaves them."""
+    """Normalize an image by its local mean and standard deviation in a Gaussian window within the slice.
+
+    Args:
+        values: (X, Y, Z).
+        spacing: (3,) in mm.
+        window: standard deviation of the window, in mm; None returns the image as it is.
+    """
     if window is None:
         return values
     thick = thick_axis(spacing)
@@ -103,13 +109,13 @@ def locally_normalized(values: Tensor, spacing: np.ndarray, window: float | None
 
 
 def within(organ: Tensor, spacing: np.ndarray, reach: float) -> Tensor:
-    """1 within ``reach`` mm of the organ (X, Y, Z), 0 elsewhere."""
+    """Mask (X, Y, Z): 1 within ``reach`` mm of the organ, 0 elsewhere."""
     away = distance_transform_edt(~organ.numpy(), sampling=spacing)
     return torch.from_numpy((away <= reach).astype(np.float32))
 
 
 def correlation(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-    """Weighted correlation of the voxels of two images, a scalar from -1 to 1; 0 where nothing has a weight."""
+    """Weighted correlation of the voxels of two images, a scalar from -1 to 1; 0 if all weights are 0."""
     total = weight.sum().clamp(min=1e-6)
     a, b = a - (a * weight).sum() / total, b - (b * weight).sum() / total
     spread = (a.square() * weight).sum() * (b.square() * weight).sum()

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Registered labels as pseudo-labels for training (RSL): what labeled volumes say of unlabeled ones."""
+"""Labels that registration propagates from labeled to unlabeled volumes, as pseudo-labels for training (RSL)."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from custom.utils.log import logger
 
 __all__ = ["check_choice", "label_maps", "no_registrations", "propagated_labels", "warped_labels"]
 
-SEVERAL = ("votes", "agreement")  # label maps for each case
+SEVERAL = ("votes", "agreement")  # choices that give several label maps for each case
 CHOICES = (*SEVERAL, *FUSIONS)
-FORMAT = 2  # raise it when the same registrations make other label maps
+FORMAT = 2  # raise it when the same registrations give other label maps
 
 
 def warped_labels(
     registrations: Registrations, case: str, labeled: Sequence[Case], usable: bool = True, outside: int = 0
 ) -> tuple[list[MetaTensor], list[float]]:
-    """The labels of the labeled cases that were registered onto a case.
+    """Warp the labels of all labeled cases that were registered onto a case.
 
     Args:
         registrations: of a finished run.
         case: id.
         labeled: cases with "case" and "label".
-        usable: False takes registrations marked unusable, too.
-        outside: value where an atlas does not reach.
+        usable: False includes registrations marked as unusable.
+        outside: value of voxels that an atlas does not cover.
 
     Returns:
-        Label maps (1, X, Y, Z) on the case's grid, and the similarity that each atlas reached when the two were
-        registered, the most similar first.
+        Label maps (1, X, Y, Z) on the grid of the case, and the similarity of each atlas after registration, the most
+        similar one first.
     """
     files = {atlas["case"]: atlas["label"] for atlas in labeled}
     atlases = registrations.atlases(case, files, usable)
@@ -59,22 +59,22 @@ def check_choice(choice: str, allowed: Sequence[str] = CHOICES) -> None:
 
     Args:
         choice: of the user.
-        allowed: those that the training can use.
+        allowed: choices that the training supports.
 
     Raises:
-        SettingError: it is none of them.
+        SettingError: it is not allowed.
     """
     if choice not in allowed:
         raise SettingError(f"propagated_labels: {choice!r} is none of {', '.join(allowed)}.")
 
 
 def no_registrations() -> None:
-    """None, for a training that is to go on without registration; a line says so."""
-    logger.warning("No registration: training goes on without registered labels and positives.")
+    """Return None, for a training without registration, and log that."""
+    logger.warning("No registration: training continues without propagated labels and registered positives.")
 
 
 def label_maps(cases: Sequence[Case]) -> int:
-    """How many label maps the cases of :func:`propagated_labels` have each, 1 where there are none."""
+    """Number of label maps of each case of :func:`propagated_labels`; 1 if no case has a list."""
     return max((len(case["label"]) for case in cases if isinstance(case.get("label"), list)), default=1)
 
 
@@ -85,31 +85,31 @@ def propagated_labels(
     folder: str | Path,
     choice: str = "best",
 ) -> list[dict[str, Any]]:
-    """Give unlabeled cases a label from registration, if there is one; UNKNOWN is where no atlas reaches.
+    """Propagate the labels of registered labeled cases to unlabeled cases. Voxels that no atlas covers are UNKNOWN.
 
     Args:
-        registrations: of a finished run in which labeled cases were registered onto the unlabeled ones; None gives
-            none a label.
+        registrations: of a finished run in which labeled cases were registered onto the unlabeled ones; with None
+            no case gets a label.
         labeled: the atlases.
-        unlabeled: cases without "label"; their truth is not looked at.
-        folder: for the label maps; each is named after what it is made of, and made once.
-        choice: "best", "majority" or "weighted" make one label map of the usable atlases, see
-            :func:`~custom.registration.fusion.fuse_labels`; "votes" and "agreement" give each case all of them, as
-            many to each case, the most similar first and again where there are fewer: training takes their votes, or
-            chooses by what the networks say.
+        unlabeled: cases without "label".
+        folder: for the label maps. The name of a file depends on its sources, and existing files are used again.
+        choice: "best", "majority" or "weighted" fuse the usable atlases to one label map, see
+            :func:`~custom.registration.fusion.fuse_labels`. "votes" and "agreement" give each case the label maps of
+            all usable atlases, the most similar first; the first one is repeated for cases with fewer atlases. Training
+            then uses their votes, or chooses one by its agreement with the network.
 
     Returns:
-        The unlabeled cases, with "label", a file or a list of files, and "registered", True; those onto which no
-        labeled case has a usable registration are without, and a line names them.
+        The unlabeled cases, with "label", a file or a list of files, and "registered", True. Cases without a usable
+        registration have neither, and a message names them.
 
     Raises:
-        SettingError: another choice, or none of the cases gets a label.
+        SettingError: an unknown choice, or no case gets a label.
     """
     check_choice(choice)
     if registrations is None:
         return [dict(case) for case in unlabeled]
     cases = []
-    for case in progress_bar(unlabeled, "Registered labels", "case"):
+    for case in progress_bar(unlabeled, "Propagating labels", "case"):
         files = _label_files(registrations, case["case"], labeled, Path(folder), choice)
         label = {"label": files if choice in SEVERAL else files[0], "registered": True} if files else {}
         cases.append({**case, **label})
@@ -121,7 +121,7 @@ def propagated_labels(
             "pictures, or train with --propagation_weight 0."
         )
     if without:
-        logger.warning(f"propagated_labels: none for {', '.join(without)}: no labeled case is usable.")
+        logger.warning(f"propagated_labels: none for {', '.join(without)}: no labeled case has a usable registration.")
     if choice in SEVERAL:
         most = label_maps(cases)
         for case in cases:
@@ -133,7 +133,7 @@ def propagated_labels(
 def _label_files(
     registrations: Registrations, case: str, labeled: Sequence[Case], folder: Path, choice: str
 ) -> list[str]:
-    """The label maps of a case, written if they are not there; none where no atlas is usable."""
+    """Files with the label maps of a case, written unless they exist; none if no atlas is usable."""
     by_id = {atlas["case"]: atlas for atlas in labeled}
     atlases = [by_id[name] for name, _ in registrations.atlases(case, by_id)]
     several = choice in SEVERAL

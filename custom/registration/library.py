@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a run of registration left, for training and for anybody else: the map between any two volumes."""
+"""Access to the results of a registration run: the map between any two volumes."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from custom.registration.plan import Pair
-from custom.registration.record import PairResult
-from custom.registration.storage import load_transform
+from custom.registration.record import REDO, Limits, PairResult
+from custom.registration.storage import StorageError, load_transform
 from custom.registration.transform import Transform, compose, invert
 from custom.registration.volume import RegistrationError
-from custom.utils.json_files import read_json, read_table
+from custom.utils.json_files import read_table
 
 __all__ = ["Registrations"]
 
 
 class Registrations:
-    """The finished registrations of a folder.
+    """The registrations of a finished run.
 
-    The map between two volumes is their own registration, or composed through one other volume that both were
-    registered with: the way with the least inverse-consistency error, that of two steps being the root of the sum of
-    their squares. It joins volumes that were not registered with each other: with N maps to a template, the map
-    between any two. A way is usable if each of its pairs is, and its error keeps the run's limit.
+    The map between two volumes is their direct registration or the composition of two registrations through a third
+    volume, whichever has the smaller inverse-consistency error; the error of a composition is the root of the sum of
+    squares. So N registrations to a template give the map between any two volumes. A route is usable if each of its
+    pairs is usable and its error is within the limit of the run.
 
     Args:
-        folder: with "pairs.csv", which names the transforms relative to it, and "limits.json", as the run left it.
-        kept: how many transforms stay in memory.
+        folder: of the run, with "pairs.csv" and "limits.json".
+        kept: number of transforms that are kept in memory.
 
     Attributes:
-        digest: of the table as it was read; two runs with the same one have the same registrations.
+        digest: of the table; runs with the same digest have the same registrations.
 
     Raises:
-        FileNotFoundError: there was no run, or it did not come to its end.
-        RegistrationError: one of the two files is damaged.
+        FileNotFoundError: there was no run, or it has not finished.
+        StorageError: the table or the limits are damaged, or were written by another version.
     """
 
     def __init__(self, folder: str | Path, kept: int = 64) -> None:
@@ -47,18 +47,15 @@ class Registrations:
         table, limits = self.folder / "pairs.csv", self.folder / "limits.json"
         for file in (table, limits):
             if not file.is_file():
-                raise FileNotFoundError(f"{file} is missing; run 'registration' to its end, or name its folder.")
-        remedy = "run 'registration' again, which writes it anew from what is there"
-        rows = read_table(table, "registration_dir", ("fixed", "moving"), RegistrationError, remedy)
-        limit = read_json(limits, "registration_dir", error=RegistrationError, remedy=remedy)
+                raise FileNotFoundError(f"{file} is missing; run 'registration' to its end, or give its folder.")
+        rows = read_table(table, "registration_dir", error=StorageError, remedy=REDO)
         try:
             self.results = {result.pair: result for result in map(PairResult.from_row, rows)}
-            self._limit = float("inf") if limit["inverse_mm"] is None else float(limit["inverse_mm"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise RegistrationError(
-                f"registration_dir: {self.folder} has a damaged table ({error}); {remedy}."
-            ) from error
+        except ValueError as error:  # a cell that is no number
+            raise StorageError(f"{table} is damaged ({error}); {REDO}.") from error
         self.digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+        limit = Limits.load(limits).max_inverse_error_mm
+        self._limit = float("inf") if limit is None else limit
         self._direct: dict[str, dict[str, Pair]] = {name: {} for pair in self.results for name in pair}
         for pair in sorted(self.results, key=lambda pair: self._rank((pair,))):
             if self.results[pair].state != "failed":
@@ -68,7 +65,7 @@ class Registrations:
         self._load = functools.lru_cache(maxsize=kept)(load_transform)
 
     def __getstate__(self) -> dict:
-        """For the processes of a data loader: each reads for itself."""
+        """State for the processes of a data loader, each of which reads transforms itself."""
         return {name: value for name, value in vars(self).items() if name != "_load"}
 
     def __setstate__(self, state: dict) -> None:
@@ -76,19 +73,19 @@ class Registrations:
         self._load = functools.lru_cache(maxsize=self._kept)(load_transform)
 
     def usable(self, fixed: str, moving: str) -> bool:
-        """Whether there is a map between two cases that is good enough for training."""
+        """Whether there is a usable map between two cases."""
         return bool(route := self._route(fixed, moving)) and self._is_usable(route)
 
     def between(self, fixed: str, moving: str, usable: bool = True) -> Transform:
-        """From the points of one case to those of another, see the class.
+        """The map from the points of one case to those of another.
 
         Args:
-            fixed, moving: ids. A case and itself are one and the same place.
-            usable: False takes what is marked unusable, too, where there is nothing better.
+            fixed, moving: ids. The map of a case to itself is the identity.
+            usable: False allows registrations marked as unusable if there are no others.
 
         Raises:
-            RegistrationError: there is no way, or none that is usable; or no such case.
-            StorageError: a file that was damaged since.
+            RegistrationError: an unknown case, or there is no map or no usable one.
+            StorageError: a file is damaged.
         """
         for name in (fixed, moving):
             if name not in self._direct:
@@ -117,12 +114,12 @@ class Registrations:
     def atlases(
         self, fixed: str, labeled: Collection[str] | None = None, usable: bool = True
     ) -> list[tuple[str, float]]:
-        """The labeled cases that were registered onto a case, with the similarity reached, the most similar first.
+        """The labeled cases that were registered onto a case, with their similarities, the most similar first.
 
         Args:
             fixed: id.
-            labeled: their ids; None for those of the plan "atlas".
-            usable: False takes those marked unusable, too.
+            labeled: ids of the labeled cases; None for the pairs of the plan "atlas".
+            usable: False includes registrations marked as unusable.
         """
         states = ("usable",) if usable else ("usable", "unusable")
         found = [
@@ -135,19 +132,19 @@ class Registrations:
         return sorted(found, key=lambda atlas: -atlas[1])
 
     def transforms(self, fixed: str, moving: str) -> list[str]:
-        """Names of the stored transforms of the way between two cases; they change with whatever it depends on."""
+        """File names of the transforms between two cases; they change with everything that the map depends on."""
         return [Path(self.results[pair].transform).name for pair in self._route(fixed, moving)]
 
     def partners(self, cases: Sequence[str], count: int = 5, seed: int = 0) -> dict[str, list[str]]:
-        """For each case up to ``count`` of the others, all with a usable map to them.
+        """Choose for each case up to ``count`` other cases to which it has a usable map.
 
-        Half of them are of those that it was registered with itself, those with the least error first; labeled cases,
-        as a rule, which many share. The rest are drawn at random from all others.
+        Half of them are cases to which it was registered directly, those with the smallest error first. These are
+        usually labeled cases, which many cases share. The rest is drawn at random from all others.
 
         Args:
             cases: ids.
-            count: at most, of each.
-            seed: of the draw, which depends on it, the case and the list alone.
+            count: largest number for each case.
+            seed: of the random draw, which depends only on the seed, the case and the list.
         """
         chosen = {}
         for fixed in cases:
@@ -160,18 +157,18 @@ class Registrations:
         return chosen
 
     def _route(self, fixed: str, moving: str) -> tuple[Pair, ...]:
-        """The pairs to go through, one or two; none where there is no way."""
+        """The one or two pairs that the map is composed of; none if there is no map."""
         first, last = self._direct.get(fixed, {}), self._direct.get(moving, {})
         routes = [(first[moving],)] if moving in first else []
         routes += [(first[name], last[name]) for name in first if name in last]
         return min(routes, key=self._rank, default=())
 
     def _rank(self, route: tuple[Pair, ...]) -> tuple[bool, float, int]:
-        """The smaller, the better; of routes of equal error, as where it was not measured, the shorter one."""
+        """Sort key of routes, the best one first; the shorter one of routes with the same error."""
         return not self._is_usable(route), self._error(route), len(route)
 
     def _error(self, route: tuple[Pair, ...]) -> float:
-        """Inverse-consistency error in mm; 0 where it was not measured."""
+        """Inverse-consistency error in mm; 0 if it was not measured."""
         errors = [self.results[pair].inverse_error_mm for pair in route]
         return math.hypot(*(0.0 if math.isnan(error) else error for error in errors))
 

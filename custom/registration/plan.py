@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which volumes are registered onto which: plain lists of pairs, to be read, written and counted before any work."""
+"""Plans of a registration run: lists of the pairs to register."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ __all__ = [
 
 
 class Pair(NamedTuple):
-    """Ids of two cases; the transform sends the points of the fixed one to the moving one."""
+    """Ids of two cases; the transform maps the points of the fixed one to those of the moving one."""
 
     fixed: str
     moving: str
 
 
 def atlas_pairs(labeled: Sequence[Case], others: Sequence[Case], group_by: str | None = None) -> list[Pair]:
-    """Every labeled case onto each of the others.
+    """Pairs of every labeled case with each other case.
 
     Args:
         labeled: cases, see :class:`custom.data.cases.Case`.
-        others: cases; what is also among the labeled is left out.
-        group_by: key of the cases, "phase" say; only cases that agree in it make pairs.
+        others: cases; a case is not paired with itself.
+        group_by: key of the cases, such as "phase"; only cases with the same value are paired.
     """
     return [
         Pair(other["case"], atlas["case"])
@@ -50,16 +50,16 @@ def atlas_pairs(labeled: Sequence[Case], others: Sequence[Case], group_by: str |
 
 
 def all_pairs(cases: Sequence[Case], group_by: str | None = None) -> list[Pair]:
-    """Both directions of every two cases of a group: n (n - 1) registrations."""
+    """Both directions of all pairs of a group: n (n - 1) registrations."""
     return atlas_pairs(cases, cases, group_by)
 
 
 def template_pairs(cases: Iterable[Case], templates: Mapping[Any, str], group_by: str | None = None) -> list[Pair]:
-    """Each case with the template of its group, from which the map between any two of a group is composed.
+    """Pairs of each case with the template of its group.
 
     Args:
         cases: see :func:`atlas_pairs`.
-        templates: value of ``group_by`` to the id of the template; None is the group of cases without that key.
+        templates: value of ``group_by`` to the id of the template; None is the value of cases without that key.
     """
     pairs = [Pair(case["case"], templates[group_of(case, group_by)]) for case in cases]
     return [pair for pair in pairs if pair.fixed != pair.moving]
@@ -71,11 +71,11 @@ def most_similar(
     count: int,
     group_by: str | None = None,
 ) -> list[Pair]:
-    """For each case the ``count`` cases of its group that are most similar to it.
+    """Pairs of each case with the ``count`` most similar cases of its group.
 
     Args:
         cases: see :func:`atlas_pairs`.
-        similarity: of two ids, larger for more alike; -inf where unknown, which makes no pair.
+        similarity: function of two ids, larger for more similar cases; -inf if it is unknown, which gives no pair.
         count: at least 1.
         group_by: see :func:`atlas_pairs`.
 
@@ -93,13 +93,13 @@ def most_similar(
 
 
 def leading_pairs(pairs: Iterable[Pair], cases: Iterable[Case], group_by: str, leading: Any) -> dict[Pair, Pair]:
-    """For pairs of other groups the pair of the same two patients in the leading one, where it is among the pairs.
+    """Map pairs of other groups to the pair of the same two patients in the leading group, if it is in the list.
 
     Args:
-        pairs: to look through.
+        pairs: of all groups.
         cases: with "case", "patient" and the key ``group_by``.
         group_by: see :func:`atlas_pairs`.
-        leading: value of that key. A patient with several volumes in that group leads nothing.
+        leading: value of that key. Patients with several volumes in that group are left out.
     """
     patients, leaders = {case["case"]: case["patient"] for case in cases}, {}
     for case in cases:
@@ -115,22 +115,22 @@ def leading_pairs(pairs: Iterable[Pair], cases: Iterable[Case], group_by: str, l
 
 
 def group_of(case: Case, group_by: str | None) -> Any:
-    """The value that pairs must have in common; None where all may be paired."""
+    """The value that the cases of a pair must share; None if all may be paired."""
     return None if group_by is None else case.get(group_by)
 
 
 def write_plan(path: str | Path, pairs: Iterable[Pair]) -> None:
-    """Write pairs as a JSON list of [fixed, moving], a line each."""
+    """Write pairs as a JSON list of [fixed, moving], one on each line."""
     lines = ",\n".join(f"  {json.dumps(list(pair))}" for pair in pairs)
     with replacing(path) as temporary:
         temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def read_plan(path: str | Path) -> list[Pair]:
-    """Read what :func:`write_plan` wrote, or somebody by hand.
+    """Read a plan that :func:`write_plan` or a user wrote.
 
     Raises:
-        SettingError: the file is missing or is no list of pairs of ids.
+        SettingError: the file is missing, or is not a list of pairs of ids.
     """
     content = read_json(path, "plan", list, remedy='give a JSON list of ["fixed", "moving"]')
     if not all(

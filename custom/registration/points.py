@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Registered points for positives from other volumes (REPS), kept in a file from one training to the next."""
+"""Registered points for positives from other volumes (REPS), stored for later trainings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from custom.utils.files import save_atomically
 
 __all__ = ["registered_points"]
 
-FORMAT = 2  # raise it when RegisteredPoints makes another table of the same
+FORMAT = 2  # raise it when RegisteredPoints gives another table for the same input
 
 
 def registered_points(
@@ -32,15 +32,16 @@ def registered_points(
     device: torch.device | str = "cpu",
     wanted: bool = True,
 ) -> RegisteredPoints | None:
-    """Where the points of each training slice lie in other volumes, by the maps of a finished run of registration.
+    """Compute the points of other volumes that correspond to those of each training slice.
 
     Args:
-        registrations: of the run; None gives None, for a training without, and so does ``wanted`` False.
+        registrations: of a finished run; None gives None.
         geometry: of the training slices.
-        folder: for the table, in a file named after what it is made of, and made once.
-        count: volumes that each one looks for positives in, at most.
+        folder: for the table. The name of its file depends on its sources, and an existing file is used again.
+        count: largest number of other volumes for each volume.
         seed: of their choice.
         cell, slice_distance, device: see :class:`custom.samplers.RegisteredPoints`.
+        wanted: False gives None, for a training without registered positives.
     """
     if registrations is None or not wanted:
         return None
@@ -48,13 +49,13 @@ def registered_points(
     file = Path(folder) / f"points.{_digest(registrations, geometry, partners, cell)}.pt"
     table = torch.load(file, weights_only=True) if file.is_file() else None
     points = RegisteredPoints(geometry, partners, registrations.between, cell, slice_distance, device, table)
-    if table is None and process_rank() == 0:  # by now each process has seen it missing
+    if table is None and process_rank() == 0:  # only now, when all processes have looked for it
         save_atomically(points.table.cpu(), file)
     return points
 
 
 def _digest(registrations: Registrations, geometry: SliceGeometry, partners: dict[str, list[str]], cell: float) -> str:
-    """Of all that a table of points depends on."""
+    """Hash of everything that a table of points depends on."""
     maps = {fixed: {name: registrations.transforms(fixed, name) for name in names} for fixed, names in partners.items()}
     state = [FORMAT, cell, geometry.size, geometry.cases, geometry.volumes.tolist(), geometry.affines.tolist(), maps]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""How good a registration is, from the map alone; what the images say is ``pairwise.similarity``."""
+"""Quality measures of a transform; the similarity of the images is in :mod:`custom.registration.pairwise`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ __all__ = ["folded_fraction", "inverse_error"]
 
 
 def folded_fraction(transform: Transform, region: Any = None, spacing: float = 2.0) -> float:
-    """Share of the organ in which the map turns space inside out: a Jacobian determinant that is not positive.
+    """Fraction of the organ in which the map folds, so that its Jacobian determinant is not positive.
 
     Args:
         transform: from fixed to moving.
-        region: label map on the moving grid; what is above 0 is the organ. None takes all that the moving volume
-            covers.
-        spacing: of the points at which the map is looked at, mm, along axes that are finer.
+        region: label map on the moving grid, above 0 in the organ; None uses the whole moving volume.
+        spacing: smallest distance in mm of the points at which the map is evaluated.
 
     Returns:
-        From 0 to 1; NaN where the organ does not fall into the fixed volume.
+        From 0 to 1; NaN if the organ is mapped outside the fixed volume.
 
     Raises:
-        RegistrationError: a region on another grid.
+        RegistrationError: the region is on another grid.
     """
     points, mapped, organ = _points(transform, region, spacing)
     fixed, moved = _edges(points), _edges(mapped)
@@ -41,26 +40,25 @@ def folded_fraction(transform: Transform, region: Any = None, spacing: float = 2
 def inverse_error(
     forth: Transform, back: Callable[[Tensor], Tensor], region: Any = None, spacing: float = 2.0
 ) -> float:
-    """Mean distance by which the organ's points miss themselves, sent forth by one map and back by another one.
+    """Mean distance of the points of the organ from where the forward and the backward map take them.
 
     Args:
         forth: from fixed to moving.
-        back: transform or step from moving to fixed, registered on its own: the inverse of ``forth`` would tell
-            nothing.
+        back: transform or step from moving to fixed, registered independently.
         region, spacing: see :func:`folded_fraction`.
 
     Returns:
-        In mm; NaN where the organ does not fall into the fixed volume, or a point of it leads nowhere.
+        In mm; NaN if the organ is mapped outside the fixed volume, or if ``back`` gives NaN for one of its points.
 
     Raises:
-        RegistrationError: a region on another grid.
+        RegistrationError: the region is on another grid.
     """
     points, mapped, organ = _points(forth, region, spacing)
     return float((back(mapped[organ]) - points[organ]).norm(dim=-1).mean())
 
 
 def _points(transform: Transform, region: Any, spacing: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Points (X, Y, Z, 3) of the fixed volume, at least two along each axis, where they go, and which are the organ."""
+    """Points (X, Y, Z, 3) of the fixed volume, at least two along each axis, mapped points, and mask of the organ."""
     fixed = transform.fixed
     step = np.minimum(np.maximum(fixed.spacing, spacing), fixed.extent / 2)
     grid = fixed.part(np.zeros(3), np.array(fixed.shape), step)
@@ -78,7 +76,7 @@ def _points(transform: Transform, region: Any, spacing: float) -> tuple[Tensor, 
 
 
 def _edges(points: Tensor) -> Tensor:
-    """(X, Y, Z, 3, 3): the steps from every point to the next along each axis, backward at the far border."""
+    """Differences (X, Y, Z, 3, 3) of neighboring points along each axis, backward ones at the upper border."""
     steps = []
     for axis in range(3):
         step = torch.diff(points, dim=axis)

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""One pair of volumes: registered, judged, and kept in a file that is named after all that the result depends on."""
+"""Registration of one pair of volumes, its quality, and its file, named by all that the result depends on."""
 
 from __future__ import annotations
 
@@ -27,58 +27,80 @@ from custom.registration.storage import StorageError, content_hash, load_transfo
 from custom.registration.transform import Affine, Transform, warp_label
 from custom.registration.volume import RegistrationError, read_volume
 from custom.utils.errors import SettingError
+from custom.utils.files import replacing
+from custom.utils.json_files import read_json
 from custom.utils.log import logger
 
 __all__ = ["Job", "Limits", "PairResult", "finished", "job_for", "register_job"]
 
-VERSION = 4  # of the computation: one more makes every stored transform an old one
+REDO = "run 'registration' again, which replaces it"
+VERSION = 5  # raise it when the same settings give another result: stored transforms are then computed again
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a registration must keep to be used in training; a pair that does not is tried again, then left out.
+    """Limits of a usable registration. A pair outside them is registered again with the retries, then left out.
 
     Args:
-        gain: least increase of the similarity (-1 to 1) over what the headers alone give.
-        folded: largest share of the organ that may be folded.
-        inverse_mm: largest mean inverse-consistency error, mm; None skips the registration back, about a third of the
-            time. The way back is affine and searched on its own, so that it tells a found organ from a lost one:
-            between two hearts 5 to 15 mm are common, over 25 mm most often one of the two is somewhere else. A pair
-            that starts from another one's result is held against the way back of that one.
+        min_similarity_gain: smallest increase of the similarity (-1 to 1) over that of the headers alone.
+        max_folded_fraction: largest fraction of the organ in which the map may fold.
+        max_inverse_error_mm: largest mean inverse-consistency error, in mm; None skips the reverse registration, which
+            saves about a third of the time. The reverse registration is affine and has a separate search, so the
+            error tells whether the organ was found: between two hearts 5 to 15 mm are common, and above 25 mm one of
+            the two is usually misplaced. A pair that starts from the result of another pair is compared with the
+            reverse registration of that pair.
 
     Raises:
-        SettingError: something that is no number.
+        SettingError: a value that is not a number.
     """
 
-    gain: float = 0.0
-    folded: float = 0.01
-    inverse_mm: float | None = 20.0
+    min_similarity_gain: float = 0.0
+    max_folded_fraction: float = 0.01
+    max_inverse_error_mm: float | None = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("gain", "folded", "inverse_mm"):
+        for name in _names(Limits):
             value = getattr(self, name)
-            if name == "inverse_mm" and value is None:
+            if name == "max_inverse_error_mm" and value is None:
                 continue
             if not isinstance(value, Real):
-                way_out = ", or None (as an option '$None') to go without" if name == "inverse_mm" else ""
-                raise SettingError(f"limits: {name} is {value!r}; give a number{way_out}.")
+                remedy = ", or None (as an option '$None') for no limit" if name == "max_inverse_error_mm" else ""
+                raise SettingError(f"limits: {name} is {value!r}; give a number{remedy}.")
             object.__setattr__(self, name, float(value))  # 20 and 20.0 name the same stored result
+
+    def save(self, path: str | Path) -> None:
+        """Write the limits as JSON."""
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Limits:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            StorageError: the file does not hold exactly these limits; another version may have written it.
+        """
+        content = read_json(path, "limits", error=StorageError, remedy=REDO)
+        if set(content) != set(_names(cls)):
+            raise StorageError(f"{path} holds {', '.join(content) or 'nothing'}, not {', '.join(_names(cls))}; {REDO}.")
+        return cls(**content)
 
 
 @dataclass(frozen=True)
 class PairResult:
-    """What came of a pair: a row of "pairs.csv". The defaults are those of a pair of which nothing is known.
+    """Result of a pair, a row of "pairs.csv". The defaults are those of a pair that failed.
 
     Args:
         fixed, moving: ids of the cases.
-        state: "usable", "unusable" (worse than the limits allow, with every settings) or "failed".
-        similarity_before, similarity_after: correlation of the images, -1 to 1, as their headers put them and mapped.
-        folded_fraction: share of the organ that is folded.
+        state: "usable", "unusable" (outside the limits with all settings) or "failed".
+        similarity_before, similarity_after: correlation of the images, -1 to 1, by the coordinates of the headers and
+            by the transform.
+        folded_fraction: fraction of the organ in which the transform folds.
         inverse_error_mm: mean inverse-consistency error, mm.
-        attempts: that were made.
-        message: of what is wrong.
-        transform: name of its file; in a table, the path from there.
-        roles: what the pair is for, in a plan.
+        attempts: number of attempts.
+        message: problems of the pair.
+        transform: name of its file; in a table, the path relative to the table.
+        roles: of the pair in the plan, separated by spaces.
     """
 
     fixed: str
@@ -95,7 +117,13 @@ class PairResult:
 
     @classmethod
     def from_row(cls, row: Mapping[str, str]) -> PairResult:
-        """Read a row of "pairs.csv"."""
+        """Read a row of "pairs.csv".
+
+        Raises:
+            StorageError: the columns differ; another version may have written the table.
+        """
+        if set(row) != set(_names(cls)):
+            raise StorageError(f"pairs.csv has the columns {', '.join(row)}, not {', '.join(_names(cls))}; {REDO}.")
         kinds = {field.name: {"float": float, "int": int, "str": str}[field.type] for field in fields(cls)}
         return cls(**{name: kind(row[name]) for name, kind in kinds.items()})
 
@@ -109,19 +137,19 @@ class PairResult:
 
 @dataclass(frozen=True)
 class Job:
-    """All that another process, perhaps on another machine, needs to know of a pair.
+    """All that a worker process, maybe on another machine, needs to register a pair.
 
     Args:
         fixed, moving: ids of the cases.
         fixed_image, moving_image: files.
-        region: label map of the moving volume, or None for all of it.
-        start: file of a transform between volumes that lie where these do, from which the first attempt starts, or
-            None for none.
-        attempts: settings of :func:`~custom.registration.register`, the next ones for a pair that failed with those
-            before. With a start the first ones are tried from there, then all of them with a search.
+        region: label map of the moving volume, or None for the whole volume.
+        start: file of a transform between two volumes in the same coordinates, from which the first attempt starts;
+            None starts with a search.
+        attempts: settings of :func:`~custom.registration.register`, tried in turn until the result is usable. With a
+            start the first settings are tried from there, then all of them with a search.
         limits: see :class:`Limits`.
         path: of the result.
-        spacings: voxel sizes in mm of fixed and moving volume, where the headers' are not to be taken.
+        spacings: voxel sizes in mm of the fixed and the moving volume that replace those of the headers, or None.
     """
 
     fixed: str
@@ -144,16 +172,16 @@ def job_for(
     folder: str | Path,
     start: str | None = None,
 ) -> Job:
-    """The job of two cases, its file named by the content of what is read and by the settings.
+    """Make the job of two cases. Its file is named by a hash of the images, the label and the settings.
 
     Args:
-        fixed, moving: cases with "case" and "image"; a "region" or else a "label" of the moving one marks the organ.
-        attempts, limits, start: see :class:`Job`; the start is a result of another job, named by its content too.
+        fixed, moving: cases with "case" and "image"; "region", or else "label", of the moving one marks the organ.
+        attempts, limits, start: see :class:`Job`; the start is the result of another job.
         folder: for the result.
 
     Raises:
-        FileNotFoundError, StorageError: a file of the pair is missing or broken.
-        SettingError, TypeError: settings that cannot be.
+        FileNotFoundError, StorageError: a file of the pair is missing or damaged.
+        SettingError, TypeError: a setting is out of its range or unknown.
     """
     region = moving.get("region") or moving.get("label")
     files = [os.path.abspath(f) if f else None for f in (fixed["image"], moving["image"], region)]
@@ -173,7 +201,7 @@ def job_for(
 
 
 def finished(job: Job) -> PairResult | None:
-    """What came of a pair that was registered before; None where there is no file, or a damaged one, to be replaced."""
+    """Result of a pair that was registered before; None if its file is missing or damaged."""
     try:
         row = read_notes(job.path)["row"]
     except FileNotFoundError:
@@ -185,10 +213,10 @@ def finished(job: Job) -> PairResult | None:
 
 
 def register_job(job: Job) -> PairResult:
-    """Register a pair, unless its file is there, and store what came of it.
+    """Register a pair and store the result, unless its file exists.
 
     Returns:
-        The same whenever and wherever it is computed.
+        The result, which does not depend on the machine.
 
     Raises:
         OSError: the file cannot be written.
@@ -218,16 +246,16 @@ def _registered(job: Job) -> PairResult:
     result = best[0] if best else PairResult(job.fixed, job.moving, message=errors[-1])
     result = replace(result, attempts=attempts, transform=Path(job.path).name)
     transform, back = best[1:] if best else (None, None)
-    way_back = back.matrix.tolist() if back else None
-    row = {name: value for name, value in asdict(result).items() if name != "roles"}  # those are a plan's
-    save_transform(job.path, transform, row=row, message=result.message, way_back=way_back)
-    # as it is read: what was computed now and what was computed before are the same
+    reverse_matrix = back.matrix.tolist() if back else None
+    row = {name: value for name, value in asdict(result).items() if name != "roles"}  # roles belong to the plan
+    save_transform(job.path, transform, row=row, message=result.message, reverse_matrix=reverse_matrix)
+    # read back from the file, so that new and stored results are equal
     return finished(job) or result
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A process a core: let ITK and torch work on one thread each, and on as many as before afterwards."""
+    """Limit ITK and torch to one thread each, since there is one process for each core."""
     before = torch.get_num_threads(), use_threads(1)
     torch.set_num_threads(1)
     try:
@@ -238,13 +266,13 @@ def one_thread() -> Iterator[None]:
 
 
 def _attempt(job: Job, settings: Mapping[str, Any], start: str | None) -> tuple[PairResult, Transform, Affine | None]:
-    """The result, the transform, and the way back where it is asked for and found."""
+    """Result, transform, and reverse affine map, which is None if there is no limit for it or no result."""
     pair, region = (job.fixed_image, job.moving_image), job.region
     lead = start and load_transform(start)
     if lead:
         lead = Transform(lead.steps, *(read_volume(image).grid for image in pair))
     transform = register(*pair, region=region, start=lead, **settings)
-    spacing = Settings(**settings).spacing
+    spacing = Settings(**settings).spacing_mm
     measures = {
         "similarity_before": similarity(*pair, region=region, **settings),
         "similarity_after": similarity(*pair, transform, region=region, **settings),
@@ -252,22 +280,22 @@ def _attempt(job: Job, settings: Mapping[str, Any], start: str | None) -> tuple[
         "inverse_error_mm": float("nan"),
     }
     back = None
-    if job.limits.inverse_mm is not None:
-        # that of the start, which was searched: another search would doubt what has been found
-        matrix = read_notes(start).get("way_back") if start else None
-        back = Affine(torch.tensor(matrix, dtype=torch.float64)) if matrix else _way_back(job, transform, settings)
+    if job.limits.max_inverse_error_mm is not None:
+        # that of the start, which was found by a search; a second search could only find it again or miss it
+        matrix = read_notes(start).get("reverse_matrix") if start else None
+        back = Affine(torch.tensor(matrix, dtype=torch.float64)) if matrix else _reverse(job, transform, settings)
         measures["inverse_error_mm"] = inverse_error(transform, back, region, spacing) if back else float("inf")
-    # six digits: the last ones of a sum depend on where in memory it lies
+    # six digits, since the last ones of a sum depend on memory alignment
     measures = {name: float(f"{value:.6g}") for name, value in measures.items()}
     result = PairResult(job.fixed, job.moving, **measures)
     problems = list(_problems(result, job.limits))
     return replace(result, state="unusable" if problems else "usable", message="; ".join(problems)), transform, back
 
 
-def _way_back(job: Job, transform: Transform, settings: Mapping[str, Any]) -> Affine | None:
-    """Registered the other way round, affinely and with a search; None where that finds nothing."""
+def _reverse(job: Job, transform: Transform, settings: Mapping[str, Any]) -> Affine | None:
+    """Affine registration in the reverse direction, with a search; None if it fails."""
     region = warp_label(job.region, transform) if job.region else None
-    affine = {**settings, "iterations": [0] * len(Settings(**settings).iterations)}
+    affine = {**settings, "deformable_iterations": [0] * len(Settings(**settings).deformable_iterations)}
     try:
         return register(job.moving_image, job.fixed_image, region=region, **affine).steps[-1]
     except RegistrationError:
@@ -275,14 +303,18 @@ def _way_back(job: Job, transform: Transform, settings: Mapping[str, Any]) -> Af
 
 
 def _problems(result: PairResult, limits: Limits) -> Iterator[str]:
-    """What is worse than allowed; a NaN is."""
+    """Messages for measures outside the limits, to which NaN belongs."""
     before, after = result.similarity_before, result.similarity_after
-    if not after - before > limits.gain:
+    if not after - before > limits.min_similarity_gain:
         yield f"similarity {before:.3f} before, {after:.3f} after"
-    if not result.folded_fraction <= limits.folded:
+    if not result.folded_fraction <= limits.max_folded_fraction:
         yield f"{100 * result.folded_fraction:.1f} % folded"
-    if limits.inverse_mm is not None and not result.inverse_error_mm <= limits.inverse_mm:
+    if limits.max_inverse_error_mm is not None and not result.inverse_error_mm <= limits.max_inverse_error_mm:
         yield f"inverse-consistency error {result.inverse_error_mm:.1f} mm"
+
+
+def _names(record: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(record))
 
 
 def _rank(result: PairResult) -> tuple[bool, float]:

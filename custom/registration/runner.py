@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Many pairs: on all cores of this machine, or on those of a running Dask scheduler."""
+"""Registration of many pairs in parallel, on this machine or with a Dask scheduler."""
 
 from __future__ import annotations
 
@@ -25,31 +25,32 @@ from custom.utils.log import logger
 
 __all__ = ["PairRunner", "write_table"]
 
-MEMORY = 3 << 30  # bytes that a process may need: a few copies of a large CT
-TRIES = 3  # of a pair whose worker dies
-WORKER_TIMEOUT = 60  # seconds until a scheduler has one
-SHOWN = 5  # problems printed
-KILLED = "its process died again and again, for want of memory perhaps; use fewer --workers, and run again"
+MEMORY = 3 << 30  # bytes that a process may need, a few copies of a large CT
+TRIES = 3  # attempts at a pair whose worker process is killed
+WORKER_TIMEOUT = 60  # seconds to wait for the first worker of a scheduler
+SHOWN = 5  # number of problems that are logged
+KILLED = "its process was killed several times, maybe because memory ran out; use fewer --workers and run again"
 LOOPBACK = "127.0.0.1"
 
 
 class PairRunner:
-    """Registers pairs, each once: what was done before, by whichever run, is read.
+    """Registers pairs; results of earlier runs are read from their files.
 
-    A pair that cannot be registered, or whose process dies, takes none of the others with it. As a context manager it
-    keeps its processes until the end.
+    A pair that cannot be registered, or whose process is killed, does not affect the others. As a context manager the
+    runner keeps its processes for several calls.
 
     Args:
-        folder: for the transforms, a small file each.
+        folder: for the transforms, one small file for each pair.
         settings: of :func:`~custom.registration.register`.
-        retries: further settings, each put over ``settings`` for a pair that the ones before did not fit.
-        limits: of what is usable, see :class:`~custom.registration.record.Limits`.
-        workers: processes on this machine; None takes as many as its cores and memory allow, 0 works in this one.
-        scheduler: address of a running Dask scheduler, "tcp://host:port", instead. Its workers need this package and
-            the same paths.
+        retries: settings of further attempts, each merged into ``settings``, for pairs that are not usable so far.
+        limits: of usable pairs, see :class:`~custom.registration.record.Limits`.
+        workers: number of processes on this machine; None for as many as its cores and memory allow, 0 to work in this
+            process.
+        scheduler: address of a running Dask scheduler, "tcp://host:port", to use instead. Its workers need this
+            package and the same paths.
 
     Raises:
-        SettingError: settings, limits or workers that cannot be.
+        SettingError: settings, limits or workers are not valid.
     """
 
     def __init__(
@@ -82,21 +83,20 @@ class PairRunner:
         name: str = "Registering",
         starts: Mapping[Pair, str] | None = None,
     ) -> list[PairResult]:
-        """Register pairs that are not yet done.
+        """Register the pairs that have no result yet.
 
         Args:
             pairs: ids of cases.
-            cases: those of the pairs: "case", "image", and of moving ones a "label" or "region" that marks the organ.
-            name: for the progress bar.
-            starts: of some pairs, the file of a transform where the first attempt starts: a result of this class,
-                whose name stands for its content.
+            cases: with "case", "image", and for moving ones a "label" or "region" that marks the organ.
+            name: of the progress bar.
+            starts: pair to the file of a transform from which its first attempt starts, a result of this class.
 
         Returns:
-            What came of each pair, in the order of ``pairs``.
+            The result of each pair, in the order of ``pairs``.
 
         Raises:
-            SettingError: a pair names a case that is not there, two images have one id, or the scheduler cannot be
-                reached, or is lost.
+            SettingError: a pair names an unknown case, two images have the same id, or the scheduler cannot be reached
+                or is lost.
         """
         by_id: dict[str, Mapping[str, Any]] = {}
         for case in cases:
@@ -126,14 +126,14 @@ class PairRunner:
         return [results[pair] for pair in pairs]
 
     def _computed(self, jobs: Mapping[Pair, Job]) -> Iterator[tuple[Pair, PairResult]]:
-        """Pairs as they are finished."""
+        """Yield pairs and results as they are finished."""
         if not jobs:
             return
         if self.workers == 0 and self.scheduler is None:
             for pair, job in jobs.items():
                 try:
                     yield pair, register_job(job)
-                except Exception as error:  # whatever it is, the other pairs do not hang on it
+                except Exception as error:  # whatever the error, the other pairs continue
                     yield pair, PairResult(*pair, message=_told(error))
             return
         from dask.distributed import CancelledError, KilledWorker, as_completed
@@ -141,7 +141,7 @@ class PairRunner:
         with self:
             client = self._client(len(jobs))
             address = client.scheduler.address
-            # a name of its own: a scheduler that goes on running would remember the outcome of an earlier run
+            # a new name, since a scheduler that keeps running would return the result of an earlier run
             run = uuid.uuid4().hex
             futures = {
                 client.submit(register_job, job, key=f"register-{pair.fixed}-{pair.moving}-{run}"): pair
@@ -163,7 +163,7 @@ class PairRunner:
                 yield pair, result
 
     def __enter__(self) -> PairRunner:
-        """Keep the processes, once started, for several calls: each loads ITK for seconds."""
+        """Keep the processes for several calls, since each takes seconds to load ITK."""
         self._depth += 1
         return self
 
@@ -176,7 +176,7 @@ class PairRunner:
     def _client(self, jobs: int) -> Any:
         if self._connected is None:
             self._connected = self._connect()
-        if self._cluster is not None:  # grows with the work, and keeps what it has
+        if self._cluster is not None:  # grows with the number of pairs and never shrinks
             most = self.workers or min(_fitting_workers(), jobs)
             self._cluster.scale(max(most, len(self._cluster.worker_spec)))
         return self._connected
@@ -187,7 +187,7 @@ class PairRunner:
         from distributed import TimeoutError as NoWorkerError
 
         for name in [n for n in logging.root.manager.loggerDict if n.split(".")[0] == "distributed"]:
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # every start and end of a process is news to it
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # it would log each start and end of a process
         if self.scheduler is not None:
             try:
                 client = self._open.enter_context(Client(self.scheduler, timeout=10))
@@ -204,23 +204,23 @@ class PairRunner:
                     "--nthreads 1', which need this package and the same paths."
                 ) from error
             return client
-        # Each process works on one thread. Memory is bounded by their number: a limit would kill a worker whose large
-        # pair is just what it was started for.
-        # Whoever reaches one of its ports runs code here: Dask's own choice for its page is every address.
+        # Each process uses one thread. Their number bounds the memory; a limit for each worker would kill the one that
+        # registers a large pair. The ports are open to this machine only, because whoever reaches one can run code
+        # here, and by default Dask opens its dashboard to all addresses.
         options = {"threads_per_worker": 1, "memory_limit": 0, "host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0"}
-        # a process takes its next pair when it is free: pairs differ in length by their retries
+        # a process gets its next pair when it is free, since pairs with retries take longer
         scheduling = {"allowed-failures": TRIES - 1, "worker-saturation": 1.0}
         scheduling = {f"distributed.scheduler.{key}": value for key, value in scheduling.items()}
-        # unless told not to, Dask has its processes hand all freed memory back, whose pages are zeroed when taken again
+        # by default Dask's processes return freed memory at once, and its pages must be zeroed when they are reused
         scheduling["distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"] = None
         self._open.enter_context(dask.config.set(scheduling))
-        logger.info("Starting processes: the first pair of each takes longer than those after it.")
+        logger.info("Starting processes; the first pair of each takes longer than the later ones.")
         self._cluster = self._open.enter_context(LocalCluster(n_workers=0, **options))
         return self._open.enter_context(Client(self._cluster))
 
 
 def write_table(path: str | Path, results: Sequence[PairResult]) -> None:
-    """Write what came of pairs as CSV, a row each, and tell how many are usable."""
+    """Write the results of pairs as a CSV table, and log how many are usable."""
     write_csv(Path(path), [asdict(result) for result in results])
     states = Counter(result.state for result in results)
     counts = ", ".join(f"{states[state]} {state}" for state in ("usable", "unusable", "failed"))
@@ -231,7 +231,7 @@ def write_table(path: str | Path, results: Sequence[PairResult]) -> None:
     if len(problems) > SHOWN:
         logger.warning(f"  ... and {len(problems) - SHOWN} more in the table.")
     if results and states["failed"] == len(results):
-        raise RegistrationError(f"Every one of {len(results)} pairs failed, the first one thus: {results[0].message}")
+        raise RegistrationError(f"All {len(results)} pairs failed, the first one with: {results[0].message}")
 
 
 def _fitting_workers() -> int:

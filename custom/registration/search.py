@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The search for the organ of one volume in another one, by normalized cross-correlation."""
+"""Search for the organ of one volume in another by normalized cross-correlation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from custom.data.geometry import slice_axis
-from custom.registration.grids import box_around, centerd, coarser, thick_axis
+from custom.registration.grids import box_around, centered, coarser, thick_axis
 from custom.registration.images import locally_normalized, within
 from custom.registration.settings import Settings
 from custom.registration.transform import Affine
@@ -21,28 +21,31 @@ from custom.registration.volume import Grid, RegistrationError, Volume
 
 __all__ = ["locate", "match"]
 
-FLAT = 0.3  # of the template's variance: places with less than that are no match, however well they correlate
+FLAT = 0.3  # fraction of the template's variance below which a region is too flat to match, however well it correlates
 
 
 def locate(target: Volume, source: Volume, mask: Volume, options: Settings) -> list[np.ndarray]:
-    """Where the moving organ may lie in the fixed image: matrices from fixed to moving, the likeliest first."""
-    grid = coarser(target.grid, 2.5 * options.spacing)
-    image = locally_normalized(target.smoothed(grid).at(grid.points()), grid.spacing, options.affine_contrast)
+    """Find candidate positions of the moving organ: affine maps (4, 4) from fixed to moving, the best match first."""
+    grid = coarser(target.grid, 2.5 * options.spacing_mm)
+    image = locally_normalized(
+        target.smoothed(grid).at(grid.points()), grid.spacing, options.affine_normalization_window_mm
+    )
     along = slice_axis(target.grid.affine, target.grid.shape)
-    reach = np.full(3, options.reach)
+    reach = np.full(3, options.position_sigma_mm)
     stacks = thick_axis(target.grid.spacing) is not None and thick_axis(source.grid.spacing) is not None
-    reach[along] = options.stack_reach if stacks else np.inf
+    reach[along] = options.stack_position_sigma_mm if stacks else np.inf
     found = []
     for scale, turn in product(_scales(target.grid, mask, options), _turns(target.grid, source.grid, along, options)):
-        matrix = centerd(target.grid, source.grid, scale, _turned(target.grid, along, turn))
+        matrix = centered(target.grid, source.grid, scale, _turned(target.grid, along, turn))
         template = _template(grid, source, mask, matrix, options)
         if template is None:
             continue
         values, weight, corner, middle = template
         score = match(image, values, weight)
         score = score - _unlikely(score.shape, image.shape, middle, grid, reach)
-        for value, place in _peaks(score, np.ceil(options.context / grid.spacing)):
-            place = np.where(place >= image.shape, place - score.shape, place)  # the template may begin outside
+        for value, place in _peaks(score, np.ceil(options.template_margin_mm / grid.spacing)):
+            # negative indices: the template may begin outside the image
+            place = np.where(place >= image.shape, place - score.shape, place)
             shift = np.eye(4)
             shift[:3, 3] = -grid.affine[:3, :3] @ (place - corner)
             found.append((value, matrix @ shift))
@@ -53,10 +56,10 @@ def locate(target: Volume, source: Volume, mask: Volume, options: Settings) -> l
 
 
 def _scales(fixed: Grid, mask: Volume, options: Settings) -> list[np.ndarray]:
-    """(3,) each: size along the axes of the fixed grid.
+    """Scales (3,) along the axes of the fixed grid that the search tries.
 
-    Where the organ fills the moving stack of thick slices, the stack was planned to it, and most likely the fixed one
-    was too: their heights tell its height.
+    If the organ fills a moving stack of thick slices, both stacks were probably planned around the organ, and the ratio
+    of their heights is tried as the scale across slices.
     """
     thick, other = thick_axis(fixed.spacing), thick_axis(mask.grid.spacing)
     heights = {1.0}
@@ -74,31 +77,33 @@ def _scales(fixed: Grid, mask: Volume, options: Settings) -> list[np.ndarray]:
 
 
 def _turns(fixed: Grid, moving: Grid, along: int, options: Settings) -> list[float]:
-    """Degrees about the slice axis.
+    """Rotations about the slice axis, in degrees, that the search tries.
 
     Headers without an orientation are common. The shorter side of a field of view is the phase-encoding direction,
-    which is planned to the body: where it is the other side in the other volume, rows and columns may be exchanged.
+    which follows the body. If it is a different side in each volume, rows and columns may be exchanged, and quarter
+    turns are tried as well.
     """
     inside = fixed.directions[:, [axis for axis in range(3) if axis != along]]
     sides = [np.abs(grid.directions.T @ inside).T @ grid.extent for grid in (fixed, moving)]
     quarters = [-90.0, 0.0, 90.0] if (sides[0][0] - sides[0][1]) * (sides[1][0] - sides[1][1]) < 0 else [0.0]
-    return [quarter + turn for quarter, turn in product(quarters, options.turns)]
+    return [quarter + turn for quarter, turn in product(quarters, options.rotations_deg)]
 
 
 def _turned(fixed: Grid, along: int, degrees: float) -> np.ndarray:
-    """(3, 3), the rotation in RAS about an axis of the fixed grid."""
+    """Rotation matrix (3, 3) in RAS about an axis of the fixed grid."""
     return Rotation.from_rotvec(fixed.directions[:, along] * np.deg2rad(degrees)).as_matrix()
 
 
 def _template(grid: Grid, source: Volume, mask: Volume, matrix: np.ndarray, options: Settings) -> tuple | None:
-    """The moving organ with its context, on voxels like those of ``grid``.
+    """Template of the moving organ and its surroundings, with the voxel size of ``grid``.
 
     Returns:
-        Its image and weights, 1 on the organ and its context, 0 elsewhere; the (3,) voxel of ``grid`` at which it
-        begins with ``matrix``; and the middle of the organ in its own voxels. None if it holds no contrast.
+        Image; weights, 1 in the organ and its surroundings and 0 elsewhere; the voxel (3,) of ``grid`` at which the
+        template begins under ``matrix``; and the center (3,) of the organ in voxels of the template. None if the
+        image is constant or the organ lies outside.
     """
     back = np.linalg.inv(matrix)
-    voxels = grid.to_voxels(box_around(mask, options.context, clip=True) @ back[:3, :3].T + back[:3, 3])
+    voxels = grid.to_voxels(box_around(mask, options.template_margin_mm, clip=True) @ back[:3, :3].T + back[:3, 3])
     low, high = np.floor(voxels.min(axis=0) + 0.5).astype(int), np.ceil(voxels.max(axis=0) - 0.5).astype(int)
     high = np.maximum(high, low + 1)
     box = grid.part(low, high, grid.spacing)
@@ -108,19 +113,23 @@ def _template(grid: Grid, source: Volume, mask: Volume, matrix: np.ndarray, opti
     if values.std() < 1e-3 or not organ.any():
         return None
     known = Volume(source.name, torch.ones_like(source.values), source.grid).at(points, outside=0.0)
-    weight = within(organ, box.spacing, options.context) * known
+    weight = within(organ, box.spacing, options.template_margin_mm) * known
     organ = grid.to_voxels(box_around(mask, 0.0) @ back[:3, :3].T + back[:3, 3])
     middle = (organ.min(axis=0) + organ.max(axis=0)) / 2 - low
-    return locally_normalized(values, box.spacing, options.affine_contrast), weight, low, middle
+    return locally_normalized(values, box.spacing, options.affine_normalization_window_mm), weight, low, middle
 
 
 def match(image: Tensor, template: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Normalized cross-correlation for every place of the template's first voxel, negative ones at the far end.
+    """Normalized cross-correlation of a template with an image.
 
-    ITK has this filter too, but counts a match in noise (air, lung) as one; here flat places score low.
+    The filter of ITK also accepts matches in noise, such as air or lung; here flat regions have a low score.
 
     Args:
-        weight: of the template's voxels, 0 or 1; None takes all.
+        image, template: (X, Y, Z) each.
+        weight: 0 or 1 for each voxel of the template; None uses all.
+
+    Returns:
+        Score for each position of the template's first voxel; negative positions are at the upper end of each axis.
     """
     shape = [next_fast_len(a + b - 1, real=True) for a, b in zip(image.shape, template.shape, strict=True)]
     weight = torch.ones_like(template) if weight is None else weight
@@ -143,7 +152,7 @@ def match(image: Tensor, template: Tensor, weight: Tensor | None = None) -> Tens
 
 
 def _unlikely(shape: tuple, image: tuple, middle: np.ndarray, grid: Grid, reach: np.ndarray) -> Tensor:
-    """Half the squared distance, in units of ``reach`` (3,) mm, of the organ from the image's middle."""
+    """Half the squared distance of the organ from the center of the image, in units of ``reach``, (3,) mm."""
     cost = torch.zeros(shape)
     for axis in range(3):
         place = torch.arange(shape[axis])
@@ -154,7 +163,7 @@ def _unlikely(shape: tuple, image: tuple, middle: np.ndarray, grid: Grid, reach:
 
 
 def _peaks(score: Tensor, apart: np.ndarray, most: int = 2) -> list[tuple[float, np.ndarray]]:
-    """The highest places, further apart than ``apart`` (3,) voxels along some axis."""
+    """The highest scores at positions that differ by more than ``apart``, (3,) voxels, along some axis."""
     score, peaks = score.clone(), []
     for _ in range(most):
         value, index = score.flatten().max(dim=0)

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a registration is told."""
+"""Settings of the registration of one pair of volumes."""
 
 from __future__ import annotations
 
@@ -12,75 +12,86 @@ from custom.utils.errors import SettingError
 
 __all__ = ["Settings"]
 
+POSITIVE = (
+    *("spacing_mm", "position_sigma_mm", "stack_position_sigma_mm", "template_margin_mm", "affine_margin_mm"),
+    *("strain_sigma", "deformable_margin_mm", "smoothing_sigma_voxels"),
+)
+POSITIVE_OR_NONE = ("normalization_window_mm", "affine_normalization_window_mm")
+
 
 @dataclass(frozen=True)
 class Settings:
-    """How to register. The defaults fit a heart of about 10 cm in cardiac MR.
+    """How to register one pair. The defaults fit a heart of about 10 cm in cardiac MR.
 
     Args:
-        spacing: finest voxels within a slice, mm; coarser levels have two and three times as much.
-        scales: sizes of the fixed organ over the moving one that are tried.
-        turns: rotations about the slice axis that are tried, degrees. Quarter turns join them where one field of view
-            is longer along its columns and the other along its rows.
-        candidates: how many of the best places are refined to an affine map, beside the one where the headers put the
-            organ; 0 takes that one alone. Where a result is bad, more of them, more scales and turns search further.
-        reach: standard deviation, in mm within the slice, of where the organ may lie from the middle of the image.
-        stack_reach: standard deviation, in mm across slices, of the same, where both volumes are stacks of thick
-            slices: those of a heart are planned to it, those of a trunk need more.
-        context: what belongs to the template around the organ, mm.
-        rim: what the affine fit sees around the organ, mm.
-        stretch: standard deviation of the affine fit's departures from a shift (strain and rotation), without unit.
-        margin: what the deformable step sees around the organ, mm.
-        contrast: standard deviation, in mm, of the window in which mean and contrast are taken out for the
-            deformable step. None compares the intensities themselves, which must mean the same in both volumes, as
-            in CT.
-        affine_contrast: the same for the search and the affine fit.
-        affine_iterations: at most, for each candidate and level.
-        iterations: of the deformable step, from coarse to fine.
-        smoothing: standard deviation of the displacement's smoothing, in voxels of the level.
+        spacing_mm: in-plane voxel size of the finest level; the coarser levels use two and three times as much.
+        scales: ratios of the size of the fixed organ to that of the moving one that the search tries.
+        rotations_deg: rotations about the slice axis that the search tries. Quarter turns are added to them where one
+            field of view is longer along its columns and the other along its rows.
+        candidates: how many of the best matches of the search are refined to an affine map, in addition to the
+            position given by the headers; 0 uses the headers only. If a result is poor, more candidates, scales and
+            rotations search further.
+        position_sigma_mm: standard deviation, within the slice, of the organ's distance from the center of the image.
+        stack_position_sigma_mm: the same across slices, where both volumes are stacks of thick slices. Stacks of a
+            heart are planned around it; those of a trunk are not and need a larger value.
+        template_margin_mm: width of the surroundings of the organ that the search matches together with it.
+        affine_margin_mm: width of the surroundings of the organ that the affine fit compares.
+        strain_sigma: standard deviation, without unit, of the strain and rotation of the affine fit.
+        deformable_margin_mm: width of the surroundings of the organ that the deformable step covers.
+        normalization_window_mm: standard deviation of the Gaussian window of local normalization in the deformable
+            step: the local mean is subtracted and the result is divided by the local standard deviation. None compares
+            the intensities themselves, which must mean the same in both volumes, as they do in CT.
+        affine_normalization_window_mm: the same for the search and the affine fit.
+        affine_iterations: maximum number of iterations of the affine fit, for each candidate and level.
+        deformable_iterations: numbers of iterations of the deformable step, from the coarsest level to the finest.
+        smoothing_sigma_voxels: standard deviation of the Gaussian that smooths the displacement field, in voxels of
+            the level.
+
+    Raises:
+        SettingError: a value of the wrong type or out of its range.
     """
 
-    spacing: float = 2.0
+    spacing_mm: float = 2.0
     scales: tuple[float, ...] = (0.9, 1.1)
-    turns: tuple[float, ...] = (-25.0, 0.0, 25.0)
+    rotations_deg: tuple[float, ...] = (-25.0, 0.0, 25.0)
     candidates: int = 2
-    reach: float = 100.0
-    stack_reach: float = 20.0
-    context: float = 20.0
-    rim: float = 10.0
-    stretch: float = 0.5
-    margin: float = 25.0
-    contrast: float | None = 20.0
-    affine_contrast: float | None = 20.0
+    position_sigma_mm: float = 100.0
+    stack_position_sigma_mm: float = 20.0
+    template_margin_mm: float = 20.0
+    affine_margin_mm: float = 10.0
+    strain_sigma: float = 0.5
+    deformable_margin_mm: float = 25.0
+    normalization_window_mm: float | None = 20.0
+    affine_normalization_window_mm: float | None = 20.0
     affine_iterations: int = 15
-    iterations: tuple[int, ...] = (40, 40, 10)
-    smoothing: float = 3.0
+    deformable_iterations: tuple[int, ...] = (40, 40, 10)
+    smoothing_sigma_voxels: float = 3.0
 
     def __post_init__(self) -> None:
-        """Check, and give every number one spelling: 4 and 4.0 name the same stored result."""
-        found: dict[str, Any] = {}
-        lengths = ("spacing", "reach", "stack_reach", "context", "rim", "stretch", "margin", "smoothing")
-        for name in (*lengths, "contrast", "affine_contrast"):
+        """Check the values and convert numbers to one type: 4 and 4.0 name the same stored result."""
+        checked: dict[str, Any] = {}
+        for name in (*POSITIVE, *POSITIVE_OR_NONE):
             value = getattr(self, name)
-            if name.endswith("contrast") and value is None:
+            if value is None and name in POSITIVE_OR_NONE:
                 continue
             if not isinstance(value, Real) or not value > 0:
                 raise SettingError(f"{name}: {value} must be positive.")
-            found[name] = float(value)
+            checked[name] = float(value)
         for name in ("candidates", "affine_iterations"):
-            found[name] = _count(name, getattr(self, name))
+            checked[name] = _count(name, getattr(self, name))
         for name, what in (
             ("scales", "positive numbers"),
-            ("turns", "degrees"),
-            ("iterations", "numbers, one a level"),
+            ("rotations_deg", "angles in degrees"),
+            ("deformable_iterations", "whole numbers, one for each level"),
         ):
             values = getattr(self, name)
             if not isinstance(values, (tuple, list)) or not values or not all(isinstance(v, Real) for v in values):
                 raise SettingError(f"{name}: {values} must be a list of {what}.")
-            found[name] = tuple(_count(name, v) if name == "iterations" else float(v) for v in values)
-        if min(found["scales"]) <= 0:
+            counts = name == "deformable_iterations"
+            checked[name] = tuple(_count(name, value) if counts else float(value) for value in values)
+        if min(checked["scales"]) <= 0:
             raise SettingError(f"scales: {self.scales} must be a list of positive numbers.")
-        for name, value in found.items():
+        for name, value in checked.items():
             object.__setattr__(self, name, value)
 
 

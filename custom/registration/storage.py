@@ -1,10 +1,9 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Transforms in files: small, whole or not there, and checked when they are read.
+"""Storage of transforms in small files that are written atomically and verified when they are read.
 
-A file is a line that names the format, a line with the SHA-256 of the rest, and the rest: a NumPy archive with the
-numbers and a JSON header. Displacements are stored as half-precision millimeters, which rounds 30 mm by less than
-0.01 mm.
+A file consists of a line that names the format, a line with the SHA-256 of the rest, and a NumPy archive with the
+arrays and a JSON header. Displacements are stored in mm in half precision, which rounds 30 mm by less than 0.01 mm.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ HALF_MAX = float(np.finfo(np.float16).max)
 
 
 class StorageError(UserError, OSError):
-    """A stored transform cannot be used; the message names the file and says what to do."""
+    """A stored file cannot be used; the message names it and the remedy."""
 
 
 def save_transform(path: str | Path, transform: Transform | None, **notes: Any) -> None:
-    """Write a transform; the file appears whole or not at all.
+    """Write a transform in one step.
 
     Args:
-        path: of the file; its folder is made.
-        transform: None stores the notes only, for a pair that could not be registered.
-        notes: whatever JSON can hold, kept beside the transform (:func:`read_notes`).
+        path: of the file; its folder is created.
+        transform: None stores only the notes, for a pair that could not be registered.
+        notes: values that JSON can hold, stored with the transform, see :func:`read_notes`.
 
     Raises:
         ValueError: a displacement too large for half precision (65 m).
@@ -75,7 +74,8 @@ def load_transform(path: str | Path) -> Transform:
 
     Raises:
         FileNotFoundError: there is no such file.
-        StorageError: another format, content that does not match its hash, or a pair that could not be registered.
+        StorageError: the format is another one, the content does not match its hash, or the pair could not be
+            registered.
     """
     archive = _read(path)
     header = _header(archive)
@@ -92,7 +92,7 @@ def load_transform(path: str | Path) -> Transform:
 
 
 def read_notes(path: str | Path) -> dict[str, Any]:
-    """What was noted beside a transform.
+    """Read the notes stored with a transform.
 
     Raises:
         FileNotFoundError, StorageError: see :func:`load_transform`.
@@ -101,13 +101,13 @@ def read_notes(path: str | Path) -> dict[str, Any]:
 
 
 def content_hash(path: str | Path) -> str:
-    """SHA-256 of a file's content; of a .gz file, of what is compressed in it; of a DICOM series, of all its files.
+    """SHA-256 of the uncompressed content of a file, or of all files of a DICOM series.
 
-    A process reads a file again only when it has changed.
+    Within a process a file is read again only if it has changed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        StorageError: a broken .gz file, or half of a pair of files.
+        StorageError: a damaged .gz file, or one file of a pair of header and image.
     """
     return _content_hash(Path(path), tuple(file_states(path)))
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""One volume to which all others are registered, so that N registrations give the map between any two."""
+"""Choice of the template to which all volumes are registered, and similarity of volumes in its space."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["best_template", "template_similarity"]
 
 
 def best_template(results: Iterable[PairResult]) -> str:
-    """The volume that fits the others: most often usable, then with the least inverse-consistency error.
+    """Choose the candidate with the most usable registrations, then the smallest inverse-consistency error.
 
-    What is composed goes through the template twice, and that error is what a map can be off by. How alike the images
-    become says less: on ACDC it prefers a heart that is easily matched in the wrong place.
+    Composed maps pass through the template, so this error bounds their accuracy. The similarity of the images says
+    less: on ACDC it prefers a heart that is easily matched in the wrong place.
 
     Args:
-        results: of the pairs that were tried; the candidates are the moving ones, each with the same others.
+        results: of the pairs that were tried. The candidates are the moving volumes, each with the same fixed ones.
 
     Returns:
-        Its id; the first one of those that are equally good.
+        Id of the template; the first one of equally good candidates.
     """
     tried: dict[str, list[PairResult]] = {}
     for result in results:
@@ -40,7 +40,7 @@ def best_template(results: Iterable[PairResult]) -> str:
             return 0.0, 0.0, 0.0
         error = float(np.median([result.inverse_error_mm for result in usable]))
         similarity = float(np.mean([result.similarity_after for result in usable]))
-        return len(usable) / len(tried[name]), -np.nan_to_num(error), similarity  # 0 where it was not measured
+        return len(usable) / len(tried[name]), -np.nan_to_num(error), similarity  # 0 if it was not measured
 
     return max(tried, key=fits)
 
@@ -48,13 +48,13 @@ def best_template(results: Iterable[PairResult]) -> str:
 def template_similarity(
     images: Mapping[str, Any], transforms: Mapping[str, Transform], template: Any, region: Any, **settings: Any
 ) -> Callable[[str, str], float]:
-    """How alike volumes are, compared in the template's space over its organ.
+    """Similarity of volumes in the space of the template, over its organ.
 
     Args:
-        images: id to image, of volumes registered to the template; it may be among them.
-        transforms: id to the map from that volume to the template; the template itself needs none.
-        template: its image.
-        region: its label map; what is above 0 is the organ. None takes all of it.
+        images: id to image, for volumes registered to the template and maybe the template itself.
+        transforms: id to the map from that volume to the template; none for the template itself.
+        template: image of the template.
+        region: label map of the template, above 0 in the organ; None uses the whole volume.
         settings: see :class:`~custom.registration.Settings`.
 
     Returns:

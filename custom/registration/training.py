@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Registration as a part of training: the bundle's own ``registration.json``, run on the cases of the training."""
+"""Registration within a training, by the bundle's ``registration.json`` on the cases of the training."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def training_registrations(
     wanted: bool = True,
     registers: bool = True,
 ) -> Registrations | None:
-    """Register the labeled cases of a training onto the unlabeled ones, as the workflow ``registration`` does.
+    """Run the workflow ``registration`` on the cases of a training.
 
-    Pairs that are finished are not registered again.
+    Pairs with a stored result are not registered again.
 
     Args:
-        bundle_root: the bundle's folder, whose ``registration.json`` says how.
+        bundle_root: folder of the bundle, whose ``registration.json`` is used.
         sections: "training" and "unlabeled" cases.
-        registration_dir: folder of what is written.
-        datalist: the user's data list, or None.
-        overrides: other values of keys of that config, such as ``{"figure_count": 0}``.
-        wanted: False registers nothing; a line says so.
-        registers: False reads what another process has left there.
+        registration_dir: folder of the results.
+        datalist: data list of the user, or None.
+        overrides: values that replace those of that config, such as ``{"figure_count": 0}``.
+        wanted: False skips the registration, and a message says so.
+        registers: False reads the results of another process instead.
 
     Returns:
-        The maps between the volumes; None where none are wanted or no volume is unlabeled.
+        The maps between the volumes; None if they are not wanted or no volume is unlabeled.
 
     Raises:
-        SettingError: an override of a key that ``registration.json`` does not have.
+        SettingError: an override of an unknown key.
     """
     config = str(Path(bundle_root) / "configs" / "registration.json")
     parser = ConfigParser(ConfigParser.load_config_file(config))

@@ -107,12 +107,13 @@ def map_points(points_mm: Any, transform: Transform) -> Tensor:
     return torch.cat([transform(part) for part in points.split(CHUNK)]) if len(points) else points.double()
 
 
-def warp_image(image: Any, transform: Transform) -> MetaTensor:
-    """Resample an image of the moving volume onto the fixed grid, linearly; 0 where the moving volume does not reach.
+def warp_image(image: Any, transform: Transform, outside: float = 0.0) -> MetaTensor:
+    """Resample an image of the moving volume onto the fixed grid, linearly.
 
     Args:
         image: path or MetaTensor on the moving grid.
         transform: from fixed to moving.
+        outside: value where the moving volume does not reach.
 
     Returns:
         (1, X, Y, Z) float32 on the fixed grid.
@@ -121,7 +122,7 @@ def warp_image(image: Any, transform: Transform) -> MetaTensor:
         RegistrationError: the image does not lie on the moving grid.
     """
     volume = _on_moving_grid(image, transform, label=False)
-    return _warped(transform, lambda points: volume.at(points, outside=0.0))
+    return _warped(transform, lambda points: volume.at(points, outside=outside))
 
 
 def warp_label(label: Any, transform: Transform, outside: int = 0) -> MetaTensor:

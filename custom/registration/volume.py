@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Volumes with geometry: reading them, sampling them at points, and the grids that they lie on."""
+"""Volumes with geometry: reading, sampling, and voxel grids."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ CORNER_TOLERANCE = 1e-2  # mm
 
 
 class RegistrationError(UserError, ValueError):
-    """Two volumes cannot be registered; the message names them, what was found and what to do."""
+    """Two volumes cannot be registered; the message names them, the cause and the remedy."""
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Voxels in space.
+    """Voxel grid in patient coordinates.
 
     Args:
         shape: voxels along each of the three axes.
@@ -46,22 +46,22 @@ class Grid:
 
     @property
     def spacing(self) -> np.ndarray:
-        """(3,), voxel size along each axis in mm."""
+        """Voxel size along each axis, (3,) in mm."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     @property
     def directions(self) -> np.ndarray:
-        """(3, 3), unit vectors of the axes as columns, in RAS."""
+        """Unit vectors of the axes in RAS, (3, 3), one in each column."""
         return self.affine[:3, :3] / self.spacing
 
     @property
     def extent(self) -> np.ndarray:
-        """(3,), size along each axis in mm, voxel edges included."""
+        """Size along each axis from edge to edge, (3,) in mm."""
         return self.spacing * self.shape
 
     @property
     def center(self) -> np.ndarray:
-        """(3,), RAS mm."""
+        """Center of the grid, (3,) in RAS mm."""
         return self.to_mm((np.asarray(self.shape) - 1) / 2)
 
     def to_mm(self, voxels: np.ndarray) -> np.ndarray:
@@ -73,18 +73,18 @@ class Grid:
         return (np.asarray(points) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
 
     def points(self, first: int = 0, last: int | None = None) -> Tensor:
-        """RAS mm of the voxel centers, (X, Y, Z, 3) float64; of a slab along the first axis where that is given."""
+        """Voxel centers in RAS mm, (X, Y, Z, 3) float64, optionally of a slab along the first axis."""
         ranges = [torch.arange(n, dtype=torch.float64) for n in self.shape]
         axes = torch.meshgrid(ranges[0][first:last], *ranges[1:], indexing="ij")
         matrix, origin = torch.from_numpy(self.affine[:3, :3].copy()), torch.from_numpy(self.affine[:3, 3].copy())
         return torch.stack(axes, dim=-1) @ matrix.T + origin
 
     def part(self, low: np.ndarray, high: np.ndarray, spacing: np.ndarray) -> Grid:
-        """The box of voxels from ``low`` to before ``high``, cut into voxels of about ``spacing`` (3,) mm."""
+        """The box of voxels from ``low`` up to but excluding ``high``, with voxels of about ``spacing``, (3,) mm."""
         low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
         size = (high - low) * self.spacing
         shape = np.maximum(1, np.round(size / spacing)).astype(int)
-        ratio = (high - low) / shape  # voxels of this grid in one of the new
+        ratio = (high - low) / shape  # size of the new voxels in voxels of this grid
         affine = self.affine.copy()
         affine[:3, :3] = self.affine[:3, :3] * ratio
         affine[:3, 3] = self.to_mm(low - 0.5 + 0.5 * ratio)
@@ -98,7 +98,7 @@ class Volume:
     Args:
         name: for messages.
         values: (X, Y, Z); float32 for images.
-        grid: where they lie.
+        grid: of the values.
     """
 
     name: str
@@ -110,7 +110,7 @@ class Volume:
 
         Args:
             points: (..., 3) RAS mm.
-            outside: value there and at points that are NaN; None repeats the border, and gives NaN.
+            outside: value of points outside and of points that are NaN; None repeats the border, and gives NaN.
 
         Returns:
             (...,) float32.
@@ -118,7 +118,7 @@ class Volume:
         return interpolate(self.values[None].float(), self.grid, points, outside)[0]
 
     def smoothed(self, grid: Grid, matrix: np.ndarray | None = None) -> Volume:
-        """Filtered for being read at the voxels of ``grid``, mapped by ``matrix`` (4, 4), where those are coarser."""
+        """Smooth the volume against aliasing, for sampling at the voxels of ``grid`` mapped by ``matrix`` (4, 4)."""
         edges = grid.affine[:3, :3] if matrix is None else matrix[:3, :3] @ grid.affine[:3, :3]
         ratio = np.abs(self.grid.directions.T @ edges).max(axis=1) / self.grid.spacing
         sigma = np.where(ratio > 1.2, ratio / 2, 0)
@@ -159,14 +159,15 @@ def read_volume(image: Any, label: bool = False) -> Volume:
     """Read an image or a label map with its geometry.
 
     Args:
-        image: path of a NIfTI file, (X, Y, Z) and perhaps further axes of length 1, or of the folder of a DICOM
+        image: path of a NIfTI file, (X, Y, Z) and maybe further axes of length 1, or of the folder of a DICOM
             series; or a MetaTensor of shape (X, Y, Z) or (1, X, Y, Z), in RAS or LPS as its ``meta["space"]`` says.
-        label: whether it holds classes; they stay integers then.
+        label: whether it is a label map, whose values stay integers.
 
     Raises:
-        FileNotFoundError: the path is none.
+        FileNotFoundError: the path does not exist.
         TypeError: a bare array, which has no geometry.
-        RegistrationError: a broken file, not 3-D, sheared, NaN or infinite voxels, or a label map without classes.
+        RegistrationError: a damaged file, an image that is not 3-D, sheared axes, voxels that are NaN or infinite, or
+            labels that are not integers.
     """
     if isinstance(image, MetaTensor):
         name = str(image.meta.get("filename_or_obj", "MetaTensor"))
@@ -183,7 +184,7 @@ def read_volume(image: Any, label: bool = False) -> Volume:
             affine, values = file.affine, torch.from_numpy(file.classes() if label else file.values())
         except VolumeFileError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
-                raise error.__cause__ from error  # the disk's fault, which may pass, not the file's
+                raise error.__cause__ from error  # an error of the disk, which may be temporary, not of the file
             raise RegistrationError(str(error)) from error
     else:
         raise TypeError(f"found {type(image).__name__}; give a path or a MetaTensor, which hold the geometry.")

@@ -1,13 +1,12 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""From lists of cases to a folder of registrations: what ``monai.bundle run registration`` does."""
+"""The workflow ``registration`` of a bundle: from lists of cases to a folder of registrations."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,45 +39,45 @@ from custom.utils.log import logger
 __all__ = ["PLANS", "RegistrationWorkflow"]
 
 PLANS = ("atlas", "template", "similar", "all")
-TEMPLATE_CANDIDATES = 6  # labeled volumes, each of which is tried
-TEMPLATE_TRIALS = 8  # on so many unlabeled ones: up to 48 registrations, which the plan "atlas" has anyway
+TEMPLATE_CANDIDATES = 6  # largest number of labeled volumes that are tried as the template
+TEMPLATE_TRIALS = 8  # unlabeled volumes for each: up to 48 registrations, which the plan "atlas" contains anyway
 
 
 class RegistrationWorkflow:
-    """Register the volumes of a data set as a plan says, and write "pairs.csv", "plan.json" and "pairs.png".
+    """Register the volumes of a data set by a plan, and write "pairs.csv", "plan.json" and "pairs.png".
 
     A plan is one or more of:
 
     - "atlas": every labeled volume onto every unlabeled one;
-    - "template": every volume to one labeled volume, so that N registrations give the map between any two
-      (:class:`~custom.registration.Registrations` composes it). The template is the labeled volume that fits some
-      of the others best (:func:`~custom.registration.template.best_template`), of which the first few are tried;
-    - "similar": the volumes most similar to each one onto it, compared in the template's space;
+    - "template": every volume to one labeled volume, so that N registrations give the map between any two, which
+      :class:`~custom.registration.Registrations` composes. The template is chosen among the first labeled volumes by
+      :func:`~custom.registration.template.best_template`;
+    - "similar": to each volume the most similar ones, compared in the space of the template;
     - "all": every volume onto every other, n (n - 1) registrations;
 
     or the path of a JSON list of ["fixed", "moving"].
 
-    Where an unlabeled volume is the moving one, its organ is marked by the template's labels, warped; a pair for
-    which that is not to be had fails.
+    If an unlabeled volume is the moving one, the warped label of the template marks its organ; without a usable
+    registration to the template the pair fails.
 
     Args:
-        runner: registers.
-        labeled: cases with "case", "image", "label"; for ``leading`` with "patient", too.
+        runner: registers the pairs.
+        labeled: cases with "case", "image", "label", and for ``leading`` also "patient".
         unlabeled: the same without "label".
-        folder: for the tables; the transforms are in the runner's.
+        folder: for the tables; the transforms are in the folder of the runner.
         plan: see above.
-        group_by: key of the cases; only volumes that agree in it are registered with each other ("phase": diastole
-            with diastole).
-        leading: value of that key, "ED" say. Its pairs are registered first, and those of the same two patients in
-            the other groups start where these ended, in place of a search. For volumes of a patient that lie in the
-            same coordinates, such as the frames of a cine series.
-        similar_count: volumes for each one in the plan "similar".
-        template: id of the template, in place of the choice.
-        figure_count: pairs in the picture, the worst ones; 0 draws none.
+        group_by: key of the cases; only volumes with the same value are registered with each other, such as those of
+            one "phase".
+        leading: value of that key, such as "ED", whose pairs are registered first. Pairs of the same two patients in
+            other groups start from their results instead of a search. The volumes of a patient must be in the same
+            coordinates, as the frames of a cine series are.
+        similar_count: number of similar volumes for each volume in the plan "similar".
+        template: id of the template; None chooses it.
+        figure_count: number of pairs in the picture, the worst ones; 0 for no picture.
 
     Raises:
-        SettingError: an unknown plan or none, a plan of unknown cases, a template that is no case, no labeled case,
-            a leading group that there is not, a negative number of pictures.
+        SettingError: an unknown or empty plan, unknown cases in the plan, a template that is not a labeled case, no
+            labeled case, an unknown leading group, or a negative ``figure_count``.
     """
 
     def __init__(
@@ -122,14 +121,14 @@ class RegistrationWorkflow:
 
     @property
     def cases(self) -> list[Case]:
-        """All of them, the labeled ones first."""
+        """All cases, the labeled ones first."""
         return [*self.labeled, *self.unlabeled]
 
     def run(self) -> list[PairResult]:
-        """Register what is not yet registered.
+        """Register the pairs of the plan that have no result yet.
 
         Returns:
-            What came of each pair, as in "pairs.csv".
+            The result of each pair, as in "pairs.csv".
         """
         with self.runner:
             results = self._run()
@@ -137,14 +136,14 @@ class RegistrationWorkflow:
         return results
 
     def registrations(self) -> Registrations:
-        """Register what is not yet registered.
+        """Register the pairs of the plan that have no result yet.
 
         Returns:
             The maps between the volumes.
         """
         with self.runner:
             results = self._run()
-        # at once, as a run of other cases may use the same folder, and replaces its table
+        # read before the picture is drawn, since a run of other cases may replace the table of this folder
         registrations = Registrations(self.folder)
         self._draw(results)
         return registrations
@@ -169,7 +168,7 @@ class RegistrationWorkflow:
             templates = self._templates()
             grouped = [case for case in self.cases if group_of(case, self.group_by) in templates]
             if left_out := len(self.cases) - len(grouped):
-                logger.warning(f"template: {left_out} volumes belong to groups without a labeled one: left out.")
+                logger.warning(f"template: {left_out} volumes are left out, since their groups have no labeled volume.")
             to_template = template_pairs(grouped, templates, self.group_by)
             add(to_template, "template")
             if {"similar", "all"} & set(self.plan) or any(pair.moving in unlabeled for pair in roles):
@@ -189,13 +188,12 @@ class RegistrationWorkflow:
             replace(result, roles=" ".join(roles[result.pair]), transform=self._path(result))
             for result in self._register(list(roles))
         ]
-        with replacing(self.folder / "limits.json") as temporary:
-            temporary.write_text(json.dumps(asdict(self.runner.limits)) + "\n", encoding="utf-8")
+        self.runner.limits.save(self.folder / "limits.json")
         write_table(self.folder / "pairs.csv", results)
         return results
 
     def _register(self, pairs: Sequence[Pair], name: str = "Registering") -> list[PairResult]:
-        """What comes of each pair, in their order; the leading group first, the others from where it ended."""
+        """Register pairs, the leading group first and the others from its results. Results are in the given order."""
         organs = {case["case"] for case in self.cases if case.get("label") or case.get("region")}
         lost = [pair for pair in pairs if pair.moving not in organs]
         message = "the template has no usable registration to the moving volume, which would mark its organ"
@@ -210,11 +208,11 @@ class RegistrationWorkflow:
         return [results[pair] for pair in pairs]
 
     def _path(self, result: PairResult) -> str:
-        """Where the transform is, seen from the table, so that both can be moved together."""
+        """Path of the transform relative to the table, so that both can be moved together."""
         return result.transform and os.path.relpath(self.runner.folder / result.transform, self.folder)
 
     def _templates(self) -> dict[Any, str]:
-        """Value of ``group_by`` to the id of the template; of one patient in all groups where one of them leads."""
+        """The template of each group; with a leading group, all templates are of the same patient."""
         templates: dict[Any, str] = {}
         patient = None
         if self.leading is not None and self.template is not None:
@@ -248,7 +246,7 @@ class RegistrationWorkflow:
         return load_transform(self.runner.folder / result.transform)
 
     def _mark_organs(self, results: Sequence[PairResult], templates: Mapping[Any, str]) -> None:
-        """Give unlabeled volumes the template's labels as their "region", so that they can be moving ones."""
+        """Give unlabeled volumes the warped label of the template as "region", so that they can be moving volumes."""
         by_id = {case["case"]: case for case in self.cases}
         to_template = {result.fixed: result for result in results if result.moving in templates.values()}
         for case in self.unlabeled:

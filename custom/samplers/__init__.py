@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Who is shown to a loss: index logic, no file I/O."""
+"""Selection of slices, patients and positives for the losses."""
 
 from custom.samplers.coverage import coverage_by_patient, facility_location
 from custom.samplers.memory_bank import MemoryBank

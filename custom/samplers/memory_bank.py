@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Features of every training slice, kept since they were written last, and read at any points."""
+"""Memory bank of the features of all training slices, which are interpolated at any points."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["MemoryBank", "bilinear"]
 
 
 class MemoryBank:
-    """One feature map a slice, in half precision, in un-augmented coordinates.
+    """One feature map for each slice, in half precision and in un-augmented coordinates.
 
     Args:
         slots: number of slices in the training data.
         dimensions: of a feature.
         size: (height, width) of a feature map.
-        device: the features' own.
+        device: of the features.
 
     Attributes:
-        features: (slots, height, width, dimensions) float16; a point's feature lies in one piece, which makes reading
-            at points several times faster than with the dimensions first.
-        filled: (slots,) bool, which slots were written; what is read from the others is 0, and no feature.
+        features: (slots, height, width, dimensions) float16; the feature of a point is contiguous, which makes
+            reading several times faster than with the dimensions first.
+        filled: (slots,) bool, which slots were written; the others read as 0.
     """
 
     def __init__(self, slots: int, dimensions: int, size: Sequence[int], device: torch.device | str = "cpu") -> None:
@@ -43,12 +43,12 @@ class MemoryBank:
 
     @torch.no_grad()
     def write(self, slots: Tensor, features: Tensor) -> None:
-        """Keep the features of some slices, in place of those that were there.
+        """Store the features of some slices, replacing earlier ones.
 
         Args:
-            slots: (n,), each one once.
-            features: (n, dimensions, height, width), any floating type, of un-augmented slices; unit vectors or
-                others whose values half precision can hold.
+            slots: (n,), without repetition.
+            features: (n, dimensions, height, width), any floating type, of un-augmented slices, with values in
+                the range of half precision.
 
         Raises:
             ValueError: another shape.
@@ -63,12 +63,12 @@ class MemoryBank:
         self.filled.index_fill_(0, slots, True)
 
     def clear(self) -> None:
-        """Forget all features, before each process writes its share of them anew."""
+        """Remove all features, before each process writes its share."""
         self.features.zero_()
         self.filled.zero_()
 
     def gather(self) -> None:
-        """Complete the bank with what the other processes have written since :meth:`clear`, each slot by one."""
+        """Add the features that the other processes have written since :meth:`clear`, each slot by one process."""
         self.features = idist.all_reduce(self.features)
         self.filled = idist.all_reduce(self.filled.int()) > 0
 
@@ -77,7 +77,7 @@ class MemoryBank:
 
         Args:
             slots: (m,).
-            points: (m, 2), (x, y) in [-1, 1] from edge to edge; beyond the outermost pixel centers theirs goes on.
+            points: (m, 2), (x, y) in [-1, 1] from edge to edge; the outermost pixels are repeated.
 
         Returns:
             (m, dimensions) float32.
@@ -86,15 +86,16 @@ class MemoryBank:
 
 
 def bilinear(maps: Tensor, number: Tensor, points: Tensor, align_corners: bool = False) -> Tensor:
-    """Read maps between their pixels, each point in a map of its own.
+    """Interpolate maps bilinearly, with a separate map for each point.
 
-    It gathers the four pixels around each point, so its cost does not depend on the maps' size or number.
+    Only the four pixels around each point are gathered, so the cost does not depend on the size or number of maps.
 
     Args:
         maps: (n, H, W, ...), any type.
-        number: (m,), which map.
-        points: (m, 2), (x, y) in [-1, 1]; beyond the outermost pixels theirs goes on.
-        align_corners: whether -1 and 1 are the outermost pixels' centers, not their edges, as for ``grid_sample``.
+        number: (m,), map of each point.
+        points: (m, 2), (x, y) in [-1, 1]; the outermost pixels are repeated.
+        align_corners: whether -1 and 1 are the centers of the outermost pixels instead of their edges, as in
+            ``grid_sample``.
 
     Returns:
         (m, ...) in the type of ``points``.
@@ -108,7 +109,7 @@ def bilinear(maps: Tensor, number: Tensor, points: Tensor, align_corners: bool =
     down, right = row - top, column - left
     pixels = maps.reshape(-1, maps.shape[3:].numel())
     first = (number * height + top.long()) * width + left.long()
-    # where a point lies on the last row or column, the weight of what follows is 0: the pixel itself stands in
+    # on the last row or column the next pixel has the weight 0, so the pixel itself is used instead
     below, beside = (top < height - 1) * width, (left < width - 1).long()
     values = row.new_zeros(len(row), pixels.shape[1])
     for step, weight in (

@@ -1,9 +1,9 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Registration-enhanced positive sampling (REPS) of CCT-R: the same place in other patients as positive keys.
+"""Registration-enhanced positive sampling (REPS) of CCT-R: corresponding points of other patients as positive keys.
 
-For a pixel of one volume the registration gives the corresponding point in others, and a memory bank the features
-there. They join the positives of the contrast between pixels, whatever the pseudo-labels say:
+For a pixel of one volume the registration gives the corresponding points in other volumes, and a memory bank gives the
+features there. They join the positives of the contrast between pixels, independently of pseudo-labels:
 
     a pixel of an augmented slice --augmentation's grid--> a point of the slice --table--> points in other volumes
     --memory bank--> features there --mean--> a positive key.
@@ -38,19 +38,19 @@ __all__ = [
     "unaugmented",
 ]
 
-UNIT = 1 / 32  # mm; 16 bits of it reach a metre to either side and round by a 64th of a millimeter at most
-NOWHERE = -(2**15)  # of a point that a map leads nowhere
+UNIT = 1 / 32  # mm; 16-bit integers of it span 1 m to either side and round by at most 1/64 mm
+NOWHERE = -(2**15)  # marks points for which the transform gives NaN
 
 
 def check_positives(partners: int = 1, **distances: float) -> None:
-    """Check what REPS is to do before the work begins.
+    """Check the settings of REPS before the work begins.
 
     Args:
-        partners: of each volume, at most.
-        **distances: in mm, by the names of their keys.
+        partners: largest number for each volume.
+        **distances: in mm, by their keys.
 
     Raises:
-        SettingError: no partner is allowed, or a distance is none.
+        SettingError: ``partners`` is less than 1, or a distance is not positive.
     """
     if partners < 1:
         raise SettingError(f"partners: {partners}; give at least 1, or train with --registered_positives false.")
@@ -60,12 +60,12 @@ def check_positives(partners: int = 1, **distances: float) -> None:
 
 
 class Correspondence(NamedTuple):
-    """Where m anchors lie in the K partners of their volumes.
+    """Points that correspond to m anchors in the K partners of their volumes.
 
     Args:
-        slots: (m, K), the slice of the partner that is nearest to the registered point.
+        slots: (m, K), slice of the partner that is nearest to the registered point.
         points: (m, K, 2), (x, y) in [-1, 1] on it.
-        valid: (m, K) bool; of what is not valid, slot and point mean nothing.
+        valid: (m, K) bool; slots and points are undefined where it is False.
     """
 
     slots: Tensor
@@ -74,24 +74,25 @@ class Correspondence(NamedTuple):
 
 
 class RegisteredPoints:
-    """Table of where each slice's points lie in other volumes, made once before training.
+    """Table of the points of other volumes that correspond to the points of each slice, computed before the training.
 
-    Registration's maps are smooth but slow, so they are evaluated at knots every few millimeters, and what lies
-    between is interpolated: between slices here, in the plane of a slice when it is looked up. Several processes share
-    the pairs of volumes among them.
+    The maps of the registration are smooth but slow, so they are evaluated at knots a few millimeters apart and
+    interpolated, between slices when the table is computed and within a slice when it is read. Several processes share
+    the pairs of volumes.
 
     Args:
         geometry: of the training slices, labeled and unlabeled.
-        partners: id of a case to those of the cases that it looks for positives in; a map to each must be there.
-        between: of two ids, the map of points (..., 3) of the first to those of the second, RAS mm, as
-            :meth:`custom.registration.Registrations.between` gives it.
-        cell: distance of the knots in mm, about.
-        slice_distance: a registered point is valid up to this distance from the nearest slice, in mm.
+        partners: id of a case to the ids of the cases that give its positives, each of which needs a map.
+        between: function of two ids that returns the map of points (..., 3) in RAS mm from the first case to the
+            second, such as :meth:`custom.registration.Registrations.between`.
+        cell: approximate distance of the knots, in mm.
+        slice_distance: largest distance of a valid point from the nearest slice, in mm.
         device: of the table and of all lookups.
-        table: ``table`` of points that were made of the same before; "between" is then not asked.
+        table: ``table`` of an earlier object with the same arguments, to use instead of ``between``.
 
     Raises:
-        SettingError: a case is there twice or unknown, cell or slice_distance is not positive, there are no partners.
+        SettingError: a case is repeated or unknown, ``cell`` or ``slice_distance`` is not positive, or there are no
+            partners.
     """
 
     def __init__(
@@ -135,15 +136,15 @@ class RegisteredPoints:
         return self.table.numel() * self.table.element_size() / 1e6
 
     def __call__(self, slots: Tensor, points: Tensor) -> Correspondence:
-        """Look up where anchors lie in the partners of their volumes.
+        """Look up the points that correspond to anchors in the partners of their volumes.
 
         Args:
             slots: (m,), slices of the anchors.
             points: (m, 2), (x, y) in [-1, 1] on the un-augmented slice.
 
         Returns:
-            See :class:`Correspondence`; valid are points on a slice, at most ``slice_distance`` from it, of anchors
-            that lie on their own.
+            See :class:`Correspondence`. A point is valid if it lies within the bounds of a slice and at most
+            ``slice_distance`` from it, and if its anchor lies within its slice.
         """
         mm = bilinear(self.table, slots, points, align_corners=True) * UNIT  # (m, K, 3), rows, columns and slices
         known = True
@@ -163,24 +164,25 @@ class RegisteredPositives:
     """The features at registered points, as positive keys of :class:`custom.losses.PixelContrastLoss`.
 
     Args:
-        points: where.
-        bank: of the features, one slot a slice.
+        points: of other volumes.
+        bank: of the features, with one slot for each slice.
     """
 
     def __init__(self, points: RegisteredPoints, bank: MemoryBank) -> None:
         self.points, self.bank = points, bank
 
     def of_batch(self, slots: Tensor, grid: Tensor, size: Sequence[int]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """What the loss asks for the keys of the pixels that it drew.
+        """Function that gives the loss the keys of the pixels that it drew.
 
         Args:
             slots: (n,), the slices of the batch.
-            grid: (n, H, W, 2), of their augmentation, as :meth:`custom.data.SpatialAugment.grid` gives it.
-            size: (height, width) of the feature maps that pixels are drawn from.
+            grid: (n, H, W, 2), of their augmentation, see :meth:`custom.data.SpatialAugment.grid`.
+            size: (height, width) of the feature maps from which pixels are drawn.
 
         Returns:
-            Function of (m,) pixels, index into (n, height, width) flattened. It gives (m, d), the mean of the unit
-            vectors at the valid registered points, 0 where there are none, and (m,) bool, where there are any.
+            Function of pixels, (m,) indices into the flattened (n, height, width). It returns the mean of the unit
+            vectors at the valid registered points, (m, d), which is 0 if there are none, and (m,) bool, which pixels
+            have some.
         """
         return functools.partial(self._keys, slots=slots, grid=grid, size=size)
 
@@ -198,14 +200,14 @@ class RegisteredPositives:
 def students_positives(
     points: RegisteredPoints | None, size: Sequence[int], stride: int, dimensions: int, students: int = 2
 ) -> list[RegisteredPositives] | None:
-    """A memory bank for each student over one table of points.
+    """Registered positives of each student, with separate memory banks and a common table of points.
 
     Args:
-        points: None gives None: training goes without.
+        points: None gives None, for a training without registered positives.
         size: (height, width) of the slices.
         stride: of the features, 8 for an eighth of the resolution.
         dimensions: of the features.
-        students: how many networks.
+        students: number of networks.
     """
     if points is None:
         return None
@@ -232,21 +234,21 @@ def points_of(index: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def unaugmented(points: Tensor, image: Tensor, grid: Tensor) -> Tensor:
-    """Where points of augmented slices lie on the slices themselves.
+    """Map points of augmented slices to the un-augmented slices.
 
     Args:
         points: (m, 2), (x, y) in [-1, 1] on augmented slices.
-        image: (m,), which of the n slices.
+        image: (m,), slice of each point.
         grid: (n, H, W, 2), of their augmentation.
 
     Returns:
-        (m, 2), (x, y); beyond [-1, 1] where augmentation shows what lies outside the slice.
+        (m, 2), (x, y); outside [-1, 1] where augmentation shows the outside of the slice.
     """
     return bilinear(grid, image, points)
 
 
 def classes_at(labels: Tensor, slots: Tensor, points: Tensor) -> Tensor:
-    """Classes of the nearest pixels, for counting how often positives are right, see :mod:`custom.metrics`.
+    """Classes of the nearest pixels, for measuring how often positives are right, see :mod:`custom.metrics`.
 
     Args:
         labels: (N, H, W), of all slices, un-augmented.
@@ -264,7 +266,7 @@ def classes_at(labels: Tensor, slots: Tensor, points: Tensor) -> Tensor:
 
 
 def _numbers(cases: Sequence[str], partners: Mapping[str, Sequence[str]]) -> list[list[int]]:
-    """Partners of each volume, as numbers."""
+    """Numbers of the partners of each volume."""
     number = {case: volume for volume, case in enumerate(cases)}
     if len(number) < len(cases):
         double = next(case for volume, case in enumerate(cases) if number[case] != volume)
@@ -275,7 +277,7 @@ def _numbers(cases: Sequence[str], partners: Mapping[str, Sequence[str]]) -> lis
 
 
 def _layout(geometry: SliceGeometry) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each volume: its first slice, (V,); voxels and mm a voxel along rows, columns and slices, (V, 3) each."""
+    """First slice of each volume, (V,); numbers and sizes of voxels along rows, columns and slices, (V, 3) each."""
     lengths = geometry.volumes.bincount(minlength=len(geometry.cases))
     sizes = torch.tensor([[*geometry.size, length] for length in lengths.tolist()])
     return lengths.cumsum(0) - lengths, sizes, geometry.affines[:, :3, :3].norm(dim=1)
@@ -288,9 +290,9 @@ def _table(
     cell: float,
     device: torch.device | str,
 ) -> Tensor:
-    """(N, h, w, K, 3) int16: the points of each slice's knots in its volume's partners, see `_in_units`.
+    """(N, h, w, K, 3) int16: the points in the partners for the knots of each slice, see `_in_units`.
 
-    Each process does its share of the pairs; ``device`` is where their sum is made.
+    Each process handles its share of the pairs; they are summed on ``device``.
     """
     first, sizes, spacing = _layout(geometry)
     plane = spacing[:, :2].amax(dim=0).tolist()
@@ -306,15 +308,15 @@ def _table(
         transform = between(geometry.cases[fixed], geometry.cases[moving])
         points = transform(_moved(knots, geometry.affines[fixed]))  # (l, h, w, 3), of all slices at once
         voxels = _moved(points, torch.linalg.inv(geometry.affines[moving]))
-        mm = (voxels - (sizes[moving] - 1) / 2) * spacing[moving]  # along the partner's axes, from its middle
+        mm = (voxels - (sizes[moving] - 1) / 2) * spacing[moving]  # along the axes of the partner, from its center
         table[start : start + length, :, :, place] = _in_units(_between_knots(mm, length))
     if process_count() > 1:
-        table = idist.all_reduce(table.to(device).int())  # NCCL and Gloo sum no 16 bits
+        table = idist.all_reduce(table.to(device).int())  # NCCL and Gloo do not sum 16-bit integers
     return table.short()
 
 
 def _knots(start: float, end: float, spacing: float, cell: float) -> Tensor:
-    """Voxels from one end to the other, so that nothing is extrapolated, about ``cell`` mm apart, a voxel at least."""
+    """Voxel coordinates of the knots along an axis, at both ends and about ``cell`` mm apart, at least one voxel."""
     count = max(1, round((end - start) * spacing / max(cell, spacing)))
     return torch.linspace(start, end, count + 1, dtype=torch.float64)
 

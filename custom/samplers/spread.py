@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of slices that spread over patients and over positions."""
+"""Batches of slices that are spread over patients and positions."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class SpreadBatchSampler(Sampler[list[int]]):
     (Slices beyond ``len(self) * batch_size`` are left out of an epoch; the shuffle changes which.)
 
     Batches depend on the seed and the epoch alone. With several processes every one computes the same global batch
-    and takes its own part of it.
+    and takes a part of it.
 
     Args:
         positions: (N,) position of each slice.
         patients: (N,) number of each slice's patient.
         batch_size: slices in the global batch.
-        seed: of the shuffle.
+        seed: of the random order.
         spread: False draws plain random batches, for comparison.
         rank: number of this process.
         world: number of processes.
 
     Raises:
-        SettingError: when there are fewer slices than the batch holds, or the batch does not divide by the processes.
+        SettingError: there are fewer slices than a batch has, or ``batch_size`` is not a multiple of ``world``.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class SpreadBatchSampler(Sampler[list[int]]):
         self.order = positions.argsort(stable=True)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the shuffle; call it before iterating."""
+        """Choose the random order of an epoch; call it before iterating."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class SpreadBatchSampler(Sampler[list[int]]):
             yield batch[self.rank * share : (self.rank + 1) * share]
 
     def global_batches(self) -> list[list[int]]:
-        """The batches of the whole epoch, (len(self), batch_size) numbers of slices."""
+        """Numbers of the slices in all batches of the epoch, (len(self), batch_size)."""
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         if not self.spread:
             shuffled = torch.randperm(len(self.patients), generator=generator)
@@ -91,7 +91,7 @@ class SpreadBatchSampler(Sampler[list[int]]):
         for _ in range(len(self)):
             batch: list[int] = []
             held: set[int] = set()
-            # strata in random order: a fixed one would leave the last ones the poorest choice of patients
+            # in random order; in a fixed one the last strata would always have the fewest patients to choose from
             for number in torch.randperm(self.batch_size, generator=generator).tolist():
                 stratum = strata[number]
                 choice = next((i for i, s in enumerate(stratum) if self.patients[s] not in held), 0)

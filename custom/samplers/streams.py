@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of a few labeled slices and some unlabeled ones."""
+"""Batches of labeled and unlabeled slices."""
 
 from __future__ import annotations
 
@@ -15,22 +15,28 @@ from custom.utils.errors import SettingError
 
 __all__ = ["TwoStreamBatchSampler", "check_streams"]
 
+STREAM_SEEDS = (0, 1, 500_000)  # labeled, unlabeled, warped: streams of equal length have different orders
+
 
 def check_streams(
-    batch_size: int, labeled_per_batch: int, unlabeled: int, labeled_only: bool = False, world: int | None = None
+    batch_size: int,
+    labeled_per_batch: int,
+    unlabeled: int,
+    labeled_only: bool = False,
+    world: int | None = None,
 ) -> None:
-    """Check what a batch is to hold before the work begins.
+    """Check the composition of batches before the training begins.
 
     Args:
         batch_size: see :class:`TwoStreamBatchSampler`.
         labeled_per_batch: see :class:`TwoStreamBatchSampler`.
-        unlabeled: how many unlabeled volumes there are.
+        unlabeled: number of unlabeled volumes.
         labeled_only: whether batches have no unlabeled slices.
-        world: number of processes; None for those that there are.
+        world: number of processes; None for that of this run.
 
     Raises:
-        SettingError: no batch has so many labeled slices; there is no place for unlabeled ones, or there are none;
-            or either kind cannot be shared equally by the processes.
+        SettingError: a batch has fewer slices than ``labeled_per_batch``, or no unlabeled slice; there are no unlabeled
+            volumes; or the processes cannot share either kind equally.
     """
     _check_batch(batch_size, labeled_per_batch, process_count() if world is None else world)
     if labeled_only:
@@ -49,24 +55,26 @@ def check_streams(
 
 
 class TwoStreamBatchSampler(Sampler[list[int]]):
-    """Each batch has so many labeled slices, which come first, and so many unlabeled ones.
+    """Draw batches with fixed numbers of labeled slices, which come first, and of unlabeled ones.
 
-    Each stream goes through all of its slices in random order before it begins again, also from one epoch to the next,
-    however different their numbers are. Batches depend on the seed and the epoch alone; with several processes each
-    takes its part of both streams.
+    Each stream passes through all of its slices in random order before it starts again, across epochs as well. Batches
+    depend only on the seed and the epoch. With several processes each one takes its part of both streams.
 
     Args:
-        labeled: (N,) bool, which slices of the data set are.
+        labeled: (N,) bool, which slices of the data set are labeled.
         batch_size: slices in the global batch.
-        labeled_per_batch: how many of them are labeled; the others are not.
-        batches: an epoch's.
-        seed: of the order.
-        labeled_only: whether batches have the labeled slices alone.
+        labeled_per_batch: number of labeled slices in the global batch.
+        warped: (N,) bool, which of the labeled slices registration warped onto unlabeled volumes; None for none.
+        warped_share: fraction of these among the labeled slices of a batch, if there are any. They come after those of
+            the labeled volumes themselves, of which there is at least one.
+        batches: number of batches in an epoch.
+        seed: of the random order.
+        labeled_only: whether batches have labeled slices only.
         rank: number of this process.
         world: number of processes.
 
     Raises:
-        SettingError: numbers that do not fit each other, or no slices in a stream that is asked for.
+        SettingError: the numbers do not fit together, or a stream that is needed has no slices.
     """
 
     def __init__(
@@ -79,13 +87,17 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         labeled_only: bool = False,
         rank: int = 0,
         world: int = 1,
+        warped: Tensor | None = None,
+        warped_share: float = 0.0,
     ) -> None:
         _check_batch(batch_size, labeled_per_batch, world)
-        shares = (labeled_per_batch, 0 if labeled_only else batch_size - labeled_per_batch)
+        warped = torch.zeros_like(labeled) if warped is None else warped & labeled
+        warps = min(round(warped_share * labeled_per_batch), labeled_per_batch - 1) if warped.any() else 0
+        shares = (labeled_per_batch - warps, 0 if labeled_only else batch_size - labeled_per_batch, warps)
         if batches < 1:
             raise SettingError(f"iterations_per_epoch: {batches}; an epoch has at least 1 batch.")
-        self.streams = [kind.nonzero()[:, 0] for kind in (labeled, ~labeled)]
-        for share, stream, name in zip(shares, self.streams, ("labeled", "unlabeled"), strict=True):
+        self.streams = [kind.nonzero()[:, 0] for kind in (labeled & ~warped, ~labeled, warped)]
+        for share, stream, name in zip(shares[:2], self.streams[:2], ("labeled", "unlabeled"), strict=True):
             if share and not len(stream):
                 raise SettingError(
                     f"batch_size: each batch is to have {share} {name} slices, but there are none; "
@@ -95,30 +107,33 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; call it before iterating."""
+        """Choose the random order of an epoch; call it before iterating."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        parts = []
-        for kind, (share, stream) in enumerate(zip(self.shares, self.streams, strict=True)):
-            chosen = self._drawn(kind, share * self.batches).view(self.batches, share) if share else stream[None, :0]
-            mine = share // self.world
-            parts.append(chosen[:, self.rank * mine : (self.rank + 1) * mine].expand(self.batches, -1))
+        known, unlabeled, warped = (
+            self._drawn(kind, share * self.batches).view(self.batches, share)
+            if share
+            else torch.empty(self.batches, 0, dtype=torch.long)
+            for kind, share in enumerate(self.shares)
+        )
+        # a process has its part of the labeled and of the unlabeled slices, whichever of the labeled ones are warped
+        parts = [part.tensor_split(self.world, dim=1)[self.rank] for part in (torch.cat([known, warped], 1), unlabeled)]
         yield from torch.cat(parts, dim=1).tolist()
 
     def _drawn(self, kind: int, count: int) -> Tensor:
-        """(count,) slices of this epoch: the stream goes on where the epoch before, of as many, has ended."""
+        """The ``count`` slices of this epoch; the stream continues where the previous epoch ended."""
         stream, begin = self.streams[kind], max(self.epoch - 1, 0) * count
         first, last = begin // len(stream), (begin + count - 1) // len(stream)
         order = torch.cat([stream[self._order(kind, number)] for number in range(first, last + 1)])
         return order[begin - first * len(stream) :][:count]
 
     def _order(self, kind: int, number: int) -> Tensor:
-        """Of the slices of a stream, when it goes through them for this time."""
-        seed = (self.seed * 1_000_003 + 2 * number + kind) % 2**63
+        """Random order of the slices of a stream in one of its passes."""
+        seed = (self.seed * 1_000_003 + 2 * number + STREAM_SEEDS[kind]) % 2**63
         return torch.randperm(len(self.streams[kind]), generator=torch.Generator().manual_seed(seed))
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""One progress bar, however many processes work."""
+"""Progress bar of the first process."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from custom.utils.distributed import process_rank
 
 __all__ = ["progress_bar"]
 
-LOG_INTERVAL = 30  # seconds until the bar is renewed where there is no terminal
+LOG_INTERVAL = 30  # seconds between two lines of the bar in a log, where there is no terminal
 
 
 def progress_bar(items: Sequence[Any], description: str, unit: str) -> tqdm:
-    """Go through items with a bar, which the first process shows: on a terminal, and now and then in a log.
+    """Iterate over items with a progress bar, which only the first process shows.
 
     Args:
-        items: what the work is done on.
+        items: to iterate over.
         description: text before the bar.
-        unit: of the items.
+        unit: name of an item.
     """
     others = process_rank() > 0
     interval = 0.1 if sys.stderr.isatty() else LOG_INTERVAL

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What decides the result of an object, in plain values that are the same in every process."""
+"""Descriptions of objects by all that determines their results, as plain values for comparing two runs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch import nn
 
 __all__ = ["describe", "flat", "parameters"]
 
-LONGEST = 250  # of a value that MLflow takes
+LONGEST = 250  # characters of a value that MLflow accepts
 
 
 def describe(value: Any) -> Any:
-    """Describe a value by its class and its attributes.
+    """Describe an object by its class and its attributes.
 
-    An object with a ``digest`` is described by that; a module by its public attributes, without parameters; an
-    optimizer by its defaults and groups. Arrays and tensors are described by a hash of their content.
+    An object with a ``digest`` is described by the digest, a module by its public attributes without parameters, an
+    optimizer by its defaults and parameter groups, and an array or tensor by a hash of its content.
 
     Args:
         value: of plain types, or an object such as a transform, a loss, a sampler or an optimizer.
@@ -33,9 +33,9 @@ def describe(value: Any) -> Any:
         Strings, numbers, booleans, None, and lists and dictionaries of them.
 
     Raises:
-        TypeError: an object without attributes of which nothing is known.
+        TypeError: an object of an unknown type without attributes.
     """
-    if isinstance(value, Enum):  # MONAI's are texts, too
+    if isinstance(value, Enum):  # those of MONAI are strings as well
         return f"{type(value).__qualname__}.{value.name}"
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
@@ -51,7 +51,7 @@ def describe(value: Any) -> Any:
         array = np.ascontiguousarray(torch.as_tensor(value).cpu().numpy())
         return f"{array.dtype}{array.shape} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
     if isinstance(value, np.random.RandomState):
-        return None  # what is described does not draw
+        return None  # its state changes with each draw
     name = f"{type(value).__module__}.{type(value).__qualname__}"
     if hasattr(value, "digest"):
         return [name, value.digest]
@@ -69,7 +69,7 @@ def describe(value: Any) -> Any:
 
 
 def flat(description: Any, name: str = "") -> dict[str, Any]:
-    """A description as one level, each value under its path: {"trainer.weights.supervised": 1.0}."""
+    """Flatten a description to one level: {"trainer.weights.supervised": 1.0}."""
     if not isinstance(description, Mapping):
         return {name: description}
     found = {}
@@ -79,7 +79,7 @@ def flat(description: Any, name: str = "") -> dict[str, Any]:
 
 
 def parameters(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of a run as MLflow takes them: one level, and texts that are not too long."""
+    """Parameters of a run for MLflow: a flat dictionary whose long values are cut."""
     return {
         name: value if len(str(value)) <= LONGEST else str(value)[:LONGEST]
         for name, value in flat(describe(settings)).items()

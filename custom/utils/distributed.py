@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes, as `torchrun` starts them; the collectives are those of ``ignite.distributed``."""
+"""Processes started by ``torchrun``, and collectives on ``ignite.distributed``."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ __all__ = [
     "release_others",
     "start_processes",
     "stop_processes",
+    "sum_over_processes",
 ]
 
 
 def start_processes() -> None:
-    """Join the processes that `torchrun` started: NCCL where there are GPUs, Gloo elsewhere; once in a program.
+    """Join the processes that ``torchrun`` started, with NCCL on GPUs and Gloo elsewhere.
 
-    What they all print is printed by the first one alone, errors by each.
+    Further calls do nothing. Only the first process prints to standard output; each prints its errors.
 
     Raises:
-        SettingError: when this process was not started by `torchrun`.
+        SettingError: ``torchrun`` did not start this process.
     """
     if "LOCAL_RANK" not in os.environ:
         raise SettingError(
@@ -47,19 +48,19 @@ def start_processes() -> None:
             "leave the multi_gpu file out to use one process."
         )
     if idist.backend() is None:
-        os.environ.pop("SLURM_JOB_ID", None)  # or idist would number the tasks of SLURM, not torchrun's processes
+        os.environ.pop("SLURM_JOB_ID", None)  # with it idist would use the ranks of SLURM instead of those of torchrun
         idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(_leave)
-        if process_rank() > 0:  # the file: logging has hold of sys.stdout already
+        if process_rank() > 0:  # the file descriptor, since logging already holds sys.stdout
             sys.stdout.flush()
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def stop_processes() -> None:
-    """Wait for the other processes; they part when their programs end.
+    """Wait for the other processes; the process group is left when the program ends.
 
-    Not at once: a ``DistributedDataParallel`` that outlives its group ends Gloo's threads with Python's lock held, for
-    which they may be waiting. By the end of the program the workflow has let go of its network.
+    It is not left at once, because a ``DistributedDataParallel`` that outlives its group stops Gloo's threads while
+    holding Python's lock, for which they may be waiting. By the end of the program the network has been released.
     """
     idist.barrier()
     global _stopped
@@ -71,53 +72,53 @@ _held: dist.ProcessGroup | None = None
 
 
 def hold_others() -> None:
-    """Hold the other processes here until the first one comes to :func:`release_others`, days later if need be.
+    """Make the other processes wait until the first one calls :func:`release_others`.
 
-    In between it does alone what takes long and leaves files, such as registration; the others then find them. They
-    wait in a group of its own, since a collective of the usual one gives up after 10 to 30 minutes.
+    Meanwhile the first process does long work whose result is files, such as registration. The others wait in a
+    separate process group, because collectives of the default group time out after 10 to 30 minutes.
     """
     global _held
     _held = idist.new_group(list(range(process_count())), backend="gloo", timeout=timedelta(weeks=8))
     if process_rank() > 0:
-        dist.barrier(_held)  # that of idist takes no group
+        dist.barrier(_held)  # the barrier of idist has no group argument
 
 
 def release_others() -> None:
-    """Let the processes go on that wait in :func:`hold_others`."""
+    """Release the processes that wait in :func:`hold_others`."""
     if process_rank() == 0:
         dist.barrier(_held)
 
 
 def _leave() -> None:
-    if _stopped:  # after an error others may be in the middle of something
-        gc.collect()  # engines and handlers refer to each other
+    if _stopped:  # after an error the others may be inside a collective
+        gc.collect()  # engines and handlers form reference cycles
         idist.finalize()
 
 
 def process_device() -> torch.device:
-    """The GPU of this process, or the CPU, before :func:`start_processes` too."""
+    """The GPU of this process, or the CPU; it is known before :func:`start_processes`."""
     return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
 
 
 def process_rank() -> int:
-    """Number of this process among those of ``torchrun``, 0 without it."""
+    """Rank of this process; 0 without ``torchrun``."""
     return idist.get_rank()
 
 
 def process_count() -> int:
-    """How many processes ``torchrun`` started, 1 without it."""
+    """Number of processes; 1 without ``torchrun``."""
     return idist.get_world_size()
 
 
 def process_share(cases: list, key: str) -> list:
-    """This process's part of a list of cases.
+    """The part of a list of cases that this process handles.
 
     Args:
-        cases: those of all processes; may be empty.
+        cases: of all processes; may be empty.
         key: of the section, for messages.
 
     Raises:
-        SettingError: when there are cases, but fewer than processes.
+        SettingError: there are cases, but fewer than processes.
     """
     if cases and len(cases) < process_count():
         raise SettingError(
@@ -127,13 +128,13 @@ def process_share(cases: list, key: str) -> list:
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace gradients by their mean over the processes; in one process they are left alone.
+    """Replace gradients by their mean over the processes.
 
-    For networks whose parts are also called outside of ``forward``, and by terms of a loss that come and go:
-    DistributedDataParallel has to see in ``forward`` which parameters will have gradients.
+    DistributedDataParallel must know in ``forward`` which parameters will have gradients. This function serves
+    networks whose parts are also called outside of ``forward``, and losses whose terms vary between iterations.
 
     Args:
-        parameters: after ``backward``, which gave gradients to the same ones in each process.
+        parameters: after ``backward``; the same ones must have gradients in each process.
     """
     if process_count() == 1:
         return
@@ -144,18 +145,30 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """Sum the tensors of all processes, without gradients.
+
+    Args:
+        tensor: of the same shape and type in each process; it may be modified.
+
+    Returns:
+        The sum, on the device of the process group; ``tensor`` itself in a single process.
+    """
+    return tensor if process_count() == 1 else idist.all_reduce(tensor)
+
+
 def gather_embeddings(tensor: Tensor) -> Tensor:
     """Concatenate the tensors of all processes in the order of their ranks, with gradients.
 
-    For losses that compare all pairs of a batch. Every process must go on to compute the same loss from the result.
-    DistributedDataParallel's mean over the processes then gives the gradients of one process on the whole batch, for
+    For losses that compare all pairs of a batch. Every process must compute the same loss from the result. The mean of
+    DistributedDataParallel over the processes then equals the gradients of one process on the whole batch, both for
     parameters before the gathering (the network) and after it (the ordinal axis).
 
     Args:
         tensor: (n, ...), of any type, the same shape and type in each process.
 
     Returns:
-        (processes * n, ...); ``tensor`` itself in one process.
+        (processes * n, ...); ``tensor`` itself in a single process.
     """
     return tensor if process_count() == 1 else _Gather.apply(tensor)
 
@@ -167,5 +180,5 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # The true gradient is the sum over the processes' losses. They are equal, so it needs no communication.
+        # The gradient is the sum over the losses of all processes. These are equal, so no communication is needed.
         return grad.chunk(process_count())[process_rank()] * process_count()

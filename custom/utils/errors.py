@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that whoever started the run can mend."""
+"""Errors that the user can correct, and what an interrupted run has kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _kept: dict[str, str] = {}
 
 
 class UserError(Exception):
-    """What all errors have in common whose message alone says what was found and what to do."""
+    """Base class of errors whose message alone tells the user what was found and what to do."""
 
 
 class SettingError(UserError, ValueError):
@@ -19,22 +19,22 @@ class SettingError(UserError, ValueError):
 
 
 def user_error(error: BaseException | None) -> UserError | None:
-    """The first user error among an error and those that led to it, as a traceback shows them; None without one."""
+    """The first user error in the chain of an error and its causes, as a traceback shows it; None if there is none."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return error
 
 
 def keeps(key: str, sentence: str) -> None:
-    """Note what a run that is interrupted has kept, and how to go on.
+    """Record what is kept if the run is interrupted, and how to continue.
 
     Args:
-        key: a later sentence of the same key takes the place of this one.
+        key: a later sentence with the same key replaces this one.
         sentence: shown when the run is interrupted.
     """
     _kept[key] = sentence
 
 
 def kept() -> list[str]:
-    """The sentences of :func:`keeps`, in the order of their keys' first ones."""
+    """The sentences given to :func:`keeps`, in the order in which their keys were first used."""
     return list(_kept.values())

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are whole or not there."""
+"""Atomic writing of files, locks, and CSV tables."""
 
 from __future__ import annotations
 
@@ -33,32 +33,32 @@ ABANDONED = 3600  # seconds without a write
 
 
 class FileError(UserError, OSError):
-    """A file cannot be written; the message names it, says why and what to do."""
+    """A file cannot be written; the message names it, the cause and the remedy."""
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Write a file under a temporary name beside it and rename it when the block ends without an error.
+    """Write a file under a temporary name in the same folder and rename it if the block ends without an error.
 
-    Then temporary files of the same name that killed processes have left are removed.
+    Temporary files that killed processes left for the same name are removed afterwards.
 
     Args:
-        path: the final name; its folder is made.
+        path: the final name; its folder is created.
 
     Yields:
-        The temporary name to write to; it keeps the final name's ending, which some writers read the format from.
+        The temporary name to write to. It keeps the ending of the final name, from which some writers take the format.
 
     Raises:
         FileError: the disk is full, or the folder cannot be written to.
     """
     path = Path(path)
-    # the host's name: several machines may share the folder
+    # with the host name, since several machines may share the folder
     temporary = path.with_name(f".{socket.gethostname()}.{os.getpid()}.partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as written:
-            os.fsync(written.fileno())  # some disks say only now that they are full
+            os.fsync(written.fileno())  # some file systems report only now that the disk is full
         os.replace(temporary, path)
         _remove_abandoned(path)
     except Exception as error:
@@ -77,13 +77,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def _no_room(error: BaseException | None, folder: Path) -> str | None:
-    """Why a folder takes no more, if that is what an error or what led to it comes from."""
+    """Why a folder cannot be written to, if that caused an error; None otherwise."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return os.strerror(error.errno)
-        # torch's writer says no more than that it failed
+        # the writer of torch gives no reason
         if isinstance(error, RuntimeError) and re.search("iostream error|PytorchStreamWriter|write failed", str(error)):
-            return f"No space left on device, as it seems: {shutil.disk_usage(folder).free} bytes are free"
+            return f"probably no space left on the device: {shutil.disk_usage(folder).free} bytes are free"
         error = error.__cause__ or error.__context__
     return None
 
@@ -92,11 +92,11 @@ _locks: dict[str, Any] = {}
 
 
 def lock(path: str | Path, key: str) -> None:
-    """Keep other processes from writing a file until this one ends, however it ends.
+    """Keep other processes from writing a file until this process ends.
 
     Args:
-        path: of the file; the lock is a hidden file beside it.
-        key: of the config that names its folder, for messages.
+        path: of the file; the lock is a hidden file in the same folder.
+        key: of the config that sets the folder, for messages.
 
     Raises:
         SettingError: another process has the lock.
@@ -121,7 +121,8 @@ def lock(path: str | Path, key: str) -> None:
     except OSError:  # a file system without locks
         file.close()
         return
-    if not name.exists() or not os.path.samestat(os.stat(name), os.fstat(file.fileno())):  # just removed by its holder
+    # its holder has just removed it
+    if not name.exists() or not os.path.samestat(os.stat(name), os.fstat(file.fileno())):
         file.close()
         lock(path, key)
         return
@@ -130,7 +131,7 @@ def lock(path: str | Path, key: str) -> None:
 
 
 def unlock(path: str | Path) -> None:
-    """Give a file back that :func:`lock` keeps; nothing where it does not."""
+    """Release the lock of a file, if this process holds it."""
     path = Path(os.path.abspath(path))
     if (file := _locks.pop(str(path), None)) is not None:
         path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
@@ -138,28 +139,29 @@ def unlock(path: str | Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove old temporary files of a file just written; by age, since their processes may be on other machines."""
+    """Remove old temporary files of a file. Their age decides, since their processes may run on other machines."""
     temporary = re.compile(rf"\..+\.\d+\.partial-{re.escape(path.name)}")
     for file in path.parent.glob(".*.partial-*"):
-        with suppress(OSError):  # another process was first, or it is another user's
-            # both times are the file server's: its clock may differ from this machine's
+        with suppress(OSError):  # another process has removed it, or it belongs to another user
+            # both times come from the file server, whose clock may differ from that of this machine
             if temporary.fullmatch(file.name) and path.stat().st_mtime - file.stat().st_mtime > ABANDONED:
                 file.unlink()
 
 
 def save_atomically(content: Any, path: str | Path) -> None:
-    """``torch.save`` that a killed process cannot leave half done."""
+    """``torch.save`` that leaves no incomplete file if the process is killed."""
     with replacing(path) as temporary:
         torch.save(content, temporary)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows with the columns of the first one; floats get six digits, and "nan" where they are undefined.
+    """Write rows as a CSV table with the columns of the first row.
 
-    A text that a spreadsheet would take for a formula, since it begins with =, +, - or @, gets a ' before it.
+    Floats have six significant digits, and "nan" where they are undefined. A text that a spreadsheet would take for a
+    formula, since it begins with =, +, - or @, gets a ' before it.
 
     Args:
-        path: of the file, which is whole or not there.
+        path: of the file, which is replaced in one step.
         rows: at least one, all with the same keys.
     """
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -176,10 +178,10 @@ def _cell(value: Any) -> Any:
 
 
 def read_csv(lines: Iterable[str]) -> Iterator[dict[str, str]]:
-    """The rows that :func:`write_csv` wrote.
+    """Read the rows that :func:`write_csv` wrote.
 
     Args:
-        lines: of the file, opened with ``newline=""``.
+        lines: of a file opened with ``newline=""``.
     """
     for row in csv.DictReader(lines):
         yield {k: v[1:] if v and v[0] == "'" and v[1:].startswith(FORMULA) else v for k, v in row.items()}

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""JSON, lists and tables that somebody may have written by hand: read, or refused with the file and what is wrong."""
+"""Reading of text, JSON and CSV files that may have been written by hand, with messages that name file and mistake."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def read_json(
 
     Args:
         path: of the file, in UTF-8.
-        key: of the config that names it, for messages.
-        kind: ``dict`` or ``list``, what the file holds.
-        error: raised for what is wrong.
-        remedy: last words of the message.
+        key: of the config that gives the path, for messages.
+        kind: ``dict`` or ``list``, the expected content.
+        error: class of the errors.
+        remedy: end of the messages.
 
     Raises:
-        UserError: of the class given, when the file is missing, in another encoding, no JSON, nested too deeply,
-            names a key twice, or holds something of another kind.
+        UserError: of class ``error``, if the file is missing, is not in UTF-8 or not JSON, is nested too deeply,
+            repeats a key, or holds content of another kind.
     """
     text = read_text(path, key, error, remedy)
     try:
@@ -68,13 +68,17 @@ def read_text(path: str | Path, key: str, error: type[UserError] = SettingError,
 
 
 def read_table(
-    path: str | Path, key: str, columns: Iterable[str], error: type[UserError] = SettingError, remedy: str = "mend it"
+    path: str | Path,
+    key: str,
+    columns: Iterable[str] = (),
+    error: type[UserError] = SettingError,
+    remedy: str = "mend it",
 ) -> list[dict[str, str]]:
     """Read a CSV file that :func:`~custom.utils.files.write_csv` wrote.
 
     Args:
         path, key, error, remedy: as for :func:`read_json`.
-        columns: that it must have; a row must have all of them.
+        columns: that it must have.
 
     Raises:
         UserError: of the class given, also where a column is missing, or a row is cut short.
@@ -84,7 +88,7 @@ def read_table(
     except csv.Error as found:
         raise error(f"{key}: {path} is no CSV table ({found}); {remedy}.") from found
     for number, row in enumerate(rows, start=1):
-        if missing := [name for name in columns if row.get(name) is None]:
+        if missing := [name for name in dict.fromkeys([*columns, *row]) if row.get(name) is None]:
             raise error(f"{key}: {path} has no {', '.join(missing)} in row {number}; {remedy}.")
     return rows
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What each setting may be: a JSON schema a key, whose description says it in words.
+"""Types and ranges of the settings, as one JSON schema for each key.
 
-A setting that is not here is not checked. To add one, add its key to :data:`SETTINGS`.
+A setting without a schema is not checked. The description of a schema is the text of messages and of the settings page.
 """
 
 from __future__ import annotations
@@ -60,11 +60,15 @@ NAME = {"type": "string", "pattern": r"\S"}
 WHOLE = {"type": "integer", "minimum": 0}
 SIZE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1000}
 ANGLE = {"type": "number", "minimum": -180, "maximum": 180}
+PIXELS = listed(
+    {"type": "integer", "minimum": 8, "maximum": 8192}, "a height and a width in pixels, such as [192,192]", 2, 2
+)
 SETTINGS: dict[str, dict[str, Any]] = {
     "max_epochs": whole(1),
     "iterations_per_epoch": whole(1),
     "batch_size": whole(1),
     "labeled_per_batch": whole(1),
+    "warped_share": share(),
     "val_interval": whole(1),
     "warmup_epochs": whole(0),
     "rounds": whole(1),
@@ -82,9 +86,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "weight_decay": share(),
     "spacing": above_zero(100, " mm"),
     "header_spacing": or_null(listed(SIZE, "three voxel sizes in mm, such as [1.5,1.5,8]", 3, 3)),
-    "slice_size": listed(
-        {"type": "integer", "minimum": 8, "maximum": 8192}, "a height and a width in pixels, such as [192,192]", 2, 2
-    ),
+    "slice_size": PIXELS,
+    "crop_size": or_null(PIXELS),
     "slice_direction": listed({"type": "number"}, "a direction in RAS, such as [0,0,1]", 3, 3),
     "features": listed({"type": "integer", "minimum": 1}, "six whole numbers from 1 on", 6, 6),
     "transformer_features": whole(1),
@@ -145,7 +148,7 @@ def _is_number(_: Any, value: Any) -> bool:
 
 
 def _is_integer(_: Any, value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)  # 1.0 epochs are no count
+    return isinstance(value, int) and not isinstance(value, bool)  # a float such as 1.0 is not accepted as a count
 
 
 _types = Draft7Validator.TYPE_CHECKER.redefine_many(
@@ -159,13 +162,13 @@ _Validator = extend(Draft7Validator, type_checker=_types)
 
 
 def check_settings(values: Mapping[str, Any]) -> None:
-    """Check values by type and range; what the parser evaluates is left to it.
+    """Check the types and ranges of settings; expressions and components are left to the parser.
 
     Args:
-        values: setting to value; of a part of the config such as "train#trainer#max_epochs" the last name counts.
+        values: setting to value; for a nested key such as "train#trainer#max_epochs" the last name counts.
 
     Raises:
-        SettingError: with a line for each that cannot be.
+        SettingError: with a line for each value that is not allowed.
     """
     problems = []
     for key, value in values.items():
@@ -183,7 +186,7 @@ def check_settings(values: Mapping[str, Any]) -> None:
 
 
 def _is_computed(value: Any) -> bool:
-    """Whether the parser evaluates it: an expression, a reference or a component."""
+    """Whether the parser evaluates a value: an expression, a reference or a component."""
     if isinstance(value, Mapping):
         return "_target_" in value
     return isinstance(value, str) and value.startswith(("$", "@", "%"))

@@ -70,8 +70,20 @@ def test_the_next_data_set_costs_a_file(sources):
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     assert metadata["name"] == "cctr_eight_organs"
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["8"] == "stomach"
-    quick = {"iterations": [5, 5], "spacing": 6.0, "scales": [1.0], "turns": [0.0], "candidates": 1}
-    registration = {"settings": quick, "retries": [], "workers": 0, "figure_count": 0, "limits#inverse_mm": None}
+    quick = {
+        "deformable_iterations": [5, 5],
+        "spacing_mm": 6.0,
+        "scales": [1.0],
+        "rotations_deg": [0.0],
+        "candidates": 1,
+    }
+    registration = {
+        "settings": quick,
+        "retries": [],
+        "workers": 0,
+        "figure_count": 0,
+        "limits#max_inverse_error_mm": None,
+    }
     training = {"max_epochs": 1, "iterations_per_epoch": 2, "registration_settings": registration}
     settings |= {"bundle_root": str(bundle)}
     run("training", ["train.json"], configs=bundle / "configs", **settings, **training)

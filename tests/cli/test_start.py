@@ -20,12 +20,14 @@ from custom.utils import errors
 MESSAGE = "dataset_dir: the folder /nowhere does not exist (from {}); give --dataset_dir an existing one."
 
 
-def test_a_failed_run_says_our_message_alone():
-    done = start("training", ["train.json"], dataset_dir="/nowhere")
+def test_a_failed_run_says_our_message_alone(tmp_path):
+    done = start("training", ["train.json"], dataset_dir="/nowhere", output_dir=tmp_path)
+    (line,) = (tmp_path / "log.txt").read_text().splitlines()
+    assert line.endswith(f" ERROR {MESSAGE.format(ROOT)}")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == MESSAGE.format(ROOT)
     assert "Traceback" not in done.stdout
-    done = start("training", ["train.json"], dataset_dir="/nowhere", debug=True)
+    done = start("training", ["train.json"], dataset_dir="/nowhere", output_dir=tmp_path, debug=True)
     *before, empty, last = done.stdout.splitlines()
     assert (empty, last) == ("", MESSAGE.format(ROOT))
     assert f"custom.data.cases.DataError: {last}" in before  # nothing of the traceback is hidden
@@ -39,10 +41,10 @@ def test_ctrl_c_says_what_is_kept(monkeypatch, capsys):
     print_message_last.__wrapped__()
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert "nothing was written yet" in capsys.readouterr().err
-    errors.keeps("a", "a.pt holds epoch 1, --resume true goes on after it")
-    errors.keeps("a", "a.pt holds epoch 2, --resume true goes on after it")
+    errors.keeps("a", "a.pt holds epoch 1, --resume true continues after it")
+    errors.keeps("a", "a.pt holds epoch 2, --resume true continues after it")
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert capsys.readouterr().err == "\nStopped by Ctrl-C: a.pt holds epoch 2, --resume true goes on after it.\n"
+    assert capsys.readouterr().err == "\nStopped by Ctrl-C: a.pt holds epoch 2, --resume true continues after it.\n"
 
 
 def test_other_errors_and_other_programs_keep_their_tracebacks():
@@ -71,6 +73,7 @@ def test_every_config_starts_the_run_when_it_is_initialized():
             ours, start_run = config["initialize"][:2]
             assert ours.startswith("$hasattr(custom, 'bundle_root') or exit(")
             assert start_run == "$custom.cli.start_run()"
+            assert config["initialize"][2] == "$custom.cli.start_log(@output_dir)"
 
 
 @pytest.mark.parametrize("file", ["custom.py", "custom/__init__.py"])

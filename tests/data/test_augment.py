@@ -93,3 +93,34 @@ def test_one_draw_decides_together():
     assert torch.equal(turned, bent) and 0.45 < turned.float().mean() < 0.55
     apart = SpatialAugment(2.0, mirror=0.0, probability=0.5).draw(2000, 16, 16, torch.Generator().manual_seed(0))
     assert not torch.equal((apart["matrix"] != torch.eye(2)).flatten(1).any(1), apart["noise"].flatten(1).any(1))
+
+
+def test_crops_lie_near_their_centers_within_the_slice():
+    augment = still(crop=(8, 12), shift=4.0)  # 2 pixels
+    centers = torch.tensor([[0.0, 0.0], [5.0, -3.0], [40.0, 40.0], [torch.nan, torch.nan]]).repeat_interleave(
+        200, dim=0
+    )
+    drawn = augment.draw(len(centers), 32, 40, torch.Generator().manual_seed(0))
+    grid = augment.grid(32, 40, **drawn, centers=centers)
+    assert grid.shape == (800, 8, 12, 2)
+    middle = (grid.mean(dim=(1, 2)) * torch.tensor([20.0, 16.0])).unflatten(0, (4, 200))  # pixels from the slice's
+    for low, high, found in (
+        ((-2, -2), (2, 2), middle[0]),
+        ((3, -5), (7, -1), middle[1]),
+        ((14, 12), (14, 12), middle[2]),  # (40 - 12) / 2, (32 - 8) / 2: as far as the slice reaches
+        ((-14, -12), (14, 12), middle[3]),
+    ):
+        torch.testing.assert_close(found.amin(0), torch.tensor(low).float(), atol=0.5, rtol=0)
+        torch.testing.assert_close(found.amax(0), torch.tensor(high).float(), atol=0.5, rtol=0)
+
+
+def test_a_crop_shows_the_pixels_of_the_slice():
+    augment = still(crop=(4, 6), shift=0.0)
+    image = torch.arange(10 * 14, dtype=torch.float32).view(1, 1, 10, 14)
+    grid = augment.grid(10, 14, **augment.draw(1, 10, 14, torch.Generator()), centers=torch.tensor([[2.0, -1.0]]))
+    torch.testing.assert_close(augment.sample(image, grid), image[:, :, 2:6, 6:12])
+
+
+def test_a_crop_is_at_most_the_slice():
+    images = torch.rand(2, 1, 6, 5)
+    torch.testing.assert_close(still(crop=(8, 8))(images, None, torch.Generator()), images)

@@ -83,6 +83,25 @@ def test_cine_series_gives_the_slices_of_every_frame(cases):
             torch.testing.assert_close(dataset[3 * frame + k]["image"][0], expected[:, :, k, frame])
 
 
+def test_centers_are_the_middle_of_the_foreground_of_a_volume(tmp_path):
+    label = np.zeros((9, 7, 3), np.uint8)
+    label[1:4, 2, :2] = 2  # rows and columns of the oriented slice count from the other end
+    label[8, 6, 2] = UNKNOWN
+    image = write(tmp_path / "image.nii.gz", np.ones((9, 7, 3), np.float32))
+    nothing = write(tmp_path / "nothing.nii.gz", np.full((9, 7, 3), UNKNOWN, np.uint8))
+    cases = [
+        {"image": image, "label": write(tmp_path / "label.nii.gz", label)},
+        {"image": image, "label": nothing},
+        {"image": image},
+    ]
+    keys = ["image", "label"]
+    some = SliceDataset(cases, transform(keys))
+    rows, columns = (some[0]["label"][0] == 2).nonzero(as_tuple=True)
+    expected = [float(columns.float().mean()) - 3, float(rows.float().mean()) - 4]
+    assert some.centers[:3].tolist() == [expected] * 3
+    assert some.centers[3:].isnan().all() and some.centers.shape == (9, 2)
+
+
 def test_geometry_says_where_every_slice_lies(cases):
     geometry = SliceDataset(cases, transform()).geometry
     assert geometry.cases == ["a", "b", "c", "c"]  # two frames of a series
@@ -161,7 +180,7 @@ def test_images_wider_than_the_slices_are_mentioned_once(capsys):
     slices._tell_of_wider_images.cache_clear()
     for size in ([20, 24], [16, 24], [16, 24]):
         CenterSlicesd("image", size)({"image": torch.rand(1, 20, 20, 3), "case": "a"})
-    told = "slice_size: the central 16 x 24 pixels of each slice are looked at; there are images that reach beyond.\n"
+    told = "slice_size: the central 16 x 24 pixels of each slice are used; there are larger images.\n"
     assert capsys.readouterr().out == told
 
 
@@ -230,7 +249,7 @@ def test_the_preprocessing_of_each_bundle_is_cached(config, tmp_path):
         case["label"] = write(tmp_path / "b.nii.gz", (voxels > 450).astype(np.uint8), affine)
     parser = ConfigParser()
     parser.read_config(str(BUNDLES / config))
-    parser.update({"train#unlabeled": [], "bundle_root": "", "label_values": None})
+    parser.update({"train#unlabeled": [], "train#registrations": None, "bundle_root": "", "label_values": None})
     preprocessing = parser.get_parsed_content("train#preprocessing")
     plain = SliceDataset([case], preprocessing)
     cached = SliceDataset([case], preprocessing, memory_gib=0, cache_dir=str(tmp_path / "cache"))
@@ -240,6 +259,7 @@ def test_the_preprocessing_of_each_bundle_is_cached(config, tmp_path):
     preprocessing = parser.get_parsed_content("train#preprocessing", instantiate=True)
     assert _cache_key(case, preprocessing) == file.stem
     assert _cache_key({**case, "header_spacing": [1, 1, 5]}, preprocessing) != file.stem
+    assert _cache_key({**case, "warp": ["a.transform"]}, preprocessing) != file.stem
     parser["spacing"] = 3.0
     parser.parse(True)
     assert _cache_key(case, parser.get_parsed_content("train#preprocessing")) != file.stem

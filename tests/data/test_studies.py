@@ -49,7 +49,7 @@ def test_studies_without_a_label_are_the_unlabeled_cases(studies):
 def test_they_can_be_left_aside(studies, capsys):
     sections = study_sections(pairs(studies, "ab"), unlabeled=False)
     assert sections["unlabeled"] == [] and len(sections["pretraining"]) == 2
-    assert "training with the annotated ones alone" in capsys.readouterr().out
+    assert "training uses only the annotated ones" in capsys.readouterr().out
 
 
 def test_a_study_that_cannot_be_read_stops_nobody(studies, capsys):

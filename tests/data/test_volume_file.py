@@ -175,6 +175,15 @@ def test_a_segmentation_has_the_geometry_of_its_image_field_by_field(header, tmp
     np.testing.assert_allclose(*directions)
 
 
+def test_labels_keep_their_names_and_colors(tmp_path):
+    image = write(tmp_path / "a.nii.gz", s=AFFINE)
+    volume = LoadVolumed("image")({"image": image})["image"] * 0
+    SaveVolumed("pred", str(tmp_path / "out"), class_names=["right kidney", "liver"])({"pred": volume, "case": "b"})
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["b_seg.nii.gz", "labels.ctbl"]
+    _, *lines = (tmp_path / "out" / "labels.ctbl").read_text(encoding="utf-8").splitlines()
+    assert lines == ["0 background 0 0 0 0", "1 right_kidney 86 180 233 255", "2 liver 230 159 0 255"]
+
+
 def test_labels_within_rounding_of_an_integer_are_that_integer(tmp_path):
     label = nib.Nifti1Image((np.arange(np.prod(SHAPE)).reshape(SHAPE) % 3).astype(float), AFFINE)
     label.header.set_data_dtype(np.uint8)

@@ -24,7 +24,7 @@ from custom.utils.distributed import process_count, process_rank
 from custom.utils.errors import SettingError
 
 SIZE, CLASSES, LABELED, TOTAL = 32, 3, 4, 12
-OFF = {"supervised": 0.0, "cross_teaching": 0.0, "contrast": 0.0, "registration": 0.0}
+OFF = {"supervised": 0.0, "cross_teaching": 0.0, "contrast": 0.0, "propagation": 0.0}
 
 
 class Slices(Dataset):
@@ -59,7 +59,7 @@ def trainer(data: Dataset | None = None, epochs: int = 1, **more) -> CrossTeachi
     settings = {
         "weights": {**OFF, "supervised": 1.0},
         "teaching_loss": DiceLoss(to_onehot_y=True, softmax=True, batch=True),
-        "registration_loss": KnownDiceCELoss(),
+        "propagation_loss": KnownDiceCELoss(),
         "contrast_loss": PixelContrastLoss(anchors=50),
         "labeled_per_batch": 2,
         "optimizer": torch.optim.SGD(parameters, 0.0),
@@ -90,7 +90,7 @@ def test_the_terms_are_those_of_the_equations():
     data = Slices()
     data.labels[8] = UNKNOWN  # the last one of the batch, which has no part in the registration's term
     batch = batch_of(data)
-    made = trainer(data, weights={"supervised": 1.0, "cross_teaching": 0.3, "contrast": 0.0, "registration": 0.2})
+    made = trainer(data, weights={"supervised": 1.0, "cross_teaching": 0.3, "contrast": 0.0, "propagation": 0.2})
     a, b = (made.network.train()(batch["image"])[0], made.partner.train()(batch["image"])[0])
     label = batch["label"].long()
 
@@ -107,10 +107,10 @@ def test_the_terms_are_those_of_the_equations():
     teaching = sum(dice(x[unknown], t) for x, t in zip((a, b), lessons, strict=True))
     registered = sum(0.5 * (dice(x[2:3], label[2:3]) + cross_entropy(x[2:3], label[2:3])) for x in (a, b))
     found = one_step(made, batch)
-    assert set(found) == {"loss", "supervised", "cross_teaching", "registration"}
+    assert set(found) == {"loss", "supervised", "cross_teaching", "propagation"}
     assert found["supervised"] == pytest.approx(float(supervised), rel=1e-4)
     assert found["cross_teaching"] == pytest.approx(float(teaching), rel=1e-4)
-    assert found["registration"] == pytest.approx(float(registered), rel=1e-4)
+    assert found["propagation"] == pytest.approx(float(registered), rel=1e-4)
     assert found["loss"] == pytest.approx(float(supervised + 0.3 * teaching + 0.2 * registered), rel=1e-4)
 
 
@@ -199,11 +199,11 @@ def test_memory_banks_are_filled_when_positives_begin_and_at_each_epoch_after(la
 
 
 def test_terms_of_no_weight_are_not_computed():
-    made = trainer(contrast_loss=None, teaching_loss=None, registration_loss=None)
+    made = trainer(contrast_loss=None, teaching_loss=None, propagation_loss=None)
     assert set(one_step(made, batch_of(Slices()))) == {"loss", "supervised"}
-    made = trainer(weights={**OFF, "supervised": 1.0, "registration": Schedule(1.0, fade_out=1)})
-    assert "registration" in one_step(made, batch_of(Slices()))
-    assert "registration" not in one_step(made, batch_of(Slices()))
+    made = trainer(weights={**OFF, "supervised": 1.0, "propagation": Schedule(1.0, fade_out=1)})
+    assert "propagation" in one_step(made, batch_of(Slices()))
+    assert "propagation" not in one_step(made, batch_of(Slices()))
 
 
 def test_beyond_a_slice_is_background_unless_nothing_is_known_of_it():
@@ -211,7 +211,7 @@ def test_beyond_a_slice_is_background_unless_nothing_is_known_of_it():
     data.labels[4, :, :16] = UNKNOWN
     data.labels[8] = UNKNOWN
     smaller = SpatialAugment(2.0, mirror=0.0, probability=1.0, rotation=(0, 0), scale=(0.5, 0.5), elastic=(0, 0))
-    made = trainer(data, augment=smaller, weights={**OFF, "registration": 1.0})
+    made = trainer(data, augment=smaller, weights={**OFF, "propagation": 1.0})
     images, labels, _ = made.prepared(batch_of(data))
     beyond = torch.ones(SIZE, SIZE, dtype=torch.bool)
     beyond[8:24, 8:24] = False
@@ -258,7 +258,7 @@ def test_the_registered_label_that_agrees_with_the_network_is_chosen():
     data.labels[4:8, 2], data.labels[8:, 1] = decided[4:8].to(torch.uint8), decided[8:].to(torch.uint8)
     made.state.epoch = 2
     made.select_labels(made)
-    assert made.selected[4:].tolist() == [2] * 4 + [1] * 4
+    assert made.label_choice.selected[4:].tolist() == [2] * 4 + [1] * 4
     made.network.train()
     _, labels, _ = made.prepared(batch_of(data))
     assert torch.equal(labels[2], data.labels[4, 2:].long()) and torch.equal(labels[3], data.labels[8, 1:2].long())
@@ -307,13 +307,13 @@ def trained(kind: str) -> dict:
         epochs=2,
         network=students[0],
         partner=students[1],
-        weights={"supervised": 1.0, "cross_teaching": 0.3, "contrast": 0.1, "registration": 0.2}
+        weights={"supervised": 1.0, "cross_teaching": 0.3, "contrast": 0.1, "propagation": 0.2}
         if kind == "all"
         else {
             **OFF,
             "supervised": 1.0,
             "contrast": Schedule(0.1, fade_out=1),
-            "registration": Schedule(1.0, fade_out=2),
+            "propagation": Schedule(1.0, fade_out=2),
         },
         optimizer=torch.optim.AdamW(torch.nn.ModuleList(students).parameters(), 0.001),
         contrast_loss=PixelContrastLoss(anchors=60, negatives=20),
@@ -332,7 +332,7 @@ def trained(kind: str) -> dict:
     )
     made.run()
     weights = {f"{k}.{name}": t for k, one in enumerate(students) for name, t in one.state_dict().items()}
-    return {"seen": seen, "weights": weights, "selected": made.selected, "points": points.table}
+    return {"seen": seen, "weights": weights, "selected": made.label_choice.selected, "points": points.table}
 
 
 def work(rank: int, folder: Path) -> None:
@@ -359,7 +359,7 @@ def test_two_processes_give_the_terms_and_the_weights_of_one(kind, of_two):
 
 
 def test_terms_are_checked():
-    with pytest.raises(SettingError, match="weights: magic, registration unknown or missing"):
+    with pytest.raises(SettingError, match="weights: magic, propagation unknown or missing"):
         trainer(weights={"supervised": 1.0, "cross_teaching": 0.1, "contrast": 0.1, "magic": 1.0})
     with pytest.raises(SettingError, match="partner: its features lie in another space .* share_head_with"):
         trainer(partner=student())
@@ -371,12 +371,12 @@ def test_terms_are_checked():
 @pytest.mark.parametrize(
     "key, value, remedy",
     [
-        ("anchors", 0, "--contrast_weight 0 goes without contrast"),
+        ("anchors", 0, "--contrast_weight 0 switches the contrast off"),
         ("negatives", 1, "2 or more"),
-        ("positives_share", 0, "--registered_positives false goes without"),
+        ("positives_share", 0, "--registered_positives false switches them off"),
         ("positives_share", 1.1, "more than 0 and at most 1"),
         ("confidence", 1.5, "a probability"),
-        ("contrast_weight", -0.1, "0, to go without that term, or more"),
+        ("contrast_weight", -0.1, "0 to leave that term out, or more"),
     ],
 )
 def test_terms_are_checked_by_the_names_of_their_keys(key, value, remedy):

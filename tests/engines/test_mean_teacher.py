@@ -129,12 +129,21 @@ def test_terms_of_no_weight_are_not_computed():
     assert set(one_step(made, batch_of(Slices()))) == {"loss", "supervised"}
 
 
+def test_unlabeled_slices_have_no_mild_view_once_propagated_labels_are_gone():
+    made = trainer(weights={**OFF, "supervised": 1.0, "consistency": 1.0, "propagation": Schedule(1.0, fade_out=1)})
+    shown = []
+    made.network.register_forward_hook(lambda module, inputs, output: shown.append(len(inputs[0])))
+    one_step(made, batch_of(Slices()))
+    one_step(made, batch_of(Slices()))
+    assert shown == [5 + 3, 2 + 3]
+
+
 def test_the_strong_view_has_boxes_of_another_slice_and_the_teachers_lesson_with_them():
     data = Slices()
     made = trainer(data, cut_mix=1.0, confidence=0.0)
     made.state.iteration = 1
     images = batch_of(data)["image"]
-    (mild, strong), lesson, confident = made.views(images, consistency=True)
+    (mild, strong), lesson, confident = made.views(images, len(images), consistency=True)
     torch.testing.assert_close(mild, images)
     others = images[2:].roll(1, dims=0)
     mixed = ((strong - images[2:]).abs() > 1e-3)[:, 0]
@@ -150,7 +159,7 @@ def test_the_strong_view_differs_more_from_the_weak_one_than_the_mild_one():
     difference = torch.zeros(2)
     for iteration in range(1, 21):
         made.state.iteration = iteration
-        (mild, strong), *_ = made.views(images, consistency=True)
+        (mild, strong), *_ = made.views(images, len(images), consistency=True)
         difference += torch.stack([(mild - images)[2:].abs().mean(), (strong - images[2:]).abs().mean()])
     assert difference[1] > 1.5 * difference[0] > 0
 
@@ -187,7 +196,8 @@ def trained() -> dict:
         network=network,
         weights={"supervised": 1.0, "propagation": Schedule(0.5, fade_out=4), "consistency": 0.3},
         optimizer=torch.optim.AdamW(network.parameters(), 0.001),
-        augment=SpatialAugment(2.0),
+        augment=SpatialAugment(2.0, crop=(16, 32)),
+        centers=torch.linspace(-9, 9, 2 * TOTAL).view(TOTAL, 2),
         intensity=IntensityAugment(),
         confidence=0.34,
     )

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from pathlib import Path
+
 import matplotlib
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
+from processes import in_processes
+from torch.utils.data.distributed import DistributedSampler
 
 from custom.handlers import OverviewFigure
 from custom.utils.figures import class_style
@@ -71,7 +75,8 @@ def test_file_and_texts(tmp_path, drawn):
     assert picture.shape[0] > 500 and picture.shape[1] > 1500 and picture.std() > 0.1
     (figure,) = drawn
     assert len(figure.axes) == 3 * 3 * 3
-    assert [t for t in texts(figure) if "Dice" in t] == [f"case{k}     Dice: wall 1.00, blood 0.00" for k in range(3)]
+    shown = ["Worst: case0", "Middle: case2", "Best: case3"]  # equally good ones stay in their order
+    assert [t for t in texts(figure) if "Dice" in t] == [f"{name}     Dice: wall 1.00, blood 0.00" for name in shown]
     assert texts(figure)[0] == "base: image" and "apex: prediction" in texts(figure)
     assert [t.get_text() for t in figure.legends[0].texts] == ["wall", "blood"]
 
@@ -135,13 +140,48 @@ def test_without_labels_there_are_two_columns(tmp_path, drawn):
 
 def test_title_says_what_there_is(tmp_path):
     handler = OverviewFigure(tmp_path, ["wall", "blood", "absent"])
-    assert handler._scores(meta(heart()), meta(heart())) == "wall 1.00, blood 1.00"
+    assert handler._scores(meta(heart()), meta(heart())) == ("wall 1.00, blood 1.00", 1.0)
     nothing = meta(torch.zeros(1, *SHAPE))
-    assert handler._scores(nothing, nothing) == "no class in truth or prediction"
+    text, mean = handler._scores(nothing, nothing)
+    assert text == "no class in truth or prediction" and np.isnan(mean)
     many = OverviewFigure(tmp_path, [str(k) for k in range(1, 14)])
     label = torch.arange(14.0).reshape(1, 14, 1, 1)
     half = label * (label < 7)  # 6 classes of 13
-    assert many._scores(meta(label), meta(half)) == "mean 0.46"
+    assert many._scores(meta(label), meta(half))[0] == "mean 0.46"
+
+
+def labeled_as(*sizes: int) -> list[dict]:
+    """Cases whose image, which the network returns, is their label shifted, the more the worse."""
+    cases = []
+    for number, shift in enumerate(sizes):
+        label = heart()
+        cases.append({"image": meta(label.roll(shift, 1)), "label": meta(label), "case": f"case{number}"})
+    return cases
+
+
+def test_labeled_cases_are_shown_from_the_worst_to_the_best(tmp_path):
+    handler = OverviewFigure(tmp_path, ["wall", "blood"], max_cases=3)
+    loader = DataLoader(labeled_as(1, 4, 0, 3, 2), batch_size=1)
+    SupervisedEvaluator(torch.device("cpu"), loader, torch.nn.Identity(), val_handlers=[handler]).run()
+    assert [case.title.split()[:2] for case in handler.cases] == [
+        ["Worst:", "case1"],
+        ["Middle:", "case4"],
+        ["Best:", "case2"],
+    ]
+    assert not Path(handler._stored.name).exists()
+
+
+def draw_a_share(rank: int, folder: Path) -> None:
+    entries = labeled_as(2, 4, 0, 1)
+    handler = OverviewFigure(folder / str(rank), ["wall", "blood"], max_cases=3)
+    loader = DataLoader(entries, batch_size=1, sampler=DistributedSampler(entries, shuffle=False))
+    SupervisedEvaluator(torch.device("cpu"), loader, torch.nn.Identity(), val_handlers=[handler]).run()
+    assert [case.title.split()[1] for case in handler.cases] == ["case1", "case3", "case2"]
+
+
+def test_the_cases_of_two_processes_are_ranked_together(tmp_path):
+    in_processes(draw_a_share, tmp_path)
+    assert (tmp_path / "0" / "overview.png").is_file() and not (tmp_path / "1").exists()
 
 
 def test_nothing_predicted_and_more_classes_than_colors(tmp_path, drawn):

@@ -50,7 +50,7 @@ def test_the_encoder_comes_from_all_studies_once(studies, tmp_path):
     assert "Labeled: patient001_frame01 patient002_frame01 - " in printed
     encoder = torch.load(tmp_path / "models" / "encoder.pt", weights_only=True)
     again = train(tmp_path, studies)
-    assert "Pre-training" not in again and "encoder.pt is used as it is: no pre-training" in again
+    assert "Pre-training" not in again and "encoder.pt is used as it is; remove it to pre-train again" in again
     assert "tensors of the encoder loaded from" in again
     now = torch.load(tmp_path / "models" / "encoder.pt", weights_only=True)
     assert all(torch.equal(encoder[name], now[name]) for name in encoder)
@@ -60,7 +60,7 @@ def test_the_encoder_comes_from_all_studies_once(studies, tmp_path):
 def test_annotated_studies_alone(studies, tmp_path, run_id):
     """3D Slicer sends no run id, for which MONAI evaluates the whole config: it trains once all the same."""
     printed = train(tmp_path, studies, run_id, unlabeled_studies=False)
-    assert "training with the annotated ones alone" in printed and "Pre-training" not in printed
+    assert "training uses only the annotated ones" in printed and "Pre-training" not in printed
     assert printed.count("the best in validation: ") == 1 and "phantom" not in printed
     assert {file.name for file in (tmp_path / "models").glob("*.pt")} == {"model.pt", "training_resume.pt"}
 
@@ -82,4 +82,4 @@ def test_studies_are_ranked_with_the_encoder_that_training_begins_with(studies, 
     assert f"Pre-training on {len(names)} studies, once" in printed
     with (tmp_path / "selection.csv").open(newline="", encoding="utf-8") as file:
         assert sorted(row["patient"] for row in csv.DictReader(file)) == names[3:]
-    assert "encoder.pt is used as it is: no pre-training" in train(tmp_path, studies)
+    assert "encoder.pt is used as it is; remove it to pre-train again" in train(tmp_path, studies)

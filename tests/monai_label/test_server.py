@@ -352,7 +352,7 @@ def test_three_annotated_studies_train_a_model_that_is_served(server, model):
         labels = (server.models / model / "eval" / "registration" / "labels").iterdir()
         assert {file.name.split(".")[0] for file in labels} == set(others)
     else:
-        assert "encoder.pt is used as it is: no pre-training" in printed  # the one that ranked the studies
+        assert "encoder.pt is used as it is; remove it to pre-train again" in printed  # the one that ranked the studies
     assert not (server.models / model / "data").exists()  # the phantom of the command line
     after = dice(server, model, others)
     print(f"\n{model}, Dice of studies without a label: {after:.3f}")
@@ -381,7 +381,7 @@ def test_a_drawn_label_is_corrected_and_training_goes_on_with_the_annotated_alon
     config.write_text(json.dumps({**json.loads(config.read_text()), "unlabeled_studies": False}))
     served = torch.load(server.models / "cctr_acdc" / "models" / "model.pt", weights_only=True)
     printed = train(server, "cctr_acdc", val_split=0.0, max_epochs=1)
-    assert "training with the annotated ones alone" in printed and "0 volumes are unlabeled, 0 are for" in printed
+    assert "training uses only the annotated ones" in printed and "0 volumes are unlabeled, 0 are for" in printed
     assert "Add Checkpoint Loader" in printed
     now = torch.load(server.models / "cctr_acdc" / "models" / "model.pt", weights_only=True)
     assert served.keys() == now.keys() and any(not torch.equal(served[name], now[name]) for name in now)

@@ -11,7 +11,7 @@ import torch
 
 from custom.data.slices import UNKNOWN
 from custom.registration import Registrations, label_maps, no_registrations, propagated_labels
-from custom.registration.record import PairResult
+from custom.registration.record import Limits, PairResult
 from custom.registration.runner import write_table
 from custom.registration.storage import save_transform
 from custom.registration.transform import Transform
@@ -46,7 +46,7 @@ def finished(folder: Path, states: dict[str, str]) -> Registrations:
         row = {"state": state, "roles": "atlas", "transform": f"{fixed}{moving}.transform"}
         rows.append(PairResult(fixed, moving, **row, similarity_after=0.9 - 0.05 * "abc".index(moving)))
     write_table(folder / "pairs.csv", rows)
-    (folder / "limits.json").write_text('{"inverse_mm": 20.0}')
+    Limits().save(folder / "limits.json")
     return Registrations(folder)
 
 
@@ -81,7 +81,7 @@ def test_volumes_without_a_usable_atlas_stay_without_a_label(folder, capsys):
     found = finished(folder, {"ua": "usable", "va": "unusable"})
     u, v = propagated_labels(found, LABELED, UNLABELED, folder / "labels")
     assert "label" in u and "label" not in v
-    assert "propagated_labels: none for v: no labeled case is usable" in capsys.readouterr().out
+    assert "propagated_labels: none for v: no labeled case has a usable registration" in capsys.readouterr().out
     nothing = finished(folder, {"ua": "failed", "va": "unusable"})
     with pytest.raises(SettingError, match="no labeled case was registered onto any of the 2 unlabeled ones"):
         propagated_labels(nothing, LABELED, UNLABELED, folder / "labels")
@@ -114,7 +114,7 @@ def test_where_no_atlas_reaches_nothing_is_known(folder):
 
 def test_going_without_is_said(folder, capsys):
     assert propagated_labels(no_registrations(), LABELED, UNLABELED, folder / "labels") == UNLABELED
-    assert "training goes on without registered labels and positives" in capsys.readouterr().out
+    assert "training continues without propagated labels and registered positives" in capsys.readouterr().out
     assert not (folder / "labels").exists() and label_maps(UNLABELED) == 1
 
 

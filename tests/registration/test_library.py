@@ -10,9 +10,9 @@ import torch
 
 from custom.registration import Registrations
 from custom.registration.plan import Pair
-from custom.registration.record import PairResult
+from custom.registration.record import Limits, PairResult
 from custom.registration.runner import write_table
-from custom.registration.storage import save_transform
+from custom.registration.storage import StorageError, save_transform
 from custom.registration.transform import Affine, Transform
 from custom.registration.volume import Grid, RegistrationError
 
@@ -30,7 +30,7 @@ def registrations(folder: Path, pairs: dict[tuple[str, str], tuple]) -> Registra
         row = {"state": state[0] if state else "usable", "inverse_error_mm": error, "transform": name, "roles": "atlas"}
         rows.append(PairResult(fixed, moving, **row))
     write_table(folder / "pairs.csv", rows)
-    (folder / "limits.json").write_text('{"gain": 0.0, "folded": 0.01, "inverse_mm": 20.0}')
+    Limits(max_inverse_error_mm=20.0).save(folder / "limits.json")
     return Registrations(folder)
 
 
@@ -104,16 +104,36 @@ def test_a_run_without_its_limits_is_named(tmp_path):
     ("name", "content", "message"),
     [
         ("pairs.csv", b"\xff\xfe", r"pairs\.csv is not in UTF-8"),
-        ("pairs.csv", b"fixed,moving,state\na,b,usable\n", "has a damaged table .'similarity_before'."),
-        ("pairs.csv", b"fixed\na\n", r"pairs\.csv has no moving in row 1"),
-        ("limits.json", b"[]", r"limits\.json holds a list, not an object"),
-        ("limits.json", b'{"inverse_mm": "far"}', "has a damaged table .could not convert"),
+        ("pairs.csv", b"fixed,moving,state\na,b,usable\n", r"pairs\.csv has the columns fixed, moving, state"),
+        ("pairs.csv", b"fixed,moving\na\n", r"pairs\.csv has no moving in row 1; run 'registration' again"),
+        ("limits.json", b"\xff", r"limits\.json is not in UTF-8"),
     ],
 )
 def test_a_damaged_table_is_named(tmp_path, name, content, message):
     registrations(tmp_path, {("a", "b"): (1.0, 4.9)})
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(
-        RegistrationError, match=rf"registration_dir: .*{message}.*(run 'registration' again|save it as UTF-8)"
-    ):
+    with pytest.raises(StorageError, match=message):
+        Registrations(tmp_path)
+
+
+def test_a_cell_that_is_no_number_is_named(tmp_path):
+    registrations(tmp_path, {("a", "b"): (1.0, 4.9)})
+    table = tmp_path / "pairs.csv"
+    table.write_text(table.read_text().replace("4.9", "far"))
+    with pytest.raises(StorageError, match=r"pairs\.csv is damaged .*'far'.*; run 'registration' again"):
+        Registrations(tmp_path)
+
+
+def test_records_of_another_version_are_refused(tmp_path):
+    registrations(tmp_path, {("a", "b"): (1.0, 5.0)})
+    limits, table = tmp_path / "limits.json", tmp_path / "pairs.csv"
+    written = limits.read_text()
+    for content in ('{"gain": 0.0, "folded": 0.01, "inverse_mm": 20.0}', '{"max_inverse_error_mm": 20.0}', "[]"):
+        limits.write_text(content)
+        with pytest.raises(StorageError, match=r"limits\.json holds .*; run 'registration' again"):
+            Registrations(tmp_path)
+    limits.write_text(written)
+    assert Registrations(tmp_path).usable("a", "b")
+    table.write_text(table.read_text().replace("folded_fraction", "folded"))
+    with pytest.raises(StorageError, match="pairs.csv has the columns .*, folded, .*; run 'registration' again"):
         Registrations(tmp_path)

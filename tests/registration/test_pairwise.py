@@ -121,10 +121,10 @@ def test_intensities_themselves_may_be_compared(pair):
     values[:, :8] = 3 * values.max()  # a bright table along one side, far from the organ, in one of the scans
     table = MetaTensor(values, affine=moving.affine)
     points = np.random.default_rng(2).uniform(-20, 20, (200, 3))
-    transform = register(fixed, table, region=region, contrast=None, affine_contrast=None)
+    transform = register(fixed, table, region=region, normalization_window_mm=None, affine_normalization_window_mm=None)
     assert np.linalg.norm((map_points(points, transform).numpy() - points).mean(axis=0) - SHIFT) < 0.5
     assert dice(warp_label(region, transform) > 0, truth > 0) > 0.95
-    target, source = normalized(read_volume(fixed), read_volume(table), Settings(affine_contrast=None))
+    target, source = normalized(read_volume(fixed), read_volume(table), Settings(affine_normalization_window_mm=None))
     slopes = []
     for volume, raw in ((target, fixed), (source, table)):
         inside = (volume.values > 0.01) & (volume.values < 0.9)
@@ -202,13 +202,13 @@ def test_faults_are_named(pair, transform):
     with pytest.raises(TypeError, match="spacings"):
         register(fixed, moving, spacings=2.0)
     for setting, message in [
-        ({"spacing": 0}, "spacing: 0 must be positive"),
-        ({"contrast": 0}, "contrast: 0 must be positive"),
-        ({"affine_contrast": -1}, "affine_contrast: -1 must be positive"),
-        ({"spacing": None}, "spacing: None must be positive"),
-        ({"iterations": 5}, "iterations: 5 must be a list"),
+        ({"spacing_mm": 0}, "spacing_mm: 0 must be positive"),
+        ({"normalization_window_mm": 0}, "normalization_window_mm: 0 must be positive"),
+        ({"affine_normalization_window_mm": -1}, "affine_normalization_window_mm: -1 must be positive"),
+        ({"spacing_mm": None}, "spacing_mm: None must be positive"),
+        ({"deformable_iterations": 5}, "deformable_iterations: 5 must be a list"),
         ({"scales": []}, r"scales: \[\] must be a list"),
-        ({"turns": []}, r"turns: \[\] must be a list of degrees"),
+        ({"rotations_deg": []}, r"rotations_deg: \[\] must be a list of angles"),
         ({"affine_iterations": -1}, "affine_iterations: -1 must be a whole number and not negative"),
     ]:
         with pytest.raises(SettingError, match=message):

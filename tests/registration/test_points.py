@@ -11,7 +11,7 @@ import torch
 
 from custom.data import SliceGeometry
 from custom.registration import Registrations, registered_points
-from custom.registration.record import PairResult
+from custom.registration.record import Limits, PairResult
 from custom.registration.runner import write_table
 from custom.registration.storage import save_transform
 from custom.registration.transform import Transform
@@ -28,7 +28,7 @@ def registrations(tmp_path) -> Registrations:
         save_transform(tmp_path / f"a{moving}.transform", Transform((), grid, grid))
         rows.append(PairResult("a", moving, "usable", transform=f"a{moving}.transform"))
     write_table(tmp_path / "pairs.csv", rows)
-    (tmp_path / "limits.json").write_text('{"inverse_mm": 20.0}')
+    Limits().save(tmp_path / "limits.json")
     return Registrations(tmp_path)
 
 

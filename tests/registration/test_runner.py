@@ -90,8 +90,8 @@ def test_other_settings_images_or_labels_are_other_transforms(cases, finished, t
     before = {row.transform for row in rows}
     changed = broken(tmp_path, cases[1], lambda values: values + 0.5 * (values > 5))
     for again in (
-        runner(folder, settings={**QUICK, "smoothing": 4.0})([Pair("b", "a")], cases),
-        runner(folder, limits={"inverse_mm": None})([Pair("b", "a")], cases),
+        runner(folder, settings={**QUICK, "smoothing_sigma_voxels": 4.0})([Pair("b", "a")], cases),
+        runner(folder, limits={"max_inverse_error_mm": None})([Pair("b", "a")], cases),
         runner(folder)([Pair("b", "a")], [cases[0], changed]),
     ):
         assert again[0].state == "usable" and again[0].transform not in before
@@ -101,9 +101,13 @@ def test_other_settings_images_or_labels_are_other_transforms(cases, finished, t
     copy.write_bytes(Path(cases[1]["image"]).read_bytes())
     (row,) = runner(folder)([Pair("z", "a")], [cases[0], {"case": "z", "image": str(copy)}])
     assert row == replace(rows[0], fixed="z")
-    # a number is one number, however it is spelt
-    spelt = runner(folder, settings={**QUICK, "spacing": 5, "candidates": 1.0}, limits={"inverse_mm": 20, "gain": 0})
-    assert spelt([Pair("b", "a")], cases) == rows[:1]
+    # a number is one number, however it is written
+    written = runner(
+        folder,
+        settings={**QUICK, "spacing_mm": 5, "candidates": 1.0},
+        limits={"max_inverse_error_mm": 20, "min_similarity_gain": 0},
+    )
+    assert written([Pair("b", "a")], cases) == rows[:1]
 
 
 def test_a_damaged_file_is_computed_again(cases, finished, tmp_path, capsys):
@@ -146,7 +150,7 @@ def test_broken_volumes_take_no_other_pair_with_them(cases, tmp_path):
 
 
 def test_a_pair_that_got_worse_is_tried_again_and_marked(cases, tmp_path, capsys):
-    strict = {"gain": 1.5}  # more than there can be
+    strict = {"min_similarity_gain": 1.5}  # more than there can be
     again = runner(tmp_path, limits=strict, retries=[{"candidates": 2}, {"candidates": 0}])
     rows = again([Pair("b", "a")], cases)
     assert rows[0].state == "unusable" and rows[0].attempts == 3
@@ -154,7 +158,9 @@ def test_a_pair_that_got_worse_is_tried_again_and_marked(cases, tmp_path, capsys
     write_table(tmp_path / "pairs.csv", rows)
     assert "1 pairs: 0 usable, 1 unusable, 0 failed" in capsys.readouterr().out
     # a first attempt that cannot work does not keep the second one from it
-    helped = runner(tmp_path, settings={**QUICK, "candidates": 0, "iterations": (0, 0), "affine_iterations": 0})
+    helped = runner(
+        tmp_path, settings={**QUICK, "candidates": 0, "deformable_iterations": (0, 0), "affine_iterations": 0}
+    )
     helped.attempts.append(QUICK)
     (row,) = helped([Pair("b", "a")], cases)
     assert (row.state, row.attempts, row.message) == ("usable", 2, "")
@@ -174,8 +180,10 @@ def test_a_start_that_misleads_is_told_by_the_way_back(cases, tmp_path):
     point = np.array([[30.0, -10.0, 5.0]])
 
     def registered(start: str, inverse_mm: float | None) -> tuple[dict, np.ndarray]:
-        settings = {**QUICK, "affine_iterations": 0, "iterations": (0, 0)}
-        limited = runner(tmp_path / "t", settings=settings, limits={"gain": -2.0, "inverse_mm": inverse_mm})
+        settings = {**QUICK, "affine_iterations": 0, "deformable_iterations": (0, 0)}
+        limited = runner(
+            tmp_path / "t", settings=settings, limits={"min_similarity_gain": -2.0, "max_inverse_error_mm": inverse_mm}
+        )
         (row,) = limited([pair], two, starts={pair: starts[start]})
         assert row.state == "usable"
         return row, map_points(point, load_transform(tmp_path / "t" / row.transform)).numpy()
@@ -193,11 +201,11 @@ def test_a_started_pair_is_held_against_the_way_back_of_its_start(cases, tmp_pat
     path = tmp_path / "t" / lead.transform
     calls = []
     monkeypatch.setattr(record_module, "register", lambda *_, **more: calls.append(more) or register(*_, **more))
-    other = runner(tmp_path / "t", settings={**QUICK, "smoothing": 1.4})
+    other = runner(tmp_path / "t", settings={**QUICK, "smoothing_sigma_voxels": 1.4})
     (row,) = other([Pair("b", "a")], cases, starts={Pair("b", "a"): str(path)})
     assert (row.state, row.attempts, len(calls)) == ("usable", 1, 1)  # forth, and none back
     assert row.inverse_error_mm == pytest.approx(lead.inverse_error_mm, abs=1.0)
-    assert read_notes(tmp_path / "t" / row.transform)["way_back"] == read_notes(path)["way_back"]
+    assert read_notes(tmp_path / "t" / row.transform)["reverse_matrix"] == read_notes(path)["reverse_matrix"]
 
 
 def test_a_fault_of_the_disk_is_not_kept(cases, tmp_path, monkeypatch):
@@ -216,7 +224,7 @@ def test_a_full_disk_is_named_and_the_next_run_goes_on(cases, tmp_path):
         rows = runner(tmp_path)(pairs_of(cases), cases)
     assert all(row.state == "failed" and "File too large" in row.message for row in rows)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(RegistrationError, match="Every one of 2 pairs failed, the first one thus: .*File too large"):
+    with pytest.raises(RegistrationError, match="All 2 pairs failed, the first one with: .*File too large"):
         write_table(tmp_path / "pairs.csv", rows)
     assert [row.state for row in runner(tmp_path)(pairs_of(cases), cases)] == ["usable"] * 2
 
@@ -228,12 +236,12 @@ def test_faults_in_the_settings(cases, tmp_path):
         runner(tmp_path, settings={"spacin": 3})
     with pytest.raises(SettingError, match="settings, retries, limits: .*'fold'"):
         runner(tmp_path, limits={"fold": 3})
-    with pytest.raises(SettingError, match="spacing: -1 must be positive"):
-        runner(tmp_path, retries=[{"spacing": -1}])
-    with pytest.raises(SettingError, match=r"iterations: 4\.5 must be a whole number"):
-        runner(tmp_path, settings={**QUICK, "iterations": (4.5, 3)})
-    with pytest.raises(SettingError, match="limits: inverse_mm is '5'; give a number"):
-        runner(tmp_path, limits={"inverse_mm": "5"})
+    with pytest.raises(SettingError, match="spacing_mm: -1 must be positive"):
+        runner(tmp_path, retries=[{"spacing_mm": -1}])
+    with pytest.raises(SettingError, match=r"deformable_iterations: 4\.5 must be a whole number"):
+        runner(tmp_path, settings={**QUICK, "deformable_iterations": (4.5, 3)})
+    with pytest.raises(SettingError, match="limits: max_inverse_error_mm is '5'; give a number"):
+        runner(tmp_path, limits={"max_inverse_error_mm": "5"})
     with pytest.raises(
         SettingError, match=r"a names two images, .*a_image\.nii\.gz and .*b_image\.nii\.gz; rename one"
     ):

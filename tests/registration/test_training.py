@@ -10,9 +10,15 @@ from custom.registration import training_registrations
 from custom.utils.errors import SettingError
 
 QUICK = {
-    "settings": {"spacing": 6.0, "iterations": [5, 5], "scales": [1.0], "turns": [0.0], "candidates": 1},
+    "settings": {
+        "spacing_mm": 6.0,
+        "deformable_iterations": [5, 5],
+        "scales": [1.0],
+        "rotations_deg": [0.0],
+        "candidates": 1,
+    },
     "retries": [],
-    "limits#inverse_mm": None,
+    "limits#max_inverse_error_mm": None,
     "plan": "atlas",
     "figure_count": 0,
     "workers": 0,

@@ -143,7 +143,7 @@ def test_groups_are_registered_within_themselves(cases, tmp_path, capsys):
     grouped = {name: {**case, "phase": phases[name]} for name, case in cases.items()}
     workflow(tmp_path, grouped, group_by="phase").run()
     assert set(table(tmp_path)) == {Pair("c", "a"), Pair("d", "b")}
-    assert "1 volumes belong to groups without a labeled one" in capsys.readouterr().out
+    assert "1 volumes are left out, since their groups have no labeled volume" in capsys.readouterr().out
     assert not Registrations(tmp_path).usable("a", "b")
 
 
@@ -153,7 +153,7 @@ def test_groups_start_where_the_leading_one_ended(cases, tmp_path):
         return [{**cases[name], "case": f"{name}{p}", "patient": name, "phase": p} for p in ("ES", "ED")]
 
     labeled, unlabeled = [*two("a"), *two("b")], [{**case, "label": None} for case in two("c")]
-    runner = PairRunner(tmp_path / "t", {**QUICK, "iterations": (0, 0)}, workers=0)
+    runner = PairRunner(tmp_path / "t", {**QUICK, "deformable_iterations": (0, 0)}, workers=0)
     options = {"group_by": "phase", "plan": ["atlas", "template"], "figure_count": 0}
     RegistrationWorkflow(runner, labeled, unlabeled, tmp_path, leading="ED", **options).run()
     rows = table(tmp_path)
@@ -228,7 +228,7 @@ def test_a_given_plan_with_unlabeled_moving_volumes_marks_their_organs(cases, tm
     assert error_mm(load_transform(tmp_path / rows[0].transform), "d", "c") < 3
     assert (tmp_path / "regions" / "c.nii.gz").is_file()
     # without a template's usable registration the pair fails: the whole volume is no organ
-    none = PairRunner(tmp_path / "none" / "transforms", QUICK, limits={"gain": 1.5}, workers=0)
+    none = PairRunner(tmp_path / "none" / "transforms", QUICK, limits={"min_similarity_gain": 1.5}, workers=0)
     rows = workflow(tmp_path / "none", cases, none, plan=str(plan), template="a").run()
     assert rows[0].state == "failed" and "the template has no usable registration" in rows[0].message
 

@@ -19,10 +19,10 @@ def test_coverage_is_the_largest_cosine_with_a_slice_of_that_patient():
     torch.manual_seed(0)
     features, patients = torch.randn(9, 4) + 5, torch.tensor([0, 0, 1, 2, 2, 2, 1, 0, 2])
     found = coverage_by_patient(features, patients)
-    centerd = features - features.mean(dim=0)
+    centered = features - features.mean(dim=0)
     for i in range(9):
         for p in range(3):
-            cosines = [torch.cosine_similarity(centerd[i], centerd[j], dim=0) for j in range(9) if patients[j] == p]
+            cosines = [torch.cosine_similarity(centered[i], centered[j], dim=0) for j in range(9) if patients[j] == p]
             assert found[i, p] == pytest.approx(float(max(cosines)), abs=1e-6)
 
 

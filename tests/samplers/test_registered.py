@@ -188,7 +188,7 @@ class TestPositives:
         bank = MemoryBank(17, 6, (8, 6))
         features = torch.randn(17, 6, 8, 6, generator=torch.Generator().manual_seed(0))
         bank.write(torch.arange(16), features[:16])
-        slots, grid = torch.tensor([2, 8]), SpatialAugment.grid(16, 12, torch.stack([-torch.eye(2), torch.eye(2)]))
+        slots, grid = torch.tensor([2, 8]), SpatialAugment(2.0).grid(16, 12, torch.stack([-torch.eye(2), torch.eye(2)]))
         return points, bank, features, slots, grid
 
     def test_mean_of_the_unit_vectors_where_there_are_any(self):

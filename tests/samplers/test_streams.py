@@ -46,6 +46,27 @@ def test_processes_share_both_streams():
     assert torch.equal(torch.cat([p[:, 1:] for p in parts], 1), whole[:, 2:])
 
 
+WARPED = torch.arange(40) % 10 >= 7  # 12 of 40
+
+
+def test_warped_slices_come_after_the_labeled_ones_and_each_stream_goes_through_all_of_its_own():
+    settings = {"labeled": LABELED | WARPED, "warped": WARPED, "labeled_per_batch": 3, "warped_share": 0.67}
+    found = batches(batches=6, batch_size=7, **settings)
+    assert LABELED[found[:, :1]].all() and WARPED[found[:, 1:3]].all()
+    assert sorted(found[:, 1:3].flatten().tolist()) == WARPED.nonzero()[:, 0].tolist()
+    assert not (LABELED | WARPED)[found[:, 3:]].any()
+    settings |= {"labeled_per_batch": 4}  # 1 and 3
+    whole = batches(batches=6, batch_size=8, **settings)
+    parts = [batches(batches=6, batch_size=8, **settings, rank=rank, world=2) for rank in range(2)]
+    assert torch.equal(torch.cat([p[:, :2] for p in parts] + [p[:, 2:] for p in parts], 1), whole)
+
+
+def test_without_warped_slices_all_labeled_ones_are_of_the_volumes_themselves():
+    expected = batches(batches=5)
+    assert torch.equal(batches(batches=5, warped_share=0.5), expected)
+    assert torch.equal(batches(batches=5, warped=~LABELED, warped_share=0.5), expected)
+
+
 def test_a_batch_may_be_labeled_throughout():
     found = batches(batches=3, batch_size=2, labeled=torch.ones(5, dtype=torch.bool))
     assert found.shape == (3, 2)

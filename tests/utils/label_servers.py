@@ -30,7 +30,13 @@ SETTINGS = {
     "cctr_acdc/configs/train.json": {
         **IMAGES,
         "registration_settings": {
-            "settings": {"spacing": 4.0, "iterations": [20, 20], "scales": [1.0], "turns": [0.0], "candidates": 1},
+            "settings": {
+                "spacing_mm": 4.0,
+                "deformable_iterations": [20, 20],
+                "scales": [1.0],
+                "rotations_deg": [0.0],
+                "candidates": 1,
+            },
             "retries": [],
             "workers": 0,
             "figure_count": 0,

@@ -27,6 +27,7 @@ from custom.utils.distributed import (
     process_rank,
     release_others,
     start_processes,
+    sum_over_processes,
 )
 from custom.utils.errors import SettingError
 
@@ -114,16 +115,18 @@ def together(rank: int, folder: Path) -> None:
         slots = torch.arange(rank, 4, 2)
         bank.write(slots, epoch * slots.view(-1, 1, 1, 1).expand(-1, 2, 1, 1).float())
         bank.gather()
-    torch.save([seen, used.grad, unused.grad, bank.features, bank.filled], folder / f"{rank}.pt")
+    summed = sum_over_processes(torch.tensor([1.0, rank], dtype=torch.float64))
+    torch.save([seen, used.grad, unused.grad, bank.features, bank.filled, summed], folder / f"{rank}.pt")
 
 
 def test_what_processes_do_together(tmp_path):
     in_processes(work=together, folder=tmp_path)
     for rank in (0, 1):
-        seen, gradient, none, features, filled = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        seen, gradient, none, features, filled, summed = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert seen and none is None and torch.equal(gradient, torch.full((2, 3), 0.5))
         assert features[:, 0, 0, 1].tolist() == [0.0, 2.0, 4.0, 6.0, 0.0]
-        assert filled.tolist() == [True] * 4 + [False]
+        assert filled.tolist() == [True] * 4 + [False] and summed.tolist() == [2.0, 1.0]
+    assert sum_over_processes(torch.ones(2)).tolist() == [1.0, 1.0]
 
 
 def test_global_norm_is_batch_norm_in_one_process():

@@ -6,11 +6,23 @@ import io
 import logging
 import logging.config
 from contextlib import redirect_stdout
+from datetime import datetime
 
 import pytest
 from commands import CONFIGS
 
-from custom.utils.log import logger
+from custom.utils import log
+from custom.utils.log import log_aside, logger, run_time, run_warnings, start_log
+
+
+@pytest.fixture
+def unlogged():
+    """The logger without a file afterwards."""
+    before = logger.handlers[:]
+    yield
+    for handler in set(logger.handlers) - set(before):
+        logger.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture
@@ -40,3 +52,34 @@ def test_it_can_be_silenced(capsys):
     finally:
         logging.getLogger("custom").setLevel(logging.INFO)
     assert capsys.readouterr().out == "but this\n"
+
+
+def test_messages_are_appended_to_the_file_of_the_run_with_their_times(unlogged, tmp_path, capsys):
+    start_log(tmp_path / "out")
+    assert not (tmp_path / "out").exists() and run_warnings() == []
+    logger.info("one")
+    start_log(tmp_path / "out")  # another run
+    logger.warning("two")
+    logger.warning("two")
+    log_aside("three")
+    assert capsys.readouterr().out == "one\ntwo\ntwo\n"
+    lines = (tmp_path / "out" / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == ["INFO one", "WARNING two", "WARNING two", "INFO three"]
+    assert all(datetime.fromisoformat(line[:19]) <= datetime.now() for line in lines)
+    assert run_warnings() == ["two"] and 0 < run_time().total_seconds() < 60
+
+
+def test_a_file_that_cannot_be_written_is_said_and_stops_nothing(unlogged, tmp_path, capsys):
+    (tmp_path / "out").touch()
+    start_log(tmp_path / "out")
+    logger.info("one")
+    printed = capsys.readouterr()
+    assert printed.out == "one\n" and "FileExistsError" in printed.err
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_process_alone_writes_the_file(rank, unlogged, tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "process_rank", lambda: rank)
+    start_log(tmp_path)
+    logger.info("one")
+    assert (tmp_path / "log.txt").exists() == (rank == 0)

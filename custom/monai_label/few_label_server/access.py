@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Who may talk to the server: by which names, from which web pages, with which token."""
+"""Rules for access to the server: host names, web pages and token."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from urllib.parse import urlsplit
 __all__ = ["LOGIN", "LOOPBACK", "VARIABLE", "Access"]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-VARIABLE = "FEW_LABEL_ACCESS"  # in the environment of the server and its processes
-LOGIN = ("/auth/", "/auth/token")  # without a token: here clients get it
+VARIABLE = "FEW_LABEL_ACCESS"  # variable in the environment of the server and its processes
+LOGIN = ("/auth/", "/auth/token")  # without a token, since clients get it here
 
 
 @dataclass(frozen=True)
 class Access:
-    """What the operator allows.
+    """Rules that the operator sets.
 
     Args:
-        hosts: names and addresses by which the server is called, beside the loopback ones.
-        origins: web pages of other servers that may call it, as "https://viewer.example.org".
-        token: what every request must carry; empty for none.
-        address: at which the server's own processes reach it.
+        hosts: names and addresses by which the server is called, in addition to loopback.
+        origins: web pages of other servers that may call it, such as "https://viewer.example.org".
+        token: required in every request; empty for none.
+        address: at which the processes of the server reach it.
     """
 
     hosts: tuple[str, ...] = ()
@@ -38,27 +38,27 @@ class Access:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Access:
-        """The one that :meth:`variable` was made of; loopback alone where there is none."""
+        """Read the rules from :meth:`variable`; without it only loopback has access."""
         content = json.loads(environment.get(VARIABLE, "{}"))
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
 
     def variable(self) -> dict[str, str]:
-        """An environment's variable for :meth:`from_environment`."""
+        """The rules as an environment variable for :meth:`from_environment`."""
         return {VARIABLE: json.dumps(asdict(self))}
 
     def names(self) -> list[str]:
-        """Of the server, as they stand in a Host header."""
+        """Names of the server as in a Host header."""
         return [f"[{host}]" if ":" in host else host for host in self._known()]
 
     def _known(self) -> list[str]:
         return [host.lower() for host in (*LOOPBACK, *self.hosts)]
 
     def of_this_server(self, origin: str, host: str) -> bool:
-        """Whether a page is this server's own, or one that was named.
+        """Whether a web page belongs to this server or to one of the origins.
 
         Args:
-            origin: the header of a browser.
-            host: the header by which the server was called.
+            origin: header of the browser.
+            host: header with the name of the server.
         """
         if origin in self.origins:
             return True
@@ -71,7 +71,7 @@ class Access:
         return bare and "@" not in page.netloc and len(ports) == 1 and page.hostname in self._known()
 
     def lets_in(self, authorization: str) -> bool:
-        """Whether an Authorization header carries the token: as Bearer, or as the password of Basic."""
+        """Whether an Authorization header has the token, as Bearer or as the password of Basic."""
         scheme, _, value = authorization.partition(" ")
         if scheme.lower() == "basic":
             try:
@@ -83,7 +83,7 @@ class Access:
         return self.is_token(value.strip())
 
     def is_token(self, value: str) -> bool:
-        """Whether this is the token, in a time that does not tell how much of it is right."""
+        """Whether this is the token, compared in constant time."""
         return secrets.compare_digest(value.encode(), self.token.encode())
 
 

@@ -1,10 +1,10 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The app of a MONAI Label server: MONAI Label's own for bundles, with what they need around it.
+"""The app of a MONAI Label server, which extends MONAI Label's app for bundles.
 
-:func:`custom.monai_label.server.write_app` copies this package into the app's folder; MONAI Label's own lies beside it
-as ``monaibundle.py``. ``custom`` is imported only once the bundles are loaded: each brings its own, and ranks in a
-process of its own.
+:func:`custom.monai_label.server.write_app` copies this package into the folder of the app, next to MONAI Label's app,
+``monaibundle.py``. ``custom`` is imported only when the bundles are loaded, since each has a copy of it, and ranks
+studies in a separate process.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from .tasks import SERVER, Segmentation, TrainingRecord, end_with, progress_of
 __all__ = ["BundleApp"]
 
 logger = logging.getLogger(__name__)
-OWN = ("model", "bundle_path", "local_rank")  # what MONAI Label adds to the options of a training
-SHOWN = 6  # last lines of a training
+OWN = ("model", "bundle_path", "local_rank")  # options that MONAI Label adds to those of a training
+SHOWN = 6  # number of last lines of a training
 
 
-class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI Label looks for it among the bases
+class BundleApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label looks for the latter among the bases, by its name
     """MONAI Label's app for bundles, with a scoring and a strategy of the same name for each bundle's selection."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -65,7 +65,7 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
 
     @cached_property
     def selections(self) -> dict[str, Selection]:
-        """Name to scoring; none with DICOMweb, where each study would have to be fetched, or where none is wanted."""
+        """Name to scoring; none with DICOMweb, which would have to fetch each study, or if they are switched off."""
         if "://" in self.studies or not settings.MONAI_LABEL_TASKS_SCORING:
             return {}
         fitting = [(name, path, kind) for name, path in self.models.items() for kind in (Coverage, Uncertainty)]
@@ -85,7 +85,7 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """
         Raises:
-            HTTPException: 404 for a study or a model that is not there, 409 and 422 as
+            HTTPException: 404 for an unknown study or model, 409 and 422 as
                 :class:`~few_label_server.tasks.Segmentation` says.
         """
         image = request.get("image")
@@ -93,7 +93,7 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
             raise HTTPException(
                 404, f"there is no model {request.get('model')!r}; there are {', '.join(self._infers)}."
             )
-        # a path is the server's own, of an image that was sent along: names of requests have no separators
+        # only the server itself gives a path, of an uploaded image; names in requests have no separators
         known = (
             not isinstance(image, str) or os.path.isabs(image) or (datastore or self._datastore).get_image_uri(image)
         )
@@ -109,7 +109,7 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            HTTPException: 422 for options that cannot be: here they are about to become a config.
+            HTTPException: 422 for options that are not allowed; they become part of a config here.
         """
         own = {name: value for name, value in request.items() if name not in (*OWN, *self._trainers)}
         options = check_options(Training, own)
@@ -120,20 +120,21 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
         try:
             return super().next_sample(request)
         except HTTPException:
-            self.async_scoring(None)  # what a strategy lacks may be there when it is asked again
+            self.async_scoring(None)  # a strategy may have what it needs the next time
             raise
 
     def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Run a scoring, or of all of them those that have something to do.
+        """Run a scoring, or all scorings that have something to do.
 
-        MONAI Label asks for all of them after each Next Sample, each in a process that takes seconds to start.
+        MONAI Label requests all of them after each Next Sample, each in a process that takes seconds to start.
         """
         if method:
             return super().async_scoring(method, params)
         idle = {name for name, selection in self.selections.items() if not selection.due(self.datastore())}
         due = [name for name in self._scoring_methods if name not in idle]
-        if not self._server_mode:  # at the end of a training; MONAI Label would ask for one by one, and be refused
-            return self._local_request("/scoring/", params, "Scoring") if due else {}  # while the first one runs
+        # after a training; MONAI Label would request them one by one, and be refused while the first one runs
+        if not self._server_mode:
+            return self._local_request("/scoring/", params, "Scoring") if due else {}
         waiting = {task["request"]["method"] for task in tasks("scoring") if task["status"] == "SUBMITTED"}
         result = {}
         for name in due:
@@ -142,7 +143,7 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
         return result
 
     def _local_request(self, url: str, params: dict[str, Any] | None, action: str) -> dict[str, Any] | None:
-        """Ask the server that started this process, as MONAI Label does, with its token."""
+        """Send a request to the server that started this process, as MONAI Label does, with the token."""
         access = Access.from_environment()
         address = f"[{access.address}]" if ":" in access.address else access.address
         answer = requests.post(
@@ -156,7 +157,7 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
         return answer.json() if answer.ok else None
 
     def overview(self) -> dict[str, Any]:
-        """What the server's page shows: the models, the studies, the last training, and the next study."""
+        """Content of the page of the server: models, studies, last training, and next study."""
         last = (tasks("train") or [{}])[-1]
         lines = [str(line) for line in last.get("details", [])]
         total, done = len(self._datastore.list_images()), len(self._datastore.get_labeled_images())
@@ -185,7 +186,7 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
     def _next(self) -> dict[str, Any]:
         """The study that would be served next, without serving it."""
         waiting = self._datastore.get_unlabeled_images()
-        for name, strategy in reversed(self._strategies.items()):  # after a training uncertainty, until then coverage
+        for name, strategy in reversed(self._strategies.items()):  # uncertainty after a training, coverage before
             if not isinstance(strategy, BestRanked) or strategy.selection.obstacle(self._datastore):
                 continue
             if found := strategy.best(waiting, self._datastore, name):
@@ -194,5 +195,5 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # the latter by name: MONAI 
 
 
 def _tells(line: str) -> bool:
-    """Whether a line that a training printed is for a person: no part of a traceback, no progress bar, no blank."""
+    """Whether an output line of a training is for the user, and not part of a traceback, a progress bar or blank."""
     return bool(line.strip()) and not line.startswith((" ", "Traceback")) and "%|" not in line

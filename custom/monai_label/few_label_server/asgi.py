@@ -1,9 +1,9 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The server: MONAI Label's routes that bundles need, behind checks of who asks and for what, and a page.
+"""The server: the routes of MONAI Label that bundles need, with checks of access and options, and a page.
 
-MONAI Label's own server answers the pages of all other servers, stops where its settings name some, and has routes that
-replace weights, unpack archives and reload code; these are left away.
+MONAI Label's server answers requests from the pages of any server, and has routes that replace weights, unpack archives
+and reload code. These routes are left out.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ NO_DICOM = (
     "in 3D Slicer, or start the label server with the address of a DICOMweb server, such as Orthanc's, in the place of "
     "the folder: make label-server STUDIES=http://127.0.0.1:8042/dicom-web"
 )
-MOST_LINES = 10_000  # of the log
+MOST_LINES = 10_000  # number of lines of the log
 
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Load the app; at the end, end what it has started."""
+    """Load the app, and stop its processes at the end."""
     os.environ[SERVER] = str(os.getpid())
     instance = app_instance()
     instance.server_mode(True)
@@ -65,7 +65,7 @@ def _serves_folder() -> bool:
 
 @app.exception_handler(MONAILabelException)
 async def known_error(_: Request, error: MONAILabelException) -> JSONResponse:
-    """What MONAI Label refuses: its message, where it would answer with none."""
+    """Answer with the message of an error of MONAI Label, which would send none."""
     return JSONResponse({"detail": error.msg}, 400)
 
 
@@ -74,13 +74,13 @@ async def known_error(_: Request, error: MONAILabelException) -> JSONResponse:
 
 @own.get("/", include_in_schema=False)
 def page() -> HTMLResponse:
-    """The server's page: one file, which asks for nothing but :func:`overview`."""
+    """The page of the server, a single file that requests only :func:`overview`."""
     return _html(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 
 
 @own.get("/overview")
 def overview() -> dict[str, Any]:
-    """What the page shows, see :meth:`~few_label_server.app.BundleApp.overview`."""
+    """Content of the page, see :meth:`~few_label_server.app.BundleApp.overview`."""
     return app_instance().overview()
 
 
@@ -91,13 +91,13 @@ def favicon() -> FileResponse:
 
 @own.get("/logs/")
 def logs(lines: int = 300) -> PlainTextResponse:
-    """The last lines of the server's log, as text: MONAI Label's page of them takes its scripts from elsewhere."""
+    """The last lines of the log as text, since MONAI Label's page for it loads scripts from other servers."""
     with Path(settings.MONAI_LABEL_APP_DIR, "logs", "app.log").open(encoding="utf-8", errors="replace") as file:
         return PlainTextResponse("".join(deque(file, max(1, min(lines, MOST_LINES)))))
 
 
 def _html(content: str, status: int = 200) -> HTMLResponse:
-    """A page that can run its own script and style, and nothing from elsewhere."""
+    """A page that can use only its own script and style."""
     nonce = secrets.token_urlsafe(16)
     policy = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
@@ -107,11 +107,11 @@ def _html(content: str, status: int = 200) -> HTMLResponse:
 
 
 def no_dicom() -> PlainTextResponse:
-    """What OHIF needs, where a folder is served."""
+    """Answer to requests of OHIF if a folder is served."""
     return PlainTextResponse(NO_DICOM, 404)
 
 
-# A token for clients that log in: MONAI Label's, and so 3D Slicer's, ask with a user name and a password -----------
+# A token for clients that log in with user name and password, as those of MONAI Label in 3D Slicer do -----------
 
 
 @own.get(LOGIN[0])
@@ -122,7 +122,7 @@ def login_wanted() -> dict[str, Any]:
 
 @own.post(LOGIN[1])
 def login(password: Annotated[str, Form()] = "") -> dict[str, Any]:
-    """The token, for who gives it as a password with any user name."""
+    """Return the token to clients that give it as the password, with any user name."""
     if ACCESS.token and not ACCESS.is_token(password):
         raise HTTPException(401, "the password is the token that the label server printed when it started.")
     return {"access_token": ACCESS.token or None, "token_type": "Bearer" if ACCESS.token else None}
@@ -130,7 +130,7 @@ def login(password: Annotated[str, Form()] = "") -> dict[str, Any]:
 
 @own.get("/auth/token/valid")
 def login_valid() -> dict[str, Any]:
-    """Reached with the right token alone."""
+    """Reached only with the right token."""
     return {"username": "annotator"}
 
 
@@ -138,10 +138,9 @@ def login_valid() -> dict[str, Any]:
 
 
 @own.put("/datastore/image", dependencies=[Depends(names_and_files)])
-def add_image(
-    file: UploadFile, image: str = "", params: Annotated[str, Form()] = "{}"
-) -> dict[str, str]:  # MONAI Label's names "a.1.nii.gz" and "a.2.nii.gz" both "a"
-    """Add a study, named after the file where no name is given."""
+# MONAI Label would name both "a.1.nii.gz" and "a.2.nii.gz" "a"
+def add_image(file: UploadFile, image: str = "", params: Annotated[str, Form()] = "{}") -> dict[str, str]:
+    """Add a study, named after the file if no name is given."""
     store, ending = app_instance().datastore(), ending_of(name_of(file))
     name = image or name_of(file).removesuffix(ending)
     with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +152,7 @@ def add_image(
 
 @own.delete("/train/")
 def stop_training() -> dict[str, Any] | None:
-    """Stop the training that runs; the next start of the server does not take it for one that was cut."""
+    """Stop the running training; at its next start the server does not report it as interrupted."""
     stopped = training.stop()
     if stopped:
         TrainingRecord(settings.MONAI_LABEL_APP_DIR).write(status="STOPPED")
@@ -161,17 +160,17 @@ def stop_training() -> dict[str, Any] | None:
 
 
 def _names(kind: str) -> Callable[[], list[str]]:
-    """The names of what the app has, which is not there yet when routes are made."""
+    """Names of models, methods or strategies, as a function, since the app is loaded after the routes."""
     return lambda: list(getattr(app_instance(), f"_{kind}"))
 
 
 def _add(router: APIRouter, *checks: Any, without: tuple[str, ...] = ()) -> None:
-    """Serve a router of MONAI Label's, with checks before each route.
+    """Include a router of MONAI Label, with checks before each route.
 
     Args:
-        router: MONAI Label's.
+        router: of MONAI Label.
         *checks: dependencies.
-        without: routes that are left away, as "PUT /model/{model}".
+        without: routes that are left out, such as "PUT /model/{model}".
     """
     router.routes[:] = [
         route for route in router.routes if not {f"{method} {route.path}" for method in route.methods} & set(without)

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The server's middleware: names it is called by, pages that may use it, and its token."""
+"""Middleware of the server, which checks host names, web pages and token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_TOKEN = "this server asks for its token: as the password of any user name, or
 
 
 def layers(access: Access) -> list[Middleware]:
-    """The server's middleware, outermost first."""
+    """Middleware of the server, outermost first."""
     result = [
         Middleware(_OwnHeaders),
         Middleware(TrustedHostMiddleware, allowed_hosts=access.names(), www_redirect=False),
@@ -38,7 +38,7 @@ def layers(access: Access) -> list[Middleware]:
 
 
 class _OwnHeaders:
-    """Headers that keep browsers from guessing types, and other pages from framing this one."""
+    """Add headers that keep browsers from guessing types, and other pages from framing this one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -54,10 +54,10 @@ class _OwnHeaders:
 
 
 class _OwnPages:
-    """Refuse what a browser sends for a web page that is not this server's.
+    """Refuse requests of browsers from web pages of other servers.
 
-    CORS alone does not: it keeps a page from reading an answer, not from asking. Browsers name the page in the header
-    Origin, or say in Sec-Fetch-Site that it is another's; other programs send neither.
+    CORS alone does not prevent them, because it only keeps a page from reading the answer. Browsers name the page in
+    the header Origin or mark it in Sec-Fetch-Site; other programs send neither.
     """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
@@ -93,7 +93,7 @@ class _OwnPages:
 
 
 class _Token:
-    """Refuse what comes without the token."""
+    """Refuse requests without the token."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self.app, self.access = app, access

@@ -1,9 +1,9 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a request may ask for: every option has a type and a range, and names stay names.
+"""Checks of requests: every option has a type and a range, and names cannot be paths.
 
-MONAI Label puts the options of a request into a bundle's config, where text that begins with ``$`` is code; and it
-makes paths of the names of images and labels. So nothing else than what is listed here gets to it.
+MONAI Label inserts the options of a request into the config of a bundle, where text that begins with ``$`` is code, and
+makes paths from the names of images and labels. So only the options that are listed here are passed on.
 """
 
 from __future__ import annotations
@@ -37,12 +37,11 @@ __all__ = [
     "names_and_files",
 ]
 
-ENDINGS = (".nii.gz", ".nii")  # what the bundles read
-NAME = re.compile(
-    r"\w[\w .()+,=-]*"
-)  # of studies and tags: a file's name on every system, and no reference in a config
+ENDINGS = (".nii.gz", ".nii")  # formats that the bundles read
+# names of studies and tags, which are valid file names on every system and no references in a config
+NAME = re.compile(r"\w[\w .()+,=-]*")
 LONGEST = 200  # characters of a name; file systems take 255 bytes with the ending
-MOST_NOTES = 1 << 20  # characters of JSON that is kept with an image or a label
+MOST_NOTES = 1 << 20  # characters of the JSON stored with an image or a label
 
 
 def _device(name: str) -> str:
@@ -68,14 +67,14 @@ Name = Annotated[str, AfterValidator(lambda name: check_name(name))]
 
 
 class Options(BaseModel):
-    """What all requests have in common: types are not converted, and unknown options are refused."""
+    """Base class of options: types are not converted, and unknown options are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
     client_id: Text | None = None
 
 
 class Training(Options):
-    """Options of a training; those that MONAI Label's clients send, with the values that the bundles can do."""
+    """Options of a training that clients of MONAI Label send, with the values that the bundles support."""
 
     device: Device = "cuda"
     pretrained: bool = True
@@ -132,15 +131,15 @@ def check_options(kind: type[Options], options: Any, where: str = "") -> dict[st
     """Check the options of a request.
 
     Args:
-        kind: which ones there are.
-        options: as they were sent; None for none.
-        where: before each option's name in messages.
+        kind: class of the options.
+        options: of the request; None for none.
+        where: text before the name of an option in messages.
 
     Returns:
-        Those that were given.
+        The options of the request.
 
     Raises:
-        HTTPException: 422, with a sentence for each option that cannot be.
+        HTTPException: 422, with a sentence for each option that is not allowed.
     """
     try:
         checked = kind.model_validate({} if options is None else options)
@@ -165,10 +164,10 @@ def _sentences(kind: type[Options], error: ValidationError, where: str) -> list[
 
 
 def check_name(name: str, key: str = "") -> str:
-    """Check that a name of a study or tag is a plain one.
+    """Check that the name of a study or tag is a plain name.
 
     Raises:
-        ValueError: it is a path, hidden, too long, or has characters that files or configs give a meaning.
+        ValueError: it is a path, hidden or too long, or has characters with a meaning in paths or configs.
     """
     if not NAME.fullmatch(name) or len(name.encode()) > LONGEST:
         raise ValueError(
@@ -179,15 +178,15 @@ def check_name(name: str, key: str = "") -> str:
 
 
 def name_of(file: UploadFile) -> str:
-    """The last part of a file's name: MONAI Label's clients send the path that it has on their machine."""
+    """The name of a file without its folder, since clients of MONAI Label send the path on their machine."""
     return re.split(r"[\\/]", file.filename or "")[-1]
 
 
 def ending_of(file: str) -> str:
-    """The ending of a file that can be a study or a label.
+    """The ending of a file name, if it is allowed for studies and labels.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: it is not allowed.
     """
     ending = next((ending for ending in ENDINGS if file.endswith(ending)), None)
     if ending is None:
@@ -196,10 +195,10 @@ def ending_of(file: str) -> str:
 
 
 def check_notes(notes: str, key: str) -> dict[str, Any]:
-    """Read what is to be kept with an image or a label.
+    """Parse the notes that are stored with an image or a label.
 
     Raises:
-        ValueError: it is no JSON object, too long, or has what the server itself notes.
+        ValueError: it is not a JSON object, is too long, or has keys that the server itself sets.
     """
     try:
         content = json.loads(notes or "{}")
@@ -214,12 +213,12 @@ def check_notes(notes: str, key: str) -> dict[str, Any]:
 
 
 def json_options(kind: type[Options], names: Callable[[], Iterable[str]]) -> Callable[[Request], Any]:
-    """A dependency of routes that take options as JSON.
+    """Dependency of routes with options as JSON.
 
     Args:
-        kind: of the options.
-        names: of the models, methods or strategies: one of them is in the path, or each may have options of its own in
-            the request.
+        kind: class of the options.
+        names: of the models, methods or strategies. One of them is in the path, or each may have options in the
+            request.
     """
 
     async def check(request: Request) -> None:
@@ -244,10 +243,10 @@ def json_options(kind: type[Options], names: Callable[[], Iterable[str]]) -> Cal
 
 
 async def names_and_files(request: Request) -> None:
-    """A dependency of routes that take names, files or a form: names are plain, files are images, forms are checked.
+    """Dependency of routes with names, files or forms, which checks all of them.
 
     Raises:
-        HTTPException: 422, with the name of what cannot be.
+        HTTPException: 422, with the name that is not allowed.
     """
     try:
         for key, value in request.query_params.multi_items():

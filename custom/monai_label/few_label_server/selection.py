@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which study to annotate next: a scoring that ranks the studies, and a strategy that serves the best one."""
+"""Choice of the study to annotate next: scorings that rank the studies, and a strategy that serves the best one."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ REMEDY = "remove it, and the studies are ranked again"
 
 
 class Selection(ScoringMethod):
-    """Rank the studies without a label by a bundle's workflow ``selection``, if anything has changed since last time.
+    """Rank the studies without a label by the workflow ``selection`` of a bundle, if anything has changed.
 
-    The ranking is ``eval/selection.csv`` in the bundle's folder, and ``eval/selection.json`` says what it was made of.
-    It is not kept in the server's datastore: each process rewrites that file as a whole, as it knows it, and a label
-    that is submitted while ranks are being written could drop out of it.
+    The ranking is ``eval/selection.csv`` in the folder of the bundle, and ``eval/selection.json`` records its sources.
+    It is not stored in the datastore of the server, whose file each process rewrites as a whole: a label that is
+    submitted at that time could be lost.
 
     Args:
-        bundle: its folder in the app.
-        studies: the server's folder.
+        bundle: folder of the bundle in the app.
+        studies: folder of the server.
     """
 
     name: ClassVar[str]
     description: ClassVar[str]
-    configs: ClassVar[tuple[str, ...]]  # of ``selection``, in the bundle's folder
-    needs: ClassVar[tuple[str, ...]] = ()  # further files of a bundle that has this selection
-    weights: ClassVar[tuple[str, ...]]  # that a ranking depends on
+    configs: ClassVar[tuple[str, ...]]  # config files of ``selection`` in the folder of the bundle
+    needs: ClassVar[tuple[str, ...]] = ()  # further files that a bundle with this selection has
+    weights: ClassVar[tuple[str, ...]]  # files on which a ranking depends
 
     def __init__(self, bundle: str, studies: str) -> None:
         super().__init__(self.description)
@@ -49,7 +49,7 @@ class Selection(ScoringMethod):
         return all(Path(bundle, file).is_file() for file in (*cls.configs, *cls.needs))
 
     def obstacle(self, datastore: Datastore) -> str:
-        """What stands in the way of a ranking, and what to do; empty where nothing does."""
+        """Why a ranking is not possible and what to do; empty if it is possible."""
         if not datastore.get_unlabeled_images():
             return "every study is annotated."
         train = self.bundle / "configs" / "train.json"
@@ -58,17 +58,17 @@ class Selection(ScoringMethod):
         return ""
 
     def due(self, datastore: Datastore) -> bool:
-        """Whether a ranking can be made and would differ from the last one."""
+        """Whether a ranking is possible and its sources have changed."""
         return not self.obstacle(datastore) and not self._made_of(datastore).items() <= self._last().items()
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Run the selection, or do nothing.
 
         Returns:
-            How many studies are "ranked", or the "reason" why none were.
+            The number of studies that were "ranked", or the "reason" why there were none.
 
         Raises:
-            CalledProcessError: the selection failed; what it printed is in the server's log.
+            CalledProcessError: the selection failed; its output is in the log of the server.
         """
         if not self.due(datastore):
             return {"reason": self.obstacle(datastore) or "nothing has changed since the last ranking."}
@@ -99,7 +99,7 @@ class Selection(ScoringMethod):
         return self.bundle / "eval" / "selection.csv"
 
     def _made_of(self, datastore: Datastore) -> dict[str, int]:
-        """What a ranking made now depends on: files, and when each was changed."""
+        """Sources of a ranking: files and their modification times."""
         files = [str(self.bundle / "models" / name) for name in self.weights]
         files += [datastore.get_image_uri(image) for image in datastore.get_unlabeled_images()]
         return {file: _changed(file) for file in files}
@@ -115,18 +115,18 @@ class Selection(ScoringMethod):
 
 
 def _changed(file: str) -> int:
-    """When a file was changed, in nanoseconds; 0 where it is not there."""
+    """Modification time of a file in ns; 0 if it does not exist."""
     return os.stat(file).st_mtime_ns if os.path.exists(file) else 0
 
 
 class Coverage(Selection):
-    """The studies that are most like all others first; needs no label. Pre-trains CORAL's encoder once."""
+    """Rank studies by how well they cover the others, without labels, by the encoder that CORAL pre-trains once."""
 
     name = "coverage"
     description = "The study that best covers the others, by the features of CORAL's encoder; needs no label"
     configs = ("configs/pretrain.json", "configs/selection.json", "configs/studies.json")
     weights = ("encoder.pt",)
-    fewest = 4  # studies: an encoder that saw only the first ones to arrive would be kept
+    fewest = 4  # smallest number of studies, since an encoder of the first few ones would be kept
 
     def obstacle(self, datastore: Datastore) -> str:
         count = len(datastore.list_images())
@@ -139,7 +139,7 @@ class Coverage(Selection):
 
 
 class Uncertainty(Selection):
-    """The studies of whose segmentation the network is least certain first; needs a training."""
+    """Rank studies by the uncertainty of their segmentations, after a training."""
 
     name = "uncertainty"
     description = "The study of whose segmentation the network is least certain; needs a training"
@@ -152,16 +152,16 @@ class Uncertainty(Selection):
     weights = ("model.pt", "model.json")
 
     def obstacle(self, datastore: Datastore) -> str:
-        # an untrained bundle has a model.pt without weights, and nothing beside it
+        # an untrained bundle has a model.pt without weights, and no model.json
         if not all((self.bundle / "models" / name).is_file() for name in self.weights):
             return f"there is no trained network; train {self.bundle.name} first."
         return super().obstacle(datastore)
 
 
 class BestRanked(Strategy):
-    """The best study of a ranking that was not served within a day; else the one served longest ago."""
+    """Serve the best study of a ranking that was not served within a day, else the one served longest ago."""
 
-    again = 24 * 60 * 60  # seconds, as MONAI Label's own
+    again = 24 * 60 * 60  # seconds, as in MONAI Label
 
     def __init__(self, selection: Selection) -> None:
         super().__init__(selection.description)
@@ -170,10 +170,10 @@ class BestRanked(Strategy):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """
         Returns:
-            "id" of the study, its "rank" and its score; None where all are annotated.
+            "id" of the study, its "rank" and its score; None if all are annotated.
 
         Raises:
-            HTTPException: there is no ranking; MONAI Label hands the message of no other exception to its clients.
+            HTTPException: there is no ranking. MONAI Label passes only the message of this exception to clients.
         """
         images = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
         if not images:
@@ -187,12 +187,12 @@ class BestRanked(Strategy):
         return {"id": image, **self.selection.ranking()[image]}
 
     def best(self, images: Sequence[str], datastore: Datastore, strategy: str) -> str | None:
-        """The best one of these studies; None where none of them is ranked.
+        """The best of these studies; None if none of them is ranked.
 
         Args:
             images: names of studies.
-            datastore: notes when they were served.
-            strategy: name of this one, by which they were.
+            datastore: which records when studies were served.
+            strategy: name of this strategy.
         """
         ranking = self.selection.ranking()
         yesterday = time.time() - self.again

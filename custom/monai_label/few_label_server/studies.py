@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The server's folder: images and labels that lie in it, belong together and can be read."""
+"""The folder of the server, whose images and labels are checked when they are added."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Studies"]
 
 
 class Studies(LocalDatastore):
-    """MONAI Label's folder, into which nothing goes that training could not use, and nothing beside it.
+    """MONAI Label's datastore, which accepts only files that a training can use.
 
     Args:
         folder: of the images; labels go to ``labels/<tag>`` in it.
-        classes: gives the number of classes with the background, once the models are known.
-        **more: of MONAI Label's.
+        classes: function that gives the number of classes with the background, once the models are loaded.
+        **more: arguments of MONAI Label's datastore.
     """
 
     def __init__(self, folder: str, classes: Callable[[], int], **more: Any) -> None:
@@ -30,10 +30,10 @@ class Studies(LocalDatastore):
         super().__init__(folder, **more)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Add an image that is not there yet.
+        """Add a new image.
 
         Raises:
-            HTTPException: 422 for a name or a file that cannot be, 409 where a study has that name.
+            HTTPException: 422 for a name or a file that cannot be used, 409 if a study has that name.
         """
         from custom.data.checks import check_image
 
@@ -44,10 +44,10 @@ class Studies(LocalDatastore):
         return super().add_image(image_id, image_filename, image_info)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Save a label that lies on its image and holds classes alone.
+        """Save a label that is on the grid of its image and holds only classes.
 
         Raises:
-            HTTPException: 404 where there is no such study, 422 for a tag or a file that cannot be.
+            HTTPException: 404 for an unknown study, 422 for a tag or a file that cannot be used.
         """
         from custom.data.checks import check_label, check_pair
 
@@ -69,6 +69,6 @@ class Studies(LocalDatastore):
 
     @staticmethod
     def _refuse(problems: list[str], file: str, name: str) -> None:
-        """Raise what is wrong with a file, by the name that its sender knows."""
+        """Raise the problem of a file, under the name that its sender gave it."""
         if problems:
             raise HTTPException(422, " ".join(problems).replace(str(Path(file)), name) + " Nothing was saved.")

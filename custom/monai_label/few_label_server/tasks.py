@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle's segmentations, and the processes in which it trains and ranks."""
+"""Segmentations by bundles, and the processes in which bundles train and rank studies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from monailabel.utils.async_tasks.utils import background_executors, background_
 
 __all__ = ["Segmentation", "TrainingRecord", "end_children", "end_with", "progress_of"]
 
-# of segments, RGB of 0 to 255: Okabe and Ito's, which people of every color vision tell apart
+# RGB from 0 to 255 of segments, the palette of Okabe and Ito, which color-blind readers can distinguish
 COLORS = (
     (230, 159, 0),
     (86, 180, 233),
@@ -37,16 +37,16 @@ COLORS = (
     (204, 121, 167),
     (148, 148, 148),
 )
-SERVER = "FEW_LABEL_SERVER"  # in the environment of its processes: the server's process ID
+SERVER = "FEW_LABEL_SERVER"  # variable with the process ID of the server in the environment of its processes
 
 
 class Segmentation(BundleInferTask):
-    """MONAI Label's segmentation by a bundle: classes as they are written, in colors, answers that are integers.
+    """MONAI Label's segmentation by a bundle, with names and colors of the classes and integer label maps.
 
     Args:
-        path: the bundle's folder.
-        conf: of the server.
-        **more: of MONAI Label's.
+        path: folder of the bundle.
+        conf: settings of the server.
+        **more: arguments of MONAI Label's task.
     """
 
     def __init__(self, path: str, conf: dict[str, str], **more: Any) -> None:
@@ -63,7 +63,7 @@ class Segmentation(BundleInferTask):
         return {**super().info(), "label_colors": self.label_colors, "trained": self.trained()}
 
     def trained(self) -> bool:
-        """Whether the weights that are served hold any: those of a bundle that nobody trained are an empty file."""
+        """Whether the bundle was trained; the file of an untrained bundle has no weights."""
         file = self.get_path()
         if not file:
             return False
@@ -75,7 +75,7 @@ class Segmentation(BundleInferTask):
     def __call__(self, request: dict[str, Any], callbacks: Any = None) -> tuple[Any, dict[str, Any]]:
         """
         Raises:
-            HTTPException: 409 where nobody has trained the bundle, 422 for an image that cannot be used.
+            HTTPException: 409 if the bundle is untrained, 422 for an image that cannot be used.
         """
         if not self.trained():
             name = Path(self.bundle_path).name
@@ -101,7 +101,7 @@ class Segmentation(BundleInferTask):
         return file, {**notes, "label_colors": self.label_colors}
 
     def _name_segments(self, file: str) -> None:
-        """Say which value is which segment, as 3D Slicer reads it."""
+        """Write the names of the segments in the format of 3D Slicer."""
         values, header = nrrd.read(file)
         for number, (name, value) in enumerate(self.labels.items()):
             color = " ".join(f"{part / 255:.6f}" for part in self.label_colors[name])
@@ -111,7 +111,7 @@ class Segmentation(BundleInferTask):
 
 
 def _as_its_image(file: str, image: str, dtype: np.dtype) -> None:
-    """Write a segmentation anew with the header of its image: ITK writes one form of its geometry, not both."""
+    """Rewrite a segmentation with the header of its image, since ITK writes only one form of the geometry."""
     from custom.data.saving import like_image
 
     if not image.endswith((".nii.gz", ".nii")):
@@ -121,24 +121,24 @@ def _as_its_image(file: str, image: str, dtype: np.dtype) -> None:
 
 
 class TrainingRecord:
-    """What is known of the last training, in a file: a server that was stopped meanwhile reads it when it starts.
+    """Record of the last training in a file, which a server reads at its start if it was stopped during the training.
 
     Args:
-        folder: of the app.
+        folder: folder of the app.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.file = Path(folder, "logs", "training.json")
 
     def read(self) -> dict[str, Any]:
-        """The record; empty where there is none, or it was cut while it was written."""
+        """The record; empty if there is none, or it was not completely written."""
         try:
             return dict(json.loads(self.file.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError):
             return {}
 
     def write(self, **content: Any) -> None:
-        """Put these over what is there."""
+        """Update the record with these values."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.file.with_suffix(f".{os.getpid()}.partial")
         temporary.write_text(json.dumps({**self.read(), **content}, indent=1), encoding="utf-8")
@@ -146,7 +146,7 @@ class TrainingRecord:
 
     @contextmanager
     def of(self, model: str, request: Mapping[str, Any]) -> Iterator[None]:
-        """Keep the record of a training in this process."""
+        """Record a training that runs in this process."""
         this = psutil.Process()
         begin = {"model": model, "start_ts": _now(), "end_ts": None, "request": dict(request)}
         self.write(status="RUNNING", process=this.pid, created=this.create_time(), **begin)
@@ -158,7 +158,7 @@ class TrainingRecord:
         self.write(status="DONE", end_ts=_now())
 
     def cut(self) -> str:
-        """What happened to a training that ended with the server; empty where none did."""
+        """Message about a training that was interrupted when the server stopped; empty if there is none."""
         record = self.read()
         if record.get("status") not in ("RUNNING", "CUT") or self._alive(record):
             return ""
@@ -170,7 +170,7 @@ class TrainingRecord:
         )
 
     def announce(self) -> str:
-        """Let MONAI Label's list of trainings begin with one that was cut; returns what :meth:`cut` does."""
+        """Add an interrupted training to MONAI Label's list of trainings; the result is that of :meth:`cut`."""
         message = self.cut()
         if message:
             record = self.read()
@@ -188,17 +188,17 @@ class TrainingRecord:
 
 
 def _now() -> str:
-    return datetime.today().strftime("%Y-%m-%d %H:%M:%S")  # as MONAI Label writes times
+    return datetime.today().strftime("%Y-%m-%d %H:%M:%S")  # the format of times in MONAI Label
 
 
 def progress_of(lines: list[str]) -> dict[str, Any]:
-    """What a process's last progress bar says.
+    """State of the last progress bar of a process.
 
     Args:
-        lines: what it printed last.
+        lines: last lines of its output.
 
     Returns:
-        Its "step", "percent", and of a training "epoch" as "3/12"; empty without a bar.
+        "step", "percent", and for a training "epoch", such as "3/12"; empty without a bar.
     """
     for line in reversed(lines):
         step, found, bar = line.partition("%|")
@@ -210,10 +210,10 @@ def progress_of(lines: list[str]) -> dict[str, Any]:
 
 
 def end_children(patience: float = 5.0) -> None:
-    """End all processes that this one has started, and theirs; none that waits begins.
+    """Stop all processes that this one has started, with their children; waiting ones do not start.
 
     Args:
-        patience: seconds until one that does not end is killed.
+        patience: seconds until a process that does not stop is killed.
     """
     for executor in background_executors.values():
         executor.shutdown(wait=False, cancel_futures=True)
@@ -234,11 +234,11 @@ def _to(process: psutil.Process, signal: Callable[[psutil.Process], None]) -> No
 
 
 def end_with(server: int, interval: float = 1.0) -> None:
-    """Let this process and those that it starts end when the server's does, however that ended.
+    """Stop this process and its children when the server ends for any reason.
 
     Args:
-        server: its process ID.
-        interval: seconds between two looks.
+        server: process ID of the server.
+        interval: seconds between two checks.
     """
     process = psutil.Process(server) if psutil.pid_exists(server) else None
 
