@@ -16,7 +16,7 @@ import torch
 from commands import BUNDLES, run, start
 
 from custom.data.phantom import abdominal_map, write_abdominal
-from custom.registration import Registrations
+from custom.registration import Registrations, read_transform
 
 CONFIGS = BUNDLES / "cctr_synapse" / "configs"
 QUICK = {
@@ -67,6 +67,17 @@ def test_registration_finds_corresponding_points(registered, abdomen):
     errors = {"before": np.linalg.norm(fixed - moving, axis=1), "after": np.linalg.norm(found - moving, axis=1)}
     # to a voxel of the finest level: within an organ of one gray nothing tells more
     assert np.median(errors["after"]) < 4.0 < 15.0 < np.median(errors["before"])  # mm
+
+
+def test_transforms_leave_for_other_programs(registered, abdomen):
+    settings = {"dataset_dir": abdomen, "output_dir": registered, "transform_format": "nii.gz", **QUICK}
+    printed = run("export_transforms", ["registration.json"], configs=CONFIGS, **settings)
+    (row,) = rows(registered / "exported_transforms" / "transforms.csv")
+    assert "1 transforms written to" in printed and float(row["off_mm"]) == 0
+    between = Registrations(registered / "registration").between(row["fixed"], row["moving"])
+    found = read_transform(registered / "exported_transforms" / row["file"], between.fixed, between.moving)
+    points = between.fixed.points().reshape(-1, 3)[::101]
+    assert (found(points) - between(points)).norm(dim=1).max() < 1e-3
 
 
 @pytest.fixture(scope="module")

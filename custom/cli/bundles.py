@@ -53,6 +53,7 @@ be is refused before anything is built. This page is written by `make bundles`.
 MACHINERY = {
     *("imports", "initialize", "check", "run", "sections", "handlers", "network", "transformer_network", "students"),
     *("training", "pretraining", "evaluating", "inference", "registration", "atlas_segmentation", "selection"),
+    "export_transforms",
 }
 PLACE = re.compile(r"\{\{ (\w+) \}\}")
 LISTED = re.compile(r"\{\{ \*(\w+) \}\}")

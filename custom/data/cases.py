@@ -9,11 +9,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from custom.data.itk_files import ITK_ENDINGS
 from custom.utils.errors import UserError
 
-__all__ = ["Case", "DataError", "case_id", "case_ids", "check_class_names", "patients", "without_labels"]
+__all__ = [
+    "IMAGE_ENDINGS",
+    "Case",
+    "DataError",
+    "case_id",
+    "case_ids",
+    "check_class_names",
+    "patients",
+    "without_labels",
+]
 
 LONGEST_ID = 200
+IMAGE_ENDINGS = (".nii.gz", ".nii", *ITK_ENDINGS)  # of the files that are read
 
 
 Case = dict[str, Any]  # "image" and "case", maybe "label" and "patient", and further keys of a data list
@@ -24,7 +35,7 @@ class DataError(UserError, ValueError):
 
 
 def case_id(entry: dict[str, Any]) -> str:
-    """Name of a case: its "case", or the name of the image's file without .nii or .nii.gz, or of its folder.
+    """Name of a case: its "case", or the name of the image's file without its ending, or of its folder.
 
     Raises:
         DataError: the name cannot be used in file names.
@@ -32,7 +43,8 @@ def case_id(entry: dict[str, Any]) -> str:
     name = entry.get("case")
     if name is None or not str(name).strip():
         image = getattr(entry["image"], "meta", {}).get("filename_or_obj", entry["image"])  # it may be loaded already
-        name = Path(str(image)).name.removesuffix(".gz").removesuffix(".nii")
+        name = Path(str(image)).name
+        name = next((name[: -len(end)] for end in IMAGE_ENDINGS if name.lower().endswith(end)), name)
     name = str(name)
     if name in (".", "..") or len(name) > LONGEST_ID or any(c in "/\\" or not c.isprintable() for c in name):
         raise DataError(

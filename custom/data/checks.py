@@ -18,6 +18,7 @@ from custom.data.facts import Facts, file_facts
 from custom.data.geometry import OrientSlices, slice_axis
 from custom.data.headers import tell_of_headers
 from custom.data.nifti_geometry import corner_distance
+from custom.data.slice_order import tell_of_slice_order
 from custom.data.unique import check_unique, name_of
 from custom.data.volume_file import aligned_affine, know_case
 from custom.utils.errors import SettingError
@@ -160,6 +161,8 @@ def check_training(
 ) -> None:
     """Check the data of a training: :func:`check_datalist` of all its sections, and :func:`check_classes`.
 
+    Labeled cases whose slices run the other way than those of the others are named in a warning.
+
     Args:
         sections: "training" and "unlabeled" cases.
         validation: cases for choosing the network, maybe none.
@@ -173,6 +176,7 @@ def check_training(
     used = {"training": sections["training"], "unlabeled": sections["unlabeled"], "validation": validation}
     check_datalist(used, label_count(class_names, label_values), cine=[], direction=direction)
     check_classes(sections["training"], class_names, label_values)
+    tell_of_slice_order(sections["training"], label_values or range(1, len(class_names) + 1), direction)
 
 
 def check_pretraining(

@@ -28,11 +28,12 @@ from custom.data.checks import (
     check_unique,
     usable_images,
 )
-from custom.data.image_folder import images_in, nifti_files
+from custom.data.image_folder import image_files, images_in
 from custom.data.json_list import checked_spacing, class_names, read_sections
 from custom.data.layouts import layout_of
 from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.volume_file import know_case
+from custom.utils.json_files import read_text
 from custom.utils.log import logger
 
 __all__ = [
@@ -46,7 +47,7 @@ __all__ = [
     "held_out",
     "images_in",
     "load_sections",
-    "nifti_files",
+    "image_files",
     "named_class",
     "phase_of",
     "split_folder",
@@ -199,7 +200,7 @@ def _read_ids(file: Path, optional: bool = False) -> list[str]:
         if optional:
             return []
         raise DataError(f"split_dir: {file} is missing; it lists the training patients, one a line.")
-    return file.read_text(encoding="utf-8").split()
+    return read_text(file, "split_dir", DataError).split()
 
 
 def _from_json(file: Path) -> tuple:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from custom.data.itk_files import files_of
+
 __all__ = ["dicom_files", "file_states", "is_dicom", "is_series"]
 
 INDEX = "DICOMDIR"  # index of a disc, which is in the DICOM format but is not an image
@@ -35,5 +37,5 @@ def file_states(path: str | os.PathLike) -> list[tuple[str, int, int]]:
     Raises:
         OSError: the file or folder does not exist.
     """
-    files = dicom_files(path) if os.path.isdir(path) else [Path(path)]
+    files = dicom_files(path) if os.path.isdir(path) else files_of(path)
     return [(os.path.realpath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]

@@ -17,6 +17,7 @@ from monai.utils import optional_import
 import custom
 from custom.data.checks import DataError, case_id
 from custom.data.dicom import dicom_files, is_series
+from custom.data.nifti_geometry import LPS
 from custom.utils.errors import SettingError
 from custom.utils.files import replacing
 
@@ -24,8 +25,6 @@ highdicom, installed = optional_import("highdicom")
 pydicom, _ = optional_import("pydicom")  # a dependency of highdicom
 
 __all__ = ["SaveDicomSegd", "check_series"]
-
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class SaveDicomSegd(MapTransform):

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from custom.data.dicom import dicom_files
-from custom.data.nifti_geometry import VolumeFileError
+from custom.data.nifti_geometry import LPS, VolumeFileError
 
 __all__ = ["Series", "read_series"]
 
 SLICE_TOLERANCE = 0.1  # mm, between neighbors
 TILT_TOLERANCE = 1.0  # mm, from the first slice to the last
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 TAGS = {
     "frames": "0028|0008",
     "position": "0020|0032",

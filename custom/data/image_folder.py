@@ -9,18 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from custom.data.cases import DataError, case_id
+from custom.data.cases import IMAGE_ENDINGS, DataError, case_id
 from custom.data.dicom import dicom_files
+from custom.data.itk_files import data_file, is_itk_file
+from custom.data.nifti_geometry import VolumeFileError
 from custom.utils.log import logger
 
-__all__ = ["images_in", "nifti_files"]
+__all__ = ["images_in", "image_files"]
 
 SHOWN = 3
 OTHER_IMAGES = (
-    ".nrrd",
-    ".nhdr",
-    ".mha",
-    ".mhd",
     ".mgz",
     ".mgh",
     ".hdr",
@@ -33,8 +31,9 @@ OTHER_IMAGES = (
 
 
 def images_in(pattern: str | int) -> list[dict[str, Any]]:
-    """Cases without labels from a folder (its .nii and .nii.gz files, and the DICOM series in it, however deep), a
-    glob pattern, one file, or one folder with a DICOM series.
+    """Cases without labels from a folder, a glob pattern, one file, or one folder with a DICOM series.
+
+    A folder's are its NIfTI, NRRD and MetaImage files, and the DICOM series in it, however deep.
 
     The name of an existing file or folder is not read as a pattern. Segmentations of images in the same folder (X_seg
     or X_gt of X) and files that are not images are left out, and a message says so. A series in nested folders is named
@@ -52,14 +51,19 @@ def images_in(pattern: str | int) -> list[dict[str, Any]]:
         cases = [_case(file) for file in _matching(path)]
     if not cases:
         raise DataError(
-            f"images: nothing matches {pattern}; give a folder with .nii.gz files or DICOM series, a pattern or a file."
+            f"images: nothing matches {pattern}; give a folder with .nii.gz, .nrrd or .mha files or "
+            "DICOM series, a pattern or a file."
         )
     return cases
 
 
-def nifti_files(folder: Path) -> list[Path]:
-    """The .nii and .nii.gz files of a folder, in order."""
-    return sorted(f for f in folder.iterdir() if f.name.endswith((".nii", ".nii.gz")))
+def image_files(folder: Path) -> list[Path]:
+    """The files of a folder that are images by their ending, in order."""
+    return sorted(f for f in folder.iterdir() if _is_image(f.name))
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_ENDINGS)
 
 
 def _case(file: Path, name: str | None = None) -> dict[str, Any]:
@@ -76,20 +80,24 @@ def _matching(pattern: Path) -> list[Path]:
 
 
 def _of_folder(root: Path) -> list[dict[str, Any]]:
-    files = nifti_files(root)
+    files = image_files(root)
     series, deeper = [], []
     for folder, below, names in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
         if dicom_files(folder):
             series.append(Path(folder))
         elif Path(folder) != root:
-            deeper += [Path(folder, name) for name in sorted(names) if name.endswith((".nii", ".nii.gz"))]
+            deeper += [Path(folder, name) for name in sorted(names) if _is_image(name)]
             _tell_of_other_images([Path(folder, name) for name in sorted(names)])
     if root not in series:
-        others = [f for f in sorted(root.iterdir()) if not f.is_dir() and f not in files and f.name[0] != "."]
+        known = {*files, *map(_voxels_of, files)}
+        others = [f for f in sorted(root.iterdir()) if not f.is_dir() and f not in known and f.name[0] != "."]
         _tell_of_other_images(others)
         _tell([f for f in others if not _is_other_image(f)], "files left out, which are no images")
-    _tell(deeper, f"NIfTI files in folders below are left out; name their folder, or {root}/**/*.nii.gz takes all")
+    _tell(
+        deeper,
+        f"image files in folders below are left out; name their folder, or use {root}/**/*.nii.gz",
+    )
     images = _without_segmentations(sorted([*files, *(f for f in series if f.parent == root)]))
     cases = [_case(file) for file in images]
     for folder in series:
@@ -104,13 +112,21 @@ def _is_other_image(file: Path) -> bool:
 
 def _tell_of_other_images(files: Sequence[Path]) -> None:
     for file in filter(_is_other_image, files):
-        logger.warning(f"Left out: {file} is no NIfTI file and no DICOM series; convert it to .nii.gz.")
+        logger.warning(f"Left out: {file} is none of {', '.join(IMAGE_ENDINGS)} and no DICOM series; convert it.")
 
 
 def _tell(files: Sequence[Path], what: str) -> None:
     if files:
         names = ", ".join(f.name for f in files[:SHOWN]) + (", ..." if len(files) > SHOWN else "")
         logger.warning(f"images: {len(files)} {what} ({names}).")
+
+
+def _voxels_of(file: Path) -> Path | None:
+    """The file beside a header with its voxels, which is no image of its own."""
+    try:
+        return data_file(file) if is_itk_file(file) else None
+    except (OSError, VolumeFileError):  # which opening it says
+        return None
 
 
 def _without_segmentations(files: list[Path]) -> list[Path]:

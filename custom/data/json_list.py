@@ -76,7 +76,7 @@ def checked_spacing(spacing: Any, key: str) -> list[float] | None:
     if spacing is None:
         return None
     numbers = spacing if isinstance(spacing, (list, tuple)) else []
-    if len(numbers) != 3 or not all(isinstance(n, (int, float)) and 0 < n < float("inf") for n in numbers):
+    if len(numbers) != 3 or not all(type(n) in (int, float) and 0 < n < float("inf") for n in numbers):  # no bool
         raise DataError(f"{key}: {_short(spacing)} are no three voxel sizes in mm; write e.g. [1.5, 1.5, 8].")
     return [float(n) for n in numbers]
 

@@ -13,10 +13,20 @@ import numpy as np
 
 from custom.utils.errors import UserError
 
-__all__ = ["Geometry", "VolumeFileError", "corner_distance", "nifti_geometry"]
+__all__ = [
+    "LPS",
+    "REMEDY",
+    "Geometry",
+    "VolumeFileError",
+    "corner_distance",
+    "is_straight",
+    "nifti_geometry",
+    "with_sizes",
+]
 
 MILLIMETERS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # mm in the unit of length of the header: unknown, m, mm, micron
 UNIT_NAMES = {1: "meters", 3: "microns"}
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to the axes of DICOM and ITK, and back
 SIZE_TOLERANCE = 0.01  # relative
 RIGHT_ANGLE_TOLERANCE = 1e-3  # cosine
 SCANNER = 1  # code of a form in the coordinates of the scanner
@@ -73,7 +83,7 @@ def nifti_geometry(header: nib.Nifti1Header, path: str, spacing: Sequence[float]
     if unit in UNIT_NAMES:
         notes.append(f"{path} has lengths in {UNIT_NAMES[unit]}; they are converted to mm.")
     if spacing is not None:
-        affine = _with_sizes(_base(forms, header, scale), np.asarray(spacing, dtype=np.float64))
+        affine = with_sizes(_base(forms, header, scale), np.asarray(spacing, dtype=np.float64))
         return Geometry(affine, (*forms.values(), affine), tuple(notes))
     if not forms:
         if found:
@@ -86,7 +96,7 @@ def nifti_geometry(header: nib.Nifti1Header, path: str, spacing: Sequence[float]
         return Geometry(affine, (affine,), tuple(notes))
     name = _chosen(forms, codes, path)
     affine = forms[name]
-    if not _straight(affine):
+    if not is_straight(affine):
         raise VolumeFileError(
             f"{path} has axes that are not perpendicular (a sheared {name}); resample it to a straight grid first."
         )
@@ -131,7 +141,7 @@ def _chosen(forms: dict[str, np.ndarray], codes: dict[str, int], path: str) -> s
         return next(iter(forms))
     s, q = forms["sform"], forms["qform"]
     if _same(_sizes(s), _sizes(q)):
-        return "sform" if _straight(s) else "qform"
+        return "sform" if is_straight(s) else "qform"
     if _unset(_sizes(q)) != _unset(_sizes(s)):
         return "sform" if _unset(_sizes(q)) else "qform"
     if codes["qform"] == SCANNER and codes["sform"] != SCANNER:
@@ -144,14 +154,15 @@ def _chosen(forms: dict[str, np.ndarray], codes: dict[str, int], path: str) -> s
 
 def _base(forms: dict[str, np.ndarray], header: nib.Nifti1Header, scale: np.ndarray) -> np.ndarray:
     """The affine whose directions are used with given voxel sizes."""
-    straight = [form for form in forms.values() if _straight(form)]
+    straight = [form for form in forms.values() if is_straight(form)]
     if straight:
         return straight[0]
     signs = np.sign(np.diag(header.get_base_affine())[:3])
     return np.diag([*np.where(signs == 0, 1, signs), 1.0]) @ scale
 
 
-def _with_sizes(affine: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def with_sizes(affine: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """An affine (4, 4) with other voxel sizes (3,), its directions and origin kept."""
     changed = affine.copy()
     changed[:3, :3] *= sizes / _sizes(affine)
     return changed
@@ -161,7 +172,8 @@ def _sizes(affine: np.ndarray) -> np.ndarray:
     return np.linalg.norm(affine[:3, :3], axis=0)
 
 
-def _straight(affine: np.ndarray) -> bool:
+def is_straight(affine: np.ndarray) -> bool:
+    """Whether the axes of an affine are perpendicular."""
     directions = affine[:3, :3] / _sizes(affine)
     return bool(np.abs(directions.T @ directions - np.eye(3)).max() <= RIGHT_ANGLE_TOLERANCE)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from custom.data.cases import Case
 from custom.data.checks import DataError, case_id, check_folder, without_faults
 from custom.data.datalist import load_sections, with_spacing
-from custom.data.image_folder import nifti_files
+from custom.data.image_folder import image_files
 from custom.utils.log import logger
 
 __all__ = ["announce", "studies_to_annotate", "study_sections", "training_sections"]
@@ -111,10 +111,10 @@ def _beside(labels: Path) -> list[Case]:
 
 
 def _images(folder: Path) -> list[Case]:
-    names = {file: case_id({"image": file}) for file in nifti_files(folder)}
+    names = {file: case_id({"image": file}) for file in image_files(folder)}
     return [{"image": str(file), "case": name, "patient": name} for file, name in names.items()]
 
 
 def _names(labels: Path) -> set[str]:
     """Names of the studies with a label in a folder of the server."""
-    return {case_id({"image": file}) for file in nifti_files(labels)} if labels.is_dir() else set()
+    return {case_id({"image": file}) for file in image_files(labels)} if labels.is_dir() else set()

@@ -18,6 +18,7 @@ import numpy as np
 
 from custom.data.dicom import is_dicom
 from custom.data.dicom_series import read_series
+from custom.data.itk_files import is_itk_file, open_itk
 from custom.data.nifti_geometry import VolumeFileError, corner_distance, nifti_geometry
 
 __all__ = [
@@ -47,7 +48,7 @@ class VolumeFile:
     """A file with a volume, opened: its geometry is known, its voxels are read when they are asked for.
 
     Args:
-        path: of a NIfTI file, or of the folder of a DICOM series.
+        path: of a NIfTI, NRRD or MetaImage file, or of the folder of a DICOM series.
         shape: (X, Y, Z), or (X, Y, Z, T) of a series in time; fewer for what is no volume.
         affine: (4, 4) float64, voxel to RAS in mm.
         forms: the affines that other programs may take from the file, in mm.
@@ -153,7 +154,7 @@ def _real(path: str | os.PathLike) -> str:
 
 
 def open_volume(path: str | os.PathLike) -> VolumeFile:
-    """Open a volume: a NIfTI file, or the folder of a DICOM series.
+    """Open a volume: a NIfTI, NRRD or MetaImage file, or the folder of a DICOM series.
 
     Axes of length 1 after the third one are left out. See
     :func:`~custom.data.nifti_geometry.nifti_geometry` for what counts where a header contradicts itself.
@@ -166,7 +167,11 @@ def open_volume(path: str | os.PathLike) -> VolumeFile:
     if os.path.isdir(path):
         series = read_series(path, assumed_spacing(path))
         return VolumeFile(path, series.shape, series.affine, (series.affine,), (), series.values)
-    file = _open_nifti(path, size)
+    if is_itk_file(path):
+        found = open_itk(path, assumed_spacing(path), MOST_VOXELS, DENSEST)
+        file = VolumeFile(path, found.shape, found.affine, (found.affine,), (), found.stored)
+    else:
+        file = _open_nifti(path, size)
     image = _images.get(_real(path))
     if image is None or image == _real(path):
         return file
@@ -235,6 +240,9 @@ def _open_nifti(path: str, size: int) -> VolumeFile:
     if voxels * dtype.itemsize > size * (DENSEST if path.endswith(".gz") else 1) + 4096:
         claimed = f"its header claims {' x '.join(map(str, shape))} voxels, more than the file can hold"
         raise VolumeFileError(damaged.format(claimed))
+    offset = int(image.dataobj.offset)
+    if offset < image.header.sizeof_hdr:
+        raise VolumeFileError(damaged.format(f"its voxels would begin within its header, at byte {offset}"))
     if voxels > MOST_VOXELS:
         raise VolumeFileError(
             f"{path} has {' x '.join(map(str, shape))} voxels, more than fit in memory; crop or resample it."
@@ -248,10 +256,13 @@ def _open_nifti(path: str, size: int) -> VolumeFile:
     def stored() -> np.ndarray:
         try:
             voxels = np.asarray(image.dataobj.get_unscaled())  # no float64 copy of an integer file with a slope
-            if path.endswith(".gz"):
-                _check_sum(path)
+            length = _length(path)
         except Exception as error:
             raise VolumeFileError(damaged.format(_reason(error))) from error
+        if (rest := length - offset - voxels.nbytes) >= voxels.nbytes // shape[
+            -1
+        ]:  # a slice; some writers pad a little
+            raise VolumeFileError(damaged.format(f"it holds {rest} bytes more than the voxels that its header claims"))
         return voxels.reshape(shape)
 
     slope, inter = image.dataobj.slope, image.dataobj.inter
@@ -262,8 +273,12 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _check_sum(path: str) -> None:
-    """Read a .gz file to its end, where its checksum is: nibabel stops after the last voxel."""
+def _length(path: str) -> int:
+    """Bytes of a file; a .gz file is read to its end, where its checksum is: nibabel stops after the last voxel."""
+    if not path.endswith(".gz"):
+        return os.path.getsize(path)
+    length = 0
     with gzip.open(path) as file:
-        while file.read(1 << 22):
-            pass
+        while block := file.read(1 << 22):
+            length += len(block)
+    return length

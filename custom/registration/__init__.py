@@ -5,6 +5,7 @@
 Here is what configs and users call; the rest is imported from its module.
 """
 
+from custom.registration.export import export_transforms, read_transform, write_transform
 from custom.registration.labels import check_choice, label_maps, no_registrations, propagated_labels
 from custom.registration.library import Registrations
 from custom.registration.pairwise import register
@@ -23,14 +24,17 @@ __all__ = [
     "Settings",
     "WarpOntod",
     "check_choice",
+    "export_transforms",
     "invert",
     "label_maps",
     "map_points",
     "no_registrations",
+    "read_transform",
     "register",
     "propagated_labels",
     "registered_points",
     "training_registrations",
     "warp_label",
     "warped_cases",
+    "write_transform",
 ]

@@ -4,21 +4,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from custom.registration.grids import organ_grid
 from custom.registration.images import compared
+from custom.registration.itk_images import field_from_itk, field_to_itk, image_to_itk, load_itk
 from custom.registration.settings import Settings
 from custom.registration.transform import Affine, Displacement
 from custom.registration.volume import Grid, Volume
 
 __all__ = ["deform", "use_threads"]
-
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # converts RAS to the LPS axes of ITK, and back
 
 
 def deform(
@@ -53,8 +50,8 @@ def _demons(
     Source:
         Vercauteren et al., Diffeomorphic demons, NeuroImage 2009.
     """
-    itk = _itk()
-    images = [_to_itk(values, grid) for values in (fixed, moving)]
+    itk = load_itk()
+    images = [image_to_itk(values, grid) for values in (fixed, moving)]
     image, field = type(images[0]), itk.Image[itk.Vector[itk.F, 3], 3]
     method = itk.DiffeomorphicDemonsRegistrationFilter[image, image, field].New(
         FixedImage=images[0], MovingImage=images[1]
@@ -67,13 +64,9 @@ def _demons(
     voxels = np.maximum(options.smoothing_sigma_voxels * grid.spacing.min() / grid.spacing, 0.7)
     method.SetStandardDeviations(voxels.tolist())
     if start is not None:
-        lps = np.ascontiguousarray((start.numpy() @ LPS[:3, :3]).transpose(2, 1, 0, 3), dtype=np.float32)
-        initial = itk.image_from_array(lps, ttype=field)
-        initial.CopyInformation(images[0])
-        method.SetInitialDisplacementField(initial)
+        method.SetInitialDisplacementField(field_to_itk(start.movedim(-1, 0), grid))
     method.Update()
-    lps = itk.array_from_image(method.GetOutput())
-    return torch.from_numpy(np.ascontiguousarray((lps @ LPS[:3, :3]).transpose(3, 2, 1, 0), dtype=np.float32))
+    return field_from_itk(method.GetOutput())[0]
 
 
 def use_threads(count: int) -> int:
@@ -87,24 +80,7 @@ def use_threads(count: int) -> int:
     """
     if count < 1:
         raise ValueError(f"threads: {count}; at least one.")
-    threader = _itk().MultiThreaderBase
+    threader = load_itk().MultiThreaderBase
     before = threader.GetGlobalDefaultNumberOfThreads()
     threader.SetGlobalDefaultNumberOfThreads(count)
     return int(before)
-
-
-def _itk() -> Any:
-    """Import ITK, whose modules take seconds to load, when it is first needed."""
-    import itk
-
-    return itk
-
-
-def _to_itk(values: Tensor, grid: Grid) -> Any:
-    itk = _itk()
-    image = itk.image_from_array(np.ascontiguousarray(values.numpy().T, dtype=np.float32))
-    affine = LPS @ grid.affine
-    image.SetSpacing(grid.spacing.tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(affine[:3, :3] / grid.spacing)))
-    return image

@@ -80,12 +80,12 @@ def compared(
     window: float | None,
     matrix: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Both images on a grid, locally normalized, with the moving image sampled at ``points``.
+    """Both images on a grid, locally normalized, with the moving image sampled at ``points``, 0 where these are NaN.
 
     Args:
         window: see :func:`locally_normalized`.
     """
-    fixed, moving = target.smoothed(grid).at(grid.points()), source.smoothed(grid, matrix).at(points)
+    fixed, moving = target.smoothed(grid).at(grid.points()), source.smoothed(grid, matrix).at(points).nan_to_num()
     return tuple(locally_normalized(values, grid.spacing, window) for values in (fixed, moving))
 
 

@@ -29,7 +29,7 @@ __all__ = ["check_choice", "label_maps", "no_registrations", "propagated_labels"
 
 SEVERAL = ("votes", "agreement")  # choices that give several label maps for each case
 CHOICES = (*SEVERAL, *FUSIONS)
-FORMAT = 1  # raise it when the same registrations give other label maps
+FORMAT = 2  # raise it when the same registrations give other label maps
 
 
 def warped_labels(

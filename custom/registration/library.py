@@ -6,18 +6,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
+import json
 import math
 import random
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from custom.registration.plan import Pair
-from custom.registration.record import Limits, PairResult
-from custom.registration.storage import load_transform
+from custom.registration.record import REDO, Limits, PairResult
+from custom.registration.storage import StorageError, load_transform
 from custom.registration.transform import Transform, compose, invert
 from custom.registration.volume import RegistrationError
-from custom.utils.files import read_csv
+from custom.utils.json_files import read_table
 
 __all__ = ["Registrations"]
 
@@ -39,7 +39,7 @@ class Registrations:
 
     Raises:
         FileNotFoundError: there was no run, or it has not finished.
-        StorageError: the table or the limits were written by another version.
+        StorageError: the table or the limits are damaged, or were written by another version.
     """
 
     def __init__(self, folder: str | Path, kept: int = 64) -> None:
@@ -48,10 +48,12 @@ class Registrations:
         for file in (table, limits):
             if not file.is_file():
                 raise FileNotFoundError(f"{file} is missing; run 'registration' to its end, or give its folder.")
-        content = table.read_bytes()
-        rows = read_csv(io.StringIO(content.decode("utf-8"), newline=""))
-        self.results = {result.pair: result for result in map(PairResult.from_row, rows)}
-        self.digest = hashlib.sha256(content).hexdigest()[:16]
+        rows = read_table(table, "registration_dir", error=StorageError, remedy=REDO)
+        try:
+            self.results = {result.pair: result for result in map(PairResult.from_row, rows)}
+        except ValueError as error:  # a cell that is no number
+            raise StorageError(f"{table} is damaged ({error}); {REDO}.") from error
+        self.digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
         limit = Limits.load(limits).max_inverse_error_mm
         self._limit = float("inf") if limit is None else limit
         self._direct: dict[str, dict[str, Pair]] = {name: {} for pair in self.results for name in pair}

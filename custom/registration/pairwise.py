@@ -131,7 +131,8 @@ def organ_image(image: Any, transform: Transform | None, template: Any, region: 
     grid = organ_grid(target.grid, mask, np.eye(4), 2 * options.spacing_mm, options)
     points = grid.points()
     mapped = points if transform is None else transform(points)
-    values = locally_normalized(volume.smoothed(grid).at(mapped), grid.spacing, options.normalization_window_mm)
+    values = volume.smoothed(grid).at(mapped).nan_to_num()  # background where the transform gives NaN
+    values = locally_normalized(values, grid.spacing, options.normalization_window_mm)
     return values[mask.at(points, outside=0.0) > 0.5]
 
 

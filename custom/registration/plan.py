@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from custom.data.cases import Case
 from custom.utils.errors import SettingError
 from custom.utils.files import replacing
+from custom.utils.json_files import read_json
 
 __all__ = [
     "Pair",
@@ -131,11 +132,8 @@ def read_plan(path: str | Path) -> list[Pair]:
     Raises:
         SettingError: the file is missing, or is not a list of pairs of ids.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingError(f"plan: {path} cannot be read ({error}); give a JSON list of [fixed, moving].") from error
-    if not isinstance(content, list) or not all(
+    content = read_json(path, "plan", list, remedy='give a JSON list of ["fixed", "moving"]')
+    if not all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in content
     ):
         raise SettingError(f'plan: {path} must be a JSON list of ["fixed", "moving"], the ids of two cases each.')

@@ -18,7 +18,7 @@ from custom.utils.files import save_atomically
 
 __all__ = ["registered_points"]
 
-FORMAT = 1  # raise it when RegisteredPoints gives another table for the same input
+FORMAT = 2  # raise it when RegisteredPoints gives another table for the same input
 
 
 def registered_points(

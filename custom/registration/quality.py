@@ -34,7 +34,7 @@ def folded_fraction(transform: Transform, region: Any = None, spacing: float = 2
     points, mapped, organ = _points(transform, region, spacing)
     fixed, moved = _edges(points), _edges(mapped)
     determinant = torch.linalg.det(moved) / torch.linalg.det(fixed)
-    return float((determinant <= 0)[organ].double().mean())
+    return float((~(determinant > 0))[organ].double().mean())  # beside a point that leads nowhere it is NaN
 
 
 def inverse_error(
@@ -48,7 +48,7 @@ def inverse_error(
         region, spacing: see :func:`folded_fraction`.
 
     Returns:
-        In mm; NaN if the organ is mapped outside the fixed volume.
+        In mm; NaN if the organ is mapped outside the fixed volume, or if ``back`` gives NaN for one of its points.
 
     Raises:
         RegistrationError: the region is on another grid.

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from custom.data.dicom import dicom_files, file_states
+from custom.data.itk_files import files_of
 from custom.registration.transform import Affine, Displacement, Step, Transform
 from custom.registration.volume import Grid
 from custom.utils.errors import UserError
@@ -115,6 +116,12 @@ def content_hash(path: str | Path) -> str:
 def _content_hash(path: Path, _states: tuple) -> str:
     if path.is_dir():
         return hashlib.sha256("".join(content_hash(file) for file in dicom_files(path)).encode()).hexdigest()
+    if voxels := files_of(path)[1:]:
+        return hashlib.sha256((_digest(path) + "".join(map(_digest, voxels))).encode()).hexdigest()
+    return _digest(path)
+
+
+def _digest(path: Path) -> str:
     if path.name.removesuffix(".gz").endswith((".hdr", ".img")):
         raise StorageError(f"{path} is one file of a pair, header and image; convert them to one .nii.gz.")
     digest = hashlib.sha256()

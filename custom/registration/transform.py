@@ -17,13 +17,12 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from custom.registration.inverse import inverse_points
 from custom.registration.volume import Grid, RegistrationError, Volume, interpolate, read_volume, same_grid
 
 __all__ = ["Affine", "Displacement", "Transform", "compose", "invert", "map_points", "warp_image", "warp_label"]
 
 CHUNK = 1 << 20  # points mapped at a time, which bounds the memory
-INVERSE_TOLERANCE = 1e-3  # mm
-INVERSE_ITERATIONS = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +46,8 @@ class Displacement:
     Args:
         field: u, (3, X, Y, Z) float32, RAS mm; beyond its grid the border's displacement goes on.
         grid: of the field.
-        backward: maps ``x + u(x)`` to x instead, by fixed-point iteration: no second field, nothing lost by turning
-            a transform round twice. It needs a field without folds.
+        backward: maps ``x + u(x)`` to x instead, see :func:`~custom.registration.inverse.inverse_points`: no second
+            field, nothing lost by turning a transform round twice.
     """
 
     field: Tensor = dataclasses.field(repr=False)
@@ -56,30 +55,12 @@ class Displacement:
     backward: bool = False
 
     def __call__(self, points: Tensor) -> Tensor:
-        if not self.backward:
-            return points + self._at(points)
-        target = points.reshape(-1, 3)
-        x = target - self._at(target)
-        todo = torch.arange(len(x), device=x.device)  # most points are there after a few steps, and are left alone then
-        step, before = torch.ones_like(x[:, :1]), torch.full_like(x[:, :1], torch.inf)
-        for _ in range(INVERSE_ITERATIONS):
-            error = target[todo] - x[todo] - self._at(x[todo])
-            size = error.norm(dim=1, keepdim=True)
-            left = size[:, 0] >= INVERSE_TOLERANCE
-            if not left.any():
-                break
-            todo, error, size, step, before = (values[left] for values in (todo, error, size, step, before))
-            # overshoots where the field is steep, which is a matter of each point
-            step = torch.where(size >= before, (step / 2).clamp(min=0.1), step)
-            x[todo] += step * error
-            before = size
-        return x.reshape(points.shape)
+        if self.backward:
+            return inverse_points(self.field, self.grid, points.reshape(-1, 3)).to(points).reshape(points.shape)
+        return points + interpolate(self.field, self.grid, points).movedim(0, -1).to(points)
 
     def inverse(self) -> Displacement:
         return Displacement(self.field, self.grid, not self.backward)
-
-    def _at(self, points: Tensor) -> Tensor:
-        return interpolate(self.field, self.grid, points).movedim(0, -1).to(points)
 
 
 Step = Affine | Displacement
@@ -115,7 +96,7 @@ def map_points(points_mm: Any, transform: Transform) -> Tensor:
         transform: see :func:`custom.registration.register`.
 
     Returns:
-        (m, 3) float64, RAS mm.
+        (m, 3) float64, RAS mm; NaN where the transform leads nowhere, see :func:`invert`.
 
     Raises:
         ValueError: another shape.
@@ -182,11 +163,12 @@ def compose(first: Transform, second: Transform) -> Transform:
 
 
 def invert(transform: Transform) -> Transform:
-    """Map from the moving volume to the fixed one, where the transform does not fold.
+    """Map from the moving volume to the fixed one.
 
-    Turned round again, a point comes back to within a thousandth of a millimeter.
-
-    A point within a fold has no one inverse; some point near by is returned.
+    A displacement is undone to within a thousandth of a millimeter at every point that is returned: so far, times what
+    the steps after it stretch, a point misses itself that is sent back and forth. Where the displacement folds, several
+    points may be moved to one, and some one of them is returned. A point for which none is found is NaN: a label map is
+    ``outside`` there, an image 0, and registered points are not valid.
     """
     steps = tuple(step.inverse() for step in reversed(transform.steps))
     return Transform(steps, transform.moving, transform.fixed)

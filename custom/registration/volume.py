@@ -110,7 +110,7 @@ class Volume:
 
         Args:
             points: (..., 3) RAS mm.
-            outside: value of points outside; None repeats the border.
+            outside: value of points outside and of points that are NaN; None repeats the border, and gives NaN.
 
         Returns:
             (...,) float32.
@@ -136,7 +136,8 @@ def interpolate(values: Tensor, grid: Grid, points: Tensor, outside: float | Non
         values: (C, X, Y, Z) float32.
         grid: of the values.
         points: (..., 3) RAS mm.
-        outside: value beyond the grid's outermost voxel centers by more than half a voxel; None repeats the border.
+        outside: value beyond the grid's outermost voxel centers by more than half a voxel, and at points that are
+            NaN; None repeats the border, and gives NaN.
 
     Returns:
         (C, ...) float32.
@@ -148,10 +149,10 @@ def interpolate(values: Tensor, grid: Grid, points: Tensor, outside: float | Non
     sampled = torch.nn.functional.grid_sample(
         values[None], unit.reshape(1, 1, 1, -1, 3).to(values.dtype), padding_mode="border", align_corners=False
     ).reshape(len(values), *points.shape[:-1])
-    if outside is not None:
-        inside = ((voxels >= -0.5) & (voxels <= size - 0.5)).all(dim=-1)
-        sampled = torch.where(inside, sampled, outside)
-    return sampled
+    if outside is None:  # grid_sample takes a NaN for a place
+        return sampled.masked_fill(voxels.isnan().any(dim=-1), torch.nan)
+    inside = ((voxels >= -0.5) & (voxels <= size - 0.5)).all(dim=-1)
+    return torch.where(inside, sampled, outside)
 
 
 def read_volume(image: Any, label: bool = False) -> Volume:

@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 UNIT = 1 / 32  # mm; 16-bit integers of it span 1 m to either side and round by at most 1/64 mm
+NOWHERE = -(2**15)  # marks points for which the transform gives NaN
 
 
 def check_positives(partners: int = 1, **distances: float) -> None:
@@ -118,6 +119,8 @@ class RegisteredPoints:
         first, sizes, spacing = _layout(geometry)
         self.slice_distance = slice_distance
         self.table = table.to(device)  # (N, h, w, K, 3)
+        nowhere = (self.table == NOWHERE).any(dim=-1, keepdim=True)
+        self.nowhere = nowhere.to(table.dtype) if nowhere.any() else None  # there hardly ever are any
         self.volumes = geometry.volumes.to(device)
         self.partners = torch.tensor([row + [-1] * (count - len(row)) for row in chosen], device=device)  # (V, K)
         self.first = first.to(device)  # (V,), slot of each volume's first slice
@@ -144,13 +147,16 @@ class RegisteredPoints:
             ``slice_distance`` from it, and if its anchor lies within its slice.
         """
         mm = bilinear(self.table, slots, points, align_corners=True) * UNIT  # (m, K, 3), rows, columns and slices
+        known = True
+        if self.nowhere is not None:
+            known = bilinear(self.nowhere, slots, points, align_corners=True)[..., 0] == 0
         partner = self.partners[self.volumes[slots]]  # (m, K)
         spacing, sizes = self.spacing[partner], self.sizes[partner]  # (m, K, 3)
         unit = mm[..., :2] * 2 / (spacing * sizes)[..., :2]
         level = mm[..., 2] / spacing[..., 2] + (sizes[..., 2] - 1) / 2
         nearest = level.round().clamp(min=0).minimum(sizes[..., 2] - 1)
         near = (level - nearest).abs() * spacing[..., 2] <= self.slice_distance
-        valid = (partner >= 0) & near & _inside(unit) & _inside(points).unsqueeze(1)
+        valid = (partner >= 0) & known & near & _inside(unit) & _inside(points).unsqueeze(1)
         return Correspondence(self.first[partner] + nearest.long(), unit.flip(-1), valid)
 
 
@@ -316,14 +322,19 @@ def _knots(start: float, end: float, spacing: float, cell: float) -> Tensor:
 
 
 def _between_knots(values: Tensor, length: int) -> Tensor:
-    """(l, ...) at knots to (length, ...) at slices, linearly; the first and the last knot are slices."""
+    """(l, ...) at knots to (length, ...) at slices, linearly; the first and the last knot are slices.
+
+    A slice is NaN where a knot that it depends on is, and there alone.
+    """
     place = torch.linspace(0, len(values) - 1, length, dtype=values.dtype)
     weights = (1 - (place.unsqueeze(1) - torch.arange(len(values))).abs()).clamp(min=0)  # (length, l)
-    return torch.tensordot(weights, values, dims=1)
+    unknown = torch.tensordot(weights, values.isnan().to(weights), dims=1) > 0
+    return torch.tensordot(weights, values.nan_to_num(), dims=1).masked_fill(unknown, torch.nan)
 
 
 def _in_units(mm: Tensor) -> Tensor:
-    return (mm / UNIT).round().clamp(-(2**15), 2**15 - 1).to(torch.int16)
+    units = (mm / UNIT).round().clamp(NOWHERE + 1, -(NOWHERE + 1))
+    return units.nan_to_num(NOWHERE).to(torch.int16)
 
 
 def _moved(points: Tensor, affine: Tensor) -> Tensor:

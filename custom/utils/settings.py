@@ -117,6 +117,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "enum": ["training", "unlabeled", "validation", "test"],
         "description": "training, unlabeled, validation or test",
     },
+    "plan": {
+        "anyOf": [{"type": "string", "pattern": r"\S"}, {"type": "array", "items": NAME, "minItems": 1}],
+        "description": "names such as ['atlas','template'], or the path of a JSON list of pairs",
+    },
+    "fusion": {"enum": ["best", "majority", "weighted"], "description": "best, majority or weighted"},
+    "norm": {
+        "anyOf": [NAME, {"type": "array", "items": [NAME, {"type": "object"}], "minItems": 2, "maxItems": 2}],
+        "description": "a name such as batch, or a name and its options, such as ['instance',{'affine':true}]",
+    },
+    "transform_format": {"enum": ["h5", "nii.gz"], "description": "h5 or nii.gz"},
     "images": text("null", "integer"),
     **{key: text() for key in ("dataset_dir", "split_dir", "output_dir", "ckpt_dir", "checkpoint", "bundle_root")},
     **{key: text("null") for key in ("datalist", "encoder_checkpoint", "transformer_checkpoint", "dask_scheduler")},

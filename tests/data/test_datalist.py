@@ -358,12 +358,12 @@ def test_everything_in_a_folder_is_taken_or_named(tmp_path, capsys):
     write_series(tmp_path / "a.nii.gz", tmp_path / "p2" / "study" / "series")
     (tmp_path / "p3").mkdir()
     write_scan(tmp_path / "p3" / "deep.nii.gz")
-    for name in ("b.nrrd", "c.mha", "p3/d.MHD", "notes.txt"):
+    for name in ("b.mgz", "c.mnc", "p3/d.HDR", "notes.txt"):
         (tmp_path / name).write_text("x")
     cases = cases_to_segment("", "", None, str(tmp_path))
     assert [c["case"] for c in cases] == ["a", "p1", "p2_study_series"]
     printed = capsys.readouterr().out
-    for name in ("b.nrrd", "c.mha", "d.MHD", "notes.txt", "deep.nii.gz"):
+    for name in ("b.mgz", "c.mnc", "d.HDR", "notes.txt", "deep.nii.gz"):
         assert name in printed
 
 
@@ -452,3 +452,9 @@ def test_the_phantom_stands_in_only_where_nothing_is_given(monkeypatch):
     for given in ("mine.json", [], [{"image": "a.nii.gz"}]):  # an empty list is a server's, where nothing is annotated
         assert default_folder("cardiac", "bundle", None, given) == ""
     assert default_folder("cardiac", "bundle", None, None) == "bundle/data/phantom_cardiac"
+
+
+def test_a_split_in_another_encoding_is_named(acdc):
+    (acdc / "splits" / "train.txt").write_bytes("patiënt\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"split_dir: .*train\.txt is not in UTF-8 \(byte 0\); save it as UTF-8"):
+        load(acdc)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import struct
 
 import itk
 import nibabel as nib
@@ -235,3 +236,29 @@ def test_what_is_no_file(tmp_path):
         assert f"{name}.nii.gz" in line and words in line
     for name in ("a\0b.nii.gz", "a\ud800.nii.gz"):
         assert "is no file name" in check_image(name)[0]
+
+
+@pytest.mark.parametrize(("place", "form", "value"), [(46, "<h", 4), (70, "<h", 2)])  # a slice less, bytes for shorts
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_header_that_claims_less_than_the_file_holds_is_told(tmp_path, place, form, value, ending):
+    nib.save(nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(6, 4, 5), np.eye(4)), tmp_path / "x.nii")
+    content = bytearray((tmp_path / "x.nii").read_bytes())
+    file = tmp_path / f"y{ending}"
+    write = gzip.compress if ending == ".nii.gz" else bytes
+    file.write_bytes(write(bytes(content) + bytes(16)))  # which some writers add
+    assert open_volume(file).values().max() == 119
+    struct.pack_into(form, content, place, value)
+    if place == 70:
+        struct.pack_into("<h", content, 72, 8)
+    file.write_bytes(write(bytes(content)))
+    with pytest.raises(VolumeFileError, match=r"it holds \d+ bytes more than the voxels that its header claims"):
+        open_volume(file).values()
+
+
+def test_voxels_that_begin_within_the_header_are_none(tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((6, 4, 5), np.int16), np.eye(4)), tmp_path / "x.nii")
+    content = bytearray((tmp_path / "x.nii").read_bytes())
+    struct.pack_into("<f", content, 108, 0.0)
+    (tmp_path / "x.nii").write_bytes(content)
+    with pytest.raises(VolumeFileError, match="its voxels would begin within its header, at byte 0"):
+        open_volume(tmp_path / "x.nii")

@@ -7,7 +7,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
+from custom.data.slices import UNKNOWN
 from custom.registration import Registrations, label_maps, no_registrations, propagated_labels
 from custom.registration.record import Limits, PairResult
 from custom.registration.runner import write_table
@@ -114,3 +116,14 @@ def test_going_without_is_said(folder, capsys):
     assert propagated_labels(no_registrations(), LABELED, UNLABELED, folder / "labels") == UNLABELED
     assert "training continues without propagated labels and registered positives" in capsys.readouterr().out
     assert not (folder / "labels").exists() and label_maps(UNLABELED) == 1
+
+
+def test_where_a_map_leads_nowhere_nothing_is_known(folder):
+    grid = Grid(SHAPE, np.eye(4))
+    registrations = finished(folder, {"ua": "usable"})
+    lost = Transform((lambda points: torch.where(points[..., 1:2] > 2.5, torch.nan, points),), grid, grid)
+    registrations._load = lambda path: lost
+    (case,) = propagated_labels(registrations, LABELED, UNLABELED[:1], folder / "labels", "best")
+    expected = label_of("a")
+    expected[:, 3:] = UNKNOWN
+    np.testing.assert_array_equal(read(case["label"]), expected)

@@ -100,6 +100,30 @@ def test_a_run_without_its_limits_is_named(tmp_path):
         Registrations(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("pairs.csv", b"\xff\xfe", r"pairs\.csv is not in UTF-8"),
+        ("pairs.csv", b"fixed,moving,state\na,b,usable\n", r"pairs\.csv has the columns fixed, moving, state"),
+        ("pairs.csv", b"fixed,moving\na\n", r"pairs\.csv has no moving in row 1; run 'registration' again"),
+        ("limits.json", b"\xff", r"limits\.json is not in UTF-8"),
+    ],
+)
+def test_a_damaged_table_is_named(tmp_path, name, content, message):
+    registrations(tmp_path, {("a", "b"): (1.0, 4.9)})
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(StorageError, match=message):
+        Registrations(tmp_path)
+
+
+def test_a_cell_that_is_no_number_is_named(tmp_path):
+    registrations(tmp_path, {("a", "b"): (1.0, 4.9)})
+    table = tmp_path / "pairs.csv"
+    table.write_text(table.read_text().replace("4.9", "far"))
+    with pytest.raises(StorageError, match=r"pairs\.csv is damaged .*'far'.*; run 'registration' again"):
+        Registrations(tmp_path)
+
+
 def test_records_of_another_version_are_refused(tmp_path):
     registrations(tmp_path, {("a", "b"): (1.0, 5.0)})
     limits, table = tmp_path / "limits.json", tmp_path / "pairs.csv"

@@ -17,8 +17,9 @@ from scipy.ndimage import gaussian_filter
 from custom.registration import Settings, map_points, register, warp_label
 from custom.registration.demons import use_threads
 from custom.registration.images import normalized
-from custom.registration.pairwise import similarity
+from custom.registration.pairwise import organ_image, similarity
 from custom.registration.search import match
+from custom.registration.transform import Transform
 from custom.registration.volume import RegistrationError, read_volume
 from custom.utils.errors import SettingError
 
@@ -250,4 +251,17 @@ def test_only_registering_loads_itk_and_dask():
 def test_no_other_part_imports_itk():
     root = Path(__file__).resolve().parents[2] / "custom"
     users = [f for f in root.rglob("*.py") if re.search(r"^\s*(import|from) itk", f.read_text(), re.MULTILINE)]
-    assert {f.name for f in users if f.parent.name != "registration"} == {"dicom_series.py"}, "it reads series"
+    assert {f.name for f in users if f.parent.name != "registration"} == {"dicom_series.py", "itk_files.py"}, (
+        "they read files"
+    )
+
+
+def test_images_are_compared_where_the_transform_leads_somewhere(pair):
+    (fixed, _), (moving, label) = pair
+    grids = [read_volume(image).grid for image in (fixed, moving)]
+    plain = Transform((), *grids)
+    middle = float(grids[0].center[0])
+    lost = Transform((lambda points: torch.where(points[..., :1] > middle + 25, torch.nan, points),), *grids)
+    value = similarity(fixed, moving, lost, region=label)
+    assert value == pytest.approx(similarity(fixed, moving, plain, region=label), abs=0.3) and value != 0
+    assert organ_image(moving, lost, fixed, None, Settings()).isfinite().all()

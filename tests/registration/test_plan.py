@@ -69,9 +69,14 @@ def test_a_plan_is_a_file_that_one_can_write_by_hand(tmp_path):
     assert len(file.read_text().splitlines()) == 12 + 2
     write_plan(file, [])
     assert read_plan(file) == []
-    for text, message in (("[", "cannot be read"), ('[["a"]]', "must be a JSON list of"), ('{"a": "b"}', "must be")):
+    wrong = (
+        ("[", "is not valid JSON"),
+        ('[["a"]]', "must be a JSON list of"),
+        ('{"a": "b"}', "holds a dict, not a list"),
+    )
+    for text, message in wrong:
         file.write_text(text)
         with pytest.raises(SettingError, match=message):
             read_plan(file)
-    with pytest.raises(SettingError, match="plan: .*none.json cannot be read"):
+    with pytest.raises(SettingError, match="plan: .*none.json is missing"):
         read_plan(tmp_path / "none.json")

@@ -72,3 +72,11 @@ def test_one_slice_has_a_quality():
     region = MetaTensor(torch.ones(1, *flat.shape, dtype=torch.int16), affine=torch.from_numpy(flat.affine))
     assert folded_fraction(Transform((), flat, flat), region) == 0
     assert np.isfinite(inverse_error(Transform((), flat, flat), Transform((), flat, flat), region))
+
+
+def test_what_leads_nowhere_counts_as_folded_and_leaves_the_rest():
+    lost = Transform((lambda points: torch.where(points[..., :1] > 20.0, torch.nan, points),), GRID, GRID)
+    edge = folded_fraction(lost, REGION)
+    assert 0 < edge < 0.2  # the points before the lost ones, of which no one knows whether they are folded
+    assert inverse_error(lost, lambda points: points, REGION) == 0  # what is lost is no part of the organ
+    assert math.isnan(inverse_error(moved(0, 0, 0), lost, REGION))

@@ -154,3 +154,19 @@ def test_a_transform_is_printed_without_its_voxels():
     displacement = Displacement(torch.full((3, 4, 5, 6), 7.5), grid)
     text = repr(Transform((displacement,), grid, grid))
     assert "fixed=Grid(4 x 5 x 6 voxels of 1.25 x 1.25 x 10 mm)" in text and "7.5" not in text
+
+
+def lost_beyond(x: float):
+    """A step that leads nowhere to the right of x mm."""
+    return lambda points: torch.where(points[..., :1] > x, torch.nan, points)
+
+
+def test_what_leads_nowhere_is_outside():
+    grid = Grid((10, 8, 6), np.diag([2.0, 2.0, 4.0, 1.0]))
+    transform = Transform((lost_beyond(9.0),), grid, grid)
+    ones = label_on(grid) * 0 + 1
+    warped = warp_label(ones, transform, outside=255)[0].as_tensor()
+    assert (warped[:5] == 1).all() and (warped[5:] == 255).all()
+    image = warp_image(ones.float(), transform)[0].as_tensor()
+    assert (image[:5] == 1).all() and (image[5:] == 0).all()
+    assert map_points([[10.0, 0, 0], [8.0, 0, 0]], transform).isnan().any(dim=1).tolist() == [True, False]

@@ -20,6 +20,7 @@ from custom.samplers import (
     points_of,
     unaugmented,
 )
+from custom.samplers.registered import _between_knots
 from custom.utils.errors import SettingError
 
 SEED = 1
@@ -227,3 +228,25 @@ def test_classes_at():
     assert torch.equal(classes_at(labels, image, points), torch.arange(24))
     corners = torch.tensor([[[-1.0, -1.0], [1.0, 1.0]]])
     assert classes_at(labels, torch.tensor([[0, 1]]), corners).tolist() == [[0, 23]]
+
+
+def test_a_point_that_a_map_leads_nowhere_is_not_valid_and_bends_no_other():
+    def between(fixed, moving):
+        return lambda points: torch.where(points[..., 1:2] > 8.0, torch.nan, points)
+
+    geometry = geometry_of(["a", "b"], [5, 5], (16, 12), (2.0, 2.0, 4.0))  # y from -12 to 12 mm, knots every 4
+    points = RegisteredPoints(geometry, {"a": ["b"]}, between, cell=4.0)
+    whole = RegisteredPoints(geometry, {"a": ["b"]}, shift((0.0, 0.0, 0.0)), cell=4.0)
+    for y in (-0.9, -0.1, 0.3, 0.6):  # downward is to the back
+        found, expected = find(points, 2, x=-y), find(whole, 2, x=-y)
+        assert found == expected
+    slots, at = torch.tensor([2] * 41), torch.stack([torch.linspace(-1, 1, 41), torch.zeros(41)], dim=1)
+    valid, expected = points(slots, at).valid[:, 0], whole(slots, at)
+    lost = ~valid
+    assert expected.valid.all() and 4 <= lost.sum() <= 15
+    torch.testing.assert_close(points(slots, at).points[valid], expected.points[valid])
+
+
+def test_a_slice_between_knots_is_lost_with_one_of_them():
+    values = torch.tensor([[0.0], [torch.nan], [4.0]], dtype=torch.float64)
+    assert _between_knots(values, 5)[:, 0].isnan().tolist() == [False, True, True, True, False]

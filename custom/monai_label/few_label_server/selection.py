@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -18,6 +17,8 @@ from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
+
+REMEDY = "remove it, and the studies are ranked again"
 
 
 class Selection(ScoringMethod):
@@ -86,8 +87,13 @@ class Selection(ScoringMethod):
         """Study to its "rank", from 1, and its score; empty before the first ranking."""
         if not self._file().is_file():
             return {}
-        with self._file().open(newline="", encoding="utf-8") as file:
-            return {row.pop("patient"): {k: json.loads(v) for k, v in row.items()} for row in csv.DictReader(file)}
+        from custom.utils.json_files import read_table
+
+        rows = read_table(self._file(), "selection", ("patient", "rank"), remedy=REMEDY)
+        try:
+            return {row.pop("patient"): {name: json.loads(cell) for name, cell in row.items()} for row in rows}
+        except (TypeError, ValueError) as error:
+            raise HTTPException(500, f"{self._file()} is damaged ({error}); {REMEDY}.") from error
 
     def _file(self) -> Path:
         return self.bundle / "eval" / "selection.csv"
@@ -99,8 +105,13 @@ class Selection(ScoringMethod):
         return {file: _changed(file) for file in files}
 
     def _last(self) -> dict[str, int]:
+        """What the last ranking was made of; nothing where it was removed."""
         file = self._file().with_suffix(".json")
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if not file.is_file() or not self._file().is_file():
+            return {}
+        from custom.utils.json_files import read_json
+
+        return read_json(file, "selection", remedy=REMEDY)
 
 
 def _changed(file: str) -> int:

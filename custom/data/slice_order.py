@@ -1,0 +1,104 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Labeled volumes whose slices run the other way than those of the others, seen in where the classes lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from custom.data.geometry import HEAD, OrientSlices
+from custom.data.volume_file import VolumeFileError, know_case, open_volume
+from custom.utils.errors import SettingError
+from custom.utils.log import logger
+
+__all__ = ["opposite_slices", "tell_of_slice_order"]
+
+PLACES = 16  # along the classes, from the first slice with any to the last
+# Of 160 labels of ACDC and 18 of Synapse, no two are so much more alike with one of them turned round that both hold;
+# with one really turned round, 99.5 % and 83 % of the pairs are.
+CLEAR = 0.15  # difference in the share of a class's voxels that lie elsewhere
+_told: set[str] = set()
+
+
+def tell_of_slice_order(
+    cases: Sequence[Mapping[str, Any]], values: Sequence[int], direction: Sequence[float] | None = None
+) -> None:
+    """Name the labeled cases whose slices clearly run the other way than those of the others, each once in a program.
+
+    Args:
+        cases: with "image", "label" and "case", all of which can be read.
+        values: of the classes in the label files.
+        direction: (3,) in RAS along which slices are counted; None for feet to head.
+    """
+    profiles, names = [], []
+    for case in cases:
+        know_case(case)
+        try:
+            profiles.append(_profile(case["label"], values, direction or HEAD))
+        except (SettingError, VolumeFileError):  # the other checks say so
+            continue
+        names.append(str(case["case"]))
+    found = [names[number] for number in opposite_slices(np.array(profiles))] if len(names) > 1 else []
+    if not found or (line := ", ".join(found)) in _told:
+        return
+    _told.add(line)
+    logger.warning(
+        f"Slice order: {line}: by where the classes lie, the slices run the other way than those of the other labeled "
+        "cases (base and apex, or head and feet, exchanged). If a header is wrong, mend its affine or export the case "
+        "again, image and label; otherwise nothing has to be done."
+    )
+
+
+def opposite_slices(profiles: np.ndarray) -> list[int]:
+    """The cases that clearly run against more of the others than they run with.
+
+    Two cases run against each other where turning one of them round makes the places of their classes more alike, by
+    :data:`CLEAR`, and the middles of their classes lie on opposite sides. Of two such cases nobody knows which is
+    right, and both are found.
+
+    Args:
+        profiles: (cases, classes, places), how a class's voxels are spread along the slices, with the sum 1; NaN where
+            the case lacks the class.
+
+    Returns:
+        Their numbers.
+    """
+    places = (np.arange(profiles.shape[2]) + 0.5) / profiles.shape[2] - 0.5
+    middles = profiles @ places  # (cases, classes)
+    found = []
+    for number, profile in enumerate(profiles):
+        shared = ~np.isnan(middles * middles[number])  # (cases, classes)
+        count = np.maximum(shared.sum(axis=1), 1)
+        apart, turned = (
+            np.where(shared, np.abs(profiles - one).sum(axis=2), 0).sum(axis=1) / count
+            for one in (profile, profile[:, ::-1])
+        )
+        same_side = np.where(shared, middles * middles[number], 0).sum(axis=1)
+        against = (apart - turned > CLEAR) & (same_side < 0)
+        along = (turned - apart > CLEAR) & (same_side > 0)
+        along[number] = False
+        if against.sum() > along.sum():
+            found.append(number)
+    return found
+
+
+def _profile(label: Any, values: Sequence[int], direction: Sequence[float]) -> np.ndarray:
+    """(classes, places) of a label file, in the order of the direction."""
+    file = open_volume(label)
+    volume, codes = file.classes(), OrientSlices(direction).codes(file.affine, file.shape)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(file.affine), nib.orientations.axcodes2ornt(codes))
+    volume = nib.orientations.apply_orientation(volume, turn)
+    areas = np.stack([(volume == value).sum(axis=(0, 1)) for value in values]).astype(float)  # (classes, slices)
+    filled = np.flatnonzero(areas.any(axis=0))
+    if not len(filled):
+        return np.full((len(values), PLACES), np.nan)
+    areas = areas[:, filled[0] : filled[-1] + 1]
+    slices = np.arange(areas.shape[1])
+    at = (np.arange(PLACES) + 0.5) / PLACES * len(slices) - 0.5
+    spread = np.stack([np.interp(at, slices, area) for area in areas])
+    total = spread.sum(axis=1, keepdims=True)
+    return np.divide(spread, total, out=np.full_like(spread, np.nan), where=total > 0)
