@@ -28,6 +28,7 @@ METHODS = {
     "atlas-only": "registration alone",
     "CTS": "cross teaching",
     "CCT-R": "CCT-R",
+    "mean teacher, fading propagated labels": "with propagated labels",
     "registered mean teacher": "registered mean teacher",
 }
 
