@@ -105,8 +105,8 @@ def check_crop(dataset: Dataset, volumes: int, crop_size: Sequence[int] | None) 
         if foreground.any() and lost > LOST:
             raise SettingError(
                 f"crop_size: of {dataset.geometry.cases[volume]} {lost:.0%} of what is labeled lies outside of "
-                f"{[*crop_size]} pixels about its largest part, where inference looks; raise crop_size, or give null "
-                "for whole slices."
+                f"{[*crop_size]} pixels about its largest part, where inference looks; raise crop_size, or take "
+                "whole slices (--crop_size '$None')."
             )
 
 
