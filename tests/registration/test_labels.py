@@ -114,7 +114,7 @@ def test_where_no_atlas_reaches_nothing_is_known(folder):
 
 def test_going_without_is_said(folder, capsys):
     assert propagated_labels(no_registrations(), LABELED, UNLABELED, folder / "labels") == UNLABELED
-    assert "training continues without propagated labels, warped volumes and registered positives" in capsys.readouterr().out
+    assert "training continues without propagated labels, warped volumes" in capsys.readouterr().out
     assert not (folder / "labels").exists() and label_maps(UNLABELED) == 1
 
 
