@@ -65,6 +65,7 @@ PROPERTIES = {"dataset_dir", "output_dir", "initialize"}
 # an overlay has them for the sake of another data set
 OF_THE_DATA = {
     "warped_share",
+    "labeled_per_batch",
     "propagation_weight",
     "crop_size",
     "consistency_weight",

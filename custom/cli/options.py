@@ -47,7 +47,8 @@ def check_options() -> None:
     or with ``--tracking``, which adds keys.
 
     Raises:
-        SettingError: an unknown option, with the most similar key, or a setting with its allowed values.
+        SettingError: an unknown option, with the most similar key; a setting with its allowed values; or None, which
+            MONAI ignores.
     """
     if not in_monai_bundle():
         return
@@ -85,4 +86,8 @@ def check_options() -> None:
     content: dict[str, Any] = {}
     for file in files:
         content |= monai.bundle.ConfigParser.load_config_file(file)
+    if ignored := [option for option, value in values.items() if value is None and option in content]:
+        raise SettingError(
+            f"--{ignored[0]} None: MONAI leaves out an option of this value; write --{ignored[0]} '$None'."
+        )
     check_settings({**content, **values})

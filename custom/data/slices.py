@@ -191,6 +191,7 @@ class SliceDataset(torch.utils.data.Dataset):
         geometry: of all slices, see :class:`SliceGeometry`.
         centers: (N, 2), center (x, y) of the foreground in the volume of each slice, in pixels from the center of the
             slice; NaN without known foreground.
+        known: (N,) bool, whether anything is known of the label of each slice.
     """
 
     def __init__(
@@ -208,7 +209,7 @@ class SliceDataset(torch.utils.data.Dataset):
         self.index: list[tuple[int, int, int]] = []
         positions, patients = [], []
         names: dict[str, int] = {}
-        cases, affines, lengths, centers, size = [], [], [], [], (0, 0)
+        cases, affines, lengths, centers, known, size = [], [], [], [], [], (0, 0)
         free = memory_gib * 2**30
         for number, case in enumerate(progress_bar(self.data, "Reading volumes", "volume")):
             stacks = self._volume(number)
@@ -225,6 +226,7 @@ class SliceDataset(torch.utils.data.Dataset):
             affines += [stacks["affine"]] * frames
             lengths += [count] * frames
             centers += [_foreground_center(stacks.get("label"))] * frames
+            known += [_known_slices(stacks.get("label"), count)] * frames
         if len(self.kept) < len(self.data) and not cache_dir:
             logger.warning(
                 f"memory_gib: {len(self.kept)} of {len(self.data)} volumes fit in {memory_gib} GiB; the others are "
@@ -240,6 +242,7 @@ class SliceDataset(torch.utils.data.Dataset):
             cases=cases,
             size=tuple(size),
         )
+        self.known = torch.cat(known) if known else torch.empty(0, dtype=torch.bool)
         self.centers = (torch.stack(centers) if centers else torch.empty(0, 2))[self.geometry.volumes]
 
     def _volume(self, number: int) -> dict[str, Tensor]:
@@ -283,6 +286,11 @@ def _foreground_center(label: Tensor | None) -> Tensor:
     axes = [torch.arange(length, dtype=torch.float64) - (length - 1) / 2 for length in foreground.shape]
     across, down = (foreground.sum(dim=d) @ axis for d, axis in ((0, axes[1]), (1, axes[0])))
     return (torch.stack([across, down]) / foreground.sum()).float()  # 0 / 0 is NaN
+
+
+def _known_slices(label: Tensor | None, count: int) -> Tensor:
+    """(S,) bool, in which slices something is known of K label maps (K, S, H, W)."""
+    return torch.zeros(count, dtype=torch.bool) if label is None else (label != UNKNOWN).any(dim=(0, 2, 3))
 
 
 def _cache_key(case: Case, transform: Callable) -> str:

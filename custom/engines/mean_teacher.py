@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Registered mean teacher: propagated labels guide the start of training, an averaged teacher the rest."""
+"""Registered mean teacher: a few labels, what registration makes of them, and an averaged teacher."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class MeanTeacherTrainer(TwoStreamTrainer):
     .. math::
         L = L_\text{supervised} + w_p(t) L_\text{propagation} + w_c(t) L_\text{consistency}
 
-    - "supervised": on labeled slices.
+    - "supervised": on labeled slices, among them those of labeled volumes that registration warped onto unlabeled ones,
+      image and label together, see :func:`custom.registration.warped_cases`. Pixels of unknown label take no part.
     - "propagation": on unlabeled slices, with the votes of all propagated labels as soft targets. They show where an
       organ ends and which slices have none, but they have the error of the registration, so their weight fades out.
     - "consistency": the teacher, the exponential moving average of the network, predicts the slice without changes of

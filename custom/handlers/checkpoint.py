@@ -288,7 +288,7 @@ class LoadWeights:
         )
         for name, value in settings.items():
             if name in self.settings and self.settings[name] != value:
-                remedy = f'--{name} "{value}"'
+                remedy = f"""--{name} {"'$None'" if value is None else f'"{value}"'}"""
                 if name == "class_names":
                     remedy = "the --datalist, the --class_names or the overlay of the training"
                 raise WeightsError(

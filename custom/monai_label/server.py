@@ -17,6 +17,8 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from monai.bundle import ConfigParser
+
 from custom.cli.package import write_archive
 from custom.monai_label import torchvision_fit
 from custom.monai_label.few_label_server.access import LOOPBACK, Access
@@ -110,6 +112,9 @@ def _check_settings(bundle: Path) -> None:
         config = json.loads((bundle / "configs" / file).read_text(encoding="utf-8"))
         for name, value in trained.items():
             own = config.get(name, value)
+            if str(own).startswith("$custom.data.default_crop("):  # studies of a server are no data list
+                content = {"imports": ["$import custom.data"], "datalist": None, name: own}
+                own = ConfigParser(content).get_parsed_content(name)
             if own != value and not str(own).startswith(("$", "@")):
                 raise SettingError(
                     f"{bundle / 'configs' / file} has {name} {json.dumps(own)}, its weights were trained with "

@@ -28,8 +28,9 @@ class FocusedSliceInferer(TurnedSliceInferer):
 
     A network that was trained on crops near the organs knows little of the rest of a slice, and its normalization
     depends on how much of it is seen. The first look finds the largest connected foreground of the volume; all slices
-    are then looked at in the same window about its center. In it the probabilities of both looks are averaged: the two
-    normalizations err differently. Beyond the window is background.
+    are then looked at in the same window about its center, as coarse-to-fine methods do, but with pixels of the same
+    size. In it the probabilities of both looks are averaged: the two normalizations err differently. Beyond the window
+    is background.
 
     Args:
         *arguments: those of ``TurnedSliceInferer``; slices are across the last axis.
@@ -105,8 +106,8 @@ def check_crop(dataset: Dataset, volumes: int, crop_size: Sequence[int] | None) 
         if foreground.any() and lost > LOST:
             raise SettingError(
                 f"crop_size: of {dataset.geometry.cases[volume]} {lost:.0%} of what is labeled lies outside of "
-                f"{[*crop_size]} pixels about its largest part, where inference looks; raise crop_size, or give null "
-                "for whole slices."
+                f"{[*crop_size]} pixels about its largest part, where inference looks; raise crop_size, or take "
+                "whole slices (--crop_size '$None')."
             )
 
 

@@ -25,7 +25,7 @@ from custom.utils.errors import SettingError
 from custom.utils.files import replacing
 from custom.utils.log import logger
 
-__all__ = ["check_choice", "label_maps", "no_registrations", "propagated_labels", "warped_labels"]
+__all__ = ["check_choice", "choice_of", "label_maps", "no_registrations", "propagated_labels", "warped_labels"]
 
 SEVERAL = ("votes", "agreement")  # choices that give several label maps for each case
 CHOICES = (*SEVERAL, *FUSIONS)
@@ -68,9 +68,19 @@ def check_choice(choice: str, allowed: Sequence[str] = CHOICES) -> None:
         raise SettingError(f"propagated_labels: {choice!r} is none of {', '.join(allowed)}.")
 
 
+def choice_of(choice: str, weight: float) -> str:
+    """The choice of :func:`propagated_labels` for a weight of their term.
+
+    Without a weight, they only say where the organs lie, for which "best" is enough and the quickest.
+    """
+    return choice if weight > 0 else "best"
+
+
 def no_registrations() -> None:
     """Return None, for a training without registration, and log that."""
-    logger.warning("No registration: training continues without propagated labels and registered positives.")
+    logger.warning(
+        "No registration: training continues without propagated labels, warped volumes and registered positives."
+    )
 
 
 def label_maps(cases: Sequence[Case]) -> int:
@@ -118,7 +128,7 @@ def propagated_labels(
         raise SettingError(
             f"propagated_labels: no labeled case was registered onto any of the {len(cases)} unlabeled ones and is "
             f"usable (see {registrations.folder}/pairs.csv): the plan must have 'atlas' or such pairs; look at its "
-            "pictures, or train with --propagation_weight 0."
+            "pictures, or train with --propagation_weight 0 --warped_share 0."
         )
     if without:
         logger.warning(f"propagated_labels: none for {', '.join(without)}: no labeled case has a usable registration.")

@@ -100,7 +100,7 @@ def never_found(scores: Scores) -> str | None:
     if not names:
         return None
     return (
-        f"Not a pixel was predicted of {', '.join(names)}, in no case: label more cases in which it is large, train "
+        f"No pixel of {', '.join(names)} was predicted in any case: label more cases in which it is large, train "
         "longer, or lower --spacing if it is small and raise --slice_size if it is far from the center."
     )
 

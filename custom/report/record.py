@@ -20,6 +20,7 @@ from custom.data.cases import Case
 from custom.data.facts import file_facts
 from custom.registration.record import PairResult
 from custom.utils.distributed import process_count
+from custom.utils.errors import SettingError
 from custom.utils.files import replacing
 from custom.utils.json_files import read_json
 from custom.utils.log import run_time, run_warnings
@@ -90,7 +91,10 @@ def remember(folder: str | Path, record: Record) -> dict[str, Record]:
     """
     file = Path(folder) / FILE
     found = read_json(file, "output_dir", remedy="remove it; runs write it again") if file.is_file() else {}
-    records = {name: Record(**content) for name, content in found.items() if name in WORKFLOWS}
+    try:
+        records = {name: Record(**content) for name, content in found.items() if name in WORKFLOWS}
+    except TypeError as error:
+        raise SettingError(f"output_dir: {file} is of another version; remove it; runs write it again.") from error
     records = {**records, record.workflow: record}
     kept = {name: records[name] for name in WORKFLOWS if name in records and name not in WORKFLOWS[record.workflow]}
     with replacing(file) as temporary:

@@ -67,6 +67,8 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         warped: (N,) bool, which of the labeled slices registration warped onto unlabeled volumes; None for none.
         warped_share: fraction of these among the labeled slices of a batch, if there are any. They come after those of
             the labeled volumes themselves, of which there is at least one.
+        known: (N,) bool, for which slices anything is known of the label; warped slices without are not drawn. None for
+            all slices.
         batches: number of batches in an epoch.
         seed: of the random order.
         labeled_only: whether batches have labeled slices only.
@@ -89,14 +91,16 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         world: int = 1,
         warped: Tensor | None = None,
         warped_share: float = 0.0,
+        known: Tensor | None = None,
     ) -> None:
         _check_batch(batch_size, labeled_per_batch, world)
         warped = torch.zeros_like(labeled) if warped is None else warped & labeled
-        warps = min(round(warped_share * labeled_per_batch), labeled_per_batch - 1) if warped.any() else 0
+        drawn = warped if known is None else warped & known
+        warps = min(round(warped_share * labeled_per_batch), labeled_per_batch - 1) if drawn.any() else 0
         shares = (labeled_per_batch - warps, 0 if labeled_only else batch_size - labeled_per_batch, warps)
         if batches < 1:
             raise SettingError(f"iterations_per_epoch: {batches}; an epoch has at least 1 batch.")
-        self.streams = [kind.nonzero()[:, 0] for kind in (labeled & ~warped, ~labeled, warped)]
+        self.streams = [kind.nonzero()[:, 0] for kind in (labeled & ~warped, ~labeled, drawn)]
         for share, stream, name in zip(shares[:2], self.streams[:2], ("labeled", "unlabeled"), strict=True):
             if share and not len(stream):
                 raise SettingError(

@@ -178,11 +178,16 @@ def check_settings(values: Mapping[str, Any]) -> None:
             continue
         if not _Validator(schema).is_valid(value):
             shown = repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
-            problems.append(f"{key}: {shown} is not {schema['description']}.")
+            remedy = " On the command line, write null as '$None'." if value == "null" and _takes_null(schema) else ""
+            problems.append(f"{key}: {shown} is not {schema['description']}.{remedy}")
         elif name == "device" and not _is_there(value):
             problems.append(f"device: there is no {value} on this machine; give --device cpu, or leave it out.")
     if problems:
         raise SettingError("\n".join(problems))
+
+
+def _takes_null(schema: Mapping[str, Any]) -> bool:
+    return _Validator(schema).is_valid(None)
 
 
 def _is_computed(value: Any) -> bool:

@@ -113,6 +113,13 @@ def test_settings_that_cannot_be(given, option, value):
         given("--config_file", TRAIN, f"--{option}", value)
 
 
+@pytest.mark.parametrize("value", ["null", "None"])
+def test_null_is_written_so_that_monai_takes_it(given, value):
+    with pytest.raises(SettingError, match=r"header_spacing.*write .*'\$None'\."):
+        given("--config_file", TRAIN, "--header_spacing", value)
+    given("--config_file", TRAIN, "--header_spacing", "$None")
+
+
 def test_a_device_that_is_not_there(given, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SettingError, match="device: there is no cuda on this machine"):

@@ -100,6 +100,7 @@ def test_centers_are_the_middle_of_the_foreground_of_a_volume(tmp_path):
     expected = [float(columns.float().mean()) - 3, float(rows.float().mean()) - 4]
     assert some.centers[:3].tolist() == [expected] * 3
     assert some.centers[3:].isnan().all() and some.centers.shape == (9, 2)
+    assert some.known.tolist() == [True] * 3 + [False] * 6
 
 
 def test_geometry_says_where_every_slice_lies(cases):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from custom.data.slices import UNKNOWN
-from custom.registration import Registrations, label_maps, no_registrations, propagated_labels
+from custom.registration import Registrations, choice_of, label_maps, no_registrations, propagated_labels
 from custom.registration.record import Limits, PairResult
 from custom.registration.runner import write_table
 from custom.registration.storage import save_transform
@@ -114,7 +114,7 @@ def test_where_no_atlas_reaches_nothing_is_known(folder):
 
 def test_going_without_is_said(folder, capsys):
     assert propagated_labels(no_registrations(), LABELED, UNLABELED, folder / "labels") == UNLABELED
-    assert "training continues without propagated labels and registered positives" in capsys.readouterr().out
+    assert "training continues without propagated labels, warped volumes" in capsys.readouterr().out
     assert not (folder / "labels").exists() and label_maps(UNLABELED) == 1
 
 
@@ -127,3 +127,7 @@ def test_where_a_map_leads_nowhere_nothing_is_known(folder):
     expected = label_of("a")
     expected[:, 3:] = UNKNOWN
     np.testing.assert_array_equal(read(case["label"]), expected)
+
+
+def test_without_a_weight_the_best_atlas_is_enough():
+    assert choice_of("votes", 0.5) == "votes" and choice_of("votes", 0.0) == "best"

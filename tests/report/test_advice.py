@@ -42,7 +42,7 @@ def test_a_training_without_validation_asks_for_it():
 def test_a_class_without_a_pixel_is_named_once(tmp_path):
     rows = [case(n, {"RV": (0, 5, 0), "LV": (0.9, 5, 5), "none": (float("nan"), 0, 0)}) for n in "ab"]
     found = write_scores(tmp_path, rows, ["RV", "LV", "none"])
-    assert advice.never_found(found).startswith("Not a pixel was predicted of RV, in no case")
+    assert advice.never_found(found).startswith("No pixel of RV was predicted in any case")
     assert advice.weak_classes(found) is None  # of RV the other sentence speaks
     assert advice.biased_volumes(found) is None
 

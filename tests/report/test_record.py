@@ -40,6 +40,13 @@ def cases(folder: Path, split: str) -> list[Case]:
     return [{"case": f.name, "patient": p, "image": str(f)} for p, f in files]
 
 
+def test_a_file_of_another_version_is_named(tmp_path):
+    remember(tmp_path, record("training"))
+    (tmp_path / "report.json").write_text('{"training": {"workflow": "training", "colour": 1}}')
+    with pytest.raises(SettingError, match=r"output_dir: .*report\.json is of another version; remove it"):
+        remember(tmp_path, record("evaluating"))
+
+
 def test_facts_of_the_data_are_counts_and_ranges(phantom):
     found = cases(phantom, "train")
     (row,) = data_facts({"training": found, "unlabeled": [], "validation": None})

@@ -61,6 +61,15 @@ def test_warped_slices_come_after_the_labeled_ones_and_each_stream_goes_through_
     assert torch.equal(torch.cat([p[:, :2] for p in parts] + [p[:, 2:] for p in parts], 1), whole)
 
 
+def test_warped_slices_of_which_nothing_is_known_are_not_drawn():
+    known = torch.arange(40) < 30
+    settings = {"labeled": LABELED | WARPED, "warped": WARPED, "labeled_per_batch": 3, "warped_share": 0.67}
+    found = batches(batches=9, batch_size=7, known=known, **settings)
+    assert sorted(found[:, 1:3].unique().tolist()) == (WARPED & known).nonzero()[:, 0].tolist()
+    none = batches(batches=9, batch_size=7, known=known & False, **settings)
+    assert LABELED[none[:, :3]].all()
+
+
 def test_without_warped_slices_all_labeled_ones_are_of_the_volumes_themselves():
     expected = batches(batches=5)
     assert torch.equal(batches(batches=5, warped_share=0.5), expected)
