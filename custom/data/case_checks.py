@@ -1,0 +1,164 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the files of one case: its image, its label, and whether they belong together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from custom.data.facts import Facts, file_facts
+from custom.data.geometry import OrientSlices, slice_axis
+from custom.data.nifti_geometry import corner_distance
+from custom.data.volume_file import aligned_affine, know_case
+from custom.utils.errors import SettingError
+
+__all__ = ["check_case", "check_direction", "check_image", "check_label", "check_pair"]
+
+
+def check_case(
+    entry: dict[str, Any], num_classes: int, labeled: bool = True, cine: bool = False, empty: bool = False
+) -> list[str]:
+    """Check the image of a case and, if it needs one, the label and whether both are on the same grid.
+
+    Args:
+        entry: the case.
+        num_classes: number of classes with the background.
+        labeled: whether the case needs a label.
+        cine: whether the image may be 4-D.
+        empty: whether the label may have no foreground.
+
+    Returns:
+        One sentence for each problem.
+    """
+    if not entry.get("image"):
+        return [f'the entry {entry} has no "image"; give the path of a NIfTI file, or of the folder of a DICOM series.']
+    know_case(entry)
+    problems = check_image(entry["image"], cine)
+    if labeled and not entry.get("label"):
+        problems.append(f'{entry["image"]} has no "label", which this section needs; add it or remove the case.')
+    elif labeled:
+        problems += check_label(entry["label"], num_classes, empty)
+        problems += check_pair(entry["image"], entry["label"])
+    return problems
+
+
+def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
+    """Check that an image can be read, and has slices, contrast and finite voxels.
+
+    Args:
+        path: NIfTI file, (X, Y, Z), or (X, Y, Z, time) with ``cine``; or the folder of a DICOM series.
+        cine: whether the image may be 4-D.
+
+    Returns:
+        One sentence for each problem.
+    """
+    facts = file_facts(path)
+    if facts.unreadable:
+        return [facts.unreadable]
+    problems = _check_shape(path, facts, cine)
+    frames = "" if len(facts.shape) < 4 else " (frame {})"
+    for number, (low, high, bad) in enumerate(facts.frames):
+        where = f"{path}{frames.format(number)}"
+        if bad:
+            problems.append(f"{where} has {bad} voxels that are NaN or infinite; replace them, e.g. by the background.")
+        elif low == high:
+            problems.append(f"{where} is constant, every voxel is {low:g}; export the image again or remove the case.")
+    return problems
+
+
+def check_direction(image: Any, direction: Sequence[float] | None) -> list[str]:
+    """Check that the slices of an image are stacked along a direction.
+
+    Args:
+        image: file or series.
+        direction: (3,) in RAS; None for any.
+
+    Returns:
+        One sentence if the slices lie along the direction; nothing if the file cannot be read as a volume.
+    """
+    facts = file_facts(image) if direction is not None and isinstance(image, (str, os.PathLike)) else Facts("none")
+    if facts.unreadable or len(facts.shape) < 3:
+        return []
+    try:
+        OrientSlices(direction).codes(facts.affine, facts.shape[:3])
+    except SettingError as error:
+        return [f"{image}: {error}"]
+    return []
+
+
+def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) -> list[str]:
+    """Check that a label map can be read, and has only values from 0 to num_classes - 1.
+
+    Args:
+        path: NIfTI file, (X, Y, Z).
+        num_classes: number of classes with the background.
+        empty: whether it may have no foreground.
+
+    Returns:
+        One sentence for each problem.
+    """
+    facts = file_facts(path, label=True)
+    if facts.unreadable:
+        return [facts.unreadable]
+    problems = _check_shape(path, facts)
+    values = np.asarray(facts.values)
+    broken = values[~np.isfinite(values) | (values != np.round(values))]
+    outside = np.setdiff1d(values[(values < 0) | (values >= num_classes)], broken)
+    if broken.size:
+        problems.append(f"{path} has label values that are no integers: {_listed(broken)}; round or resample it anew.")
+    if outside.size:
+        problems.append(
+            f"{path} has the label values {_listed(outside)}, outside 0..{num_classes - 1}; "
+            "relabel the file or name all classes."
+        )
+    if not values.any() and not empty:
+        problems.append(
+            f"{path} has no foreground, every voxel is 0; draw the label or move the case to the unlabeled."
+        )
+    return problems
+
+
+def check_pair(image: str | os.PathLike, label: str | os.PathLike) -> list[str]:
+    """Check that image and label lie on the same voxel grid.
+
+    Args:
+        image: NIfTI file, or the folder of a DICOM series.
+        label: NIfTI file.
+
+    Returns:
+        One sentence if the shapes differ, or the positions of a corner by more than 0.001 mm; nothing if either file
+        cannot be read as a volume.
+    """
+    a, b = file_facts(image), file_facts(label, label=True)
+    if a.unreadable or b.unreadable or min(len(a.shape), len(b.shape)) < 3:
+        return []
+    if a.shape[:3] != b.shape[:3]:
+        return [f"{image} has the shape {a.shape} and {label} {b.shape}; export both on the same grid."]
+    if aligned_affine(b.file, a.file) is None:
+        apart = corner_distance(a.affine, b.affine, a.shape)
+        return [f"{image} and {label} have different affines, corners are {apart:.3g} mm apart; export both anew."]
+    return []
+
+
+def _check_shape(path: str | os.PathLike, facts: Facts, cine: bool = False) -> list[str]:
+    shape = facts.shape
+    if len(shape) == 4 and not cine:
+        return [
+            f"{path} is 4-D, {shape}, where a 3-D volume is expected; save one frame (channel) to a file of its own."
+        ]
+    if not 3 <= len(shape) <= 4:
+        return [f"{path} is {len(shape)}-D, {shape}, where a volume is expected; stack the slices in one 3-D file."]
+    axis = slice_axis(facts.affine, shape[:3])
+    if shape[axis] < 2:
+        return [
+            f"{path} has one slice, shape {shape}; a position along the slices needs two at least: remove the case."
+        ]
+    return []
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
