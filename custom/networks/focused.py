@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,10 +17,12 @@ from torch.utils.data import Dataset
 from custom.data.slices import UNKNOWN
 from custom.networks.turned import TurnedSliceInferer
 from custom.utils.errors import SettingError
+from custom.utils.log import logger
 
 __all__ = ["FocusedSliceInferer", "check_crop"]
 
 LOST = 0.01  # share of what is labeled that may lie outside of a window
+MARGIN, MULTIPLE = 1.1, 16  # of crops that are suggested, and pixels
 LEAST = 1e-12  # probability, so that its logarithm is finite
 
 
@@ -84,7 +87,7 @@ class FocusedSliceInferer(TurnedSliceInferer):
 
 
 def check_crop(dataset: Dataset, volumes: int, crop_size: Sequence[int] | None) -> None:
-    """Check that windows of inference show all of what is labeled, before the work begins.
+    """Check that windows of inference show all of what is labeled; without a crop, say whether one would do.
 
     Args:
         dataset: a :class:`custom.data.SliceDataset`.
@@ -94,10 +97,11 @@ def check_crop(dataset: Dataset, volumes: int, crop_size: Sequence[int] | None) 
     Raises:
         SettingError: more than a hundredth of what is labeled in a volume lies outside of a window about its center.
     """
-    for volume in range(volumes if crop_size else 0):
-        slices = (dataset.geometry.volumes == volume).nonzero()[:, 0].tolist()
-        labels = torch.stack([dataset[number]["label"][0] for number in slices], dim=-1)  # (H, W, S)
-        foreground = (labels > 0) & (labels != UNKNOWN)
+    if crop_size is None:
+        _tell_of_crops([_foreground(dataset, volume) for volume in range(volumes)])
+        return
+    for volume in range(volumes):
+        foreground = _foreground(dataset, volume)
         window = [min(pair) for pair in zip(crop_size, foreground.shape[:2], strict=True)]
         rows, columns = (
             slice(begin, begin + part) for begin, part in zip(_window(foreground[None], window), window, strict=True)
@@ -109,6 +113,28 @@ def check_crop(dataset: Dataset, volumes: int, crop_size: Sequence[int] | None) 
                 f"{[*crop_size]} pixels about its largest part, where inference looks; raise crop_size, or take "
                 "whole slices (--crop_size '$None')."
             )
+
+
+def _foreground(dataset: Dataset, volume: int) -> Tensor:
+    """Which voxels (H, W, S) of a volume are labeled as foreground."""
+    slices = (dataset.geometry.volumes == volume).nonzero()[:, 0].tolist()
+    labels = torch.stack([dataset[number]["label"][0] for number in slices], dim=-1)
+    return (labels > 0) & (labels != UNKNOWN)
+
+
+def _tell_of_crops(volumes: Sequence[Tensor]) -> None:
+    """Say into which crop, with a margin, the foreground of all volumes (H, W, S) fits, if that is half of a slice."""
+    needed = [0, 0]
+    for foreground in volumes:
+        for axis in (0, 1) if foreground.any() else ():
+            places = foreground.nonzero()[:, axis].double()
+            needed[axis] = max(needed[axis], 2 * float((places - places.mean()).abs().max()) + 1)
+    size = [MULTIPLE * math.ceil(MARGIN * length / MULTIPLE) for length in needed]
+    if volumes and all(needed) and 2 * math.prod(size) <= math.prod(volumes[0].shape[:2]):
+        logger.info(
+            f"crop_size: none. What is labeled fits into {size} of {[*volumes[0].shape[:2]]} pixels; if it always lies "
+            f'together, train, score and segment with --crop_size "{size}" and maybe a smaller --spacing.'
+        )
 
 
 def _window(foreground: Tensor, window: Sequence[int]) -> list[int]:

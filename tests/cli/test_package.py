@@ -74,7 +74,7 @@ def test_its_pages_lead_to_pages_that_are_there(name, tmp_path):
     with zipfile.ZipFile(write_archive(BUNDLES / name, tmp_path)) as content:
         content.extractall(tmp_path)
     pages = sorted((tmp_path / name).rglob("*.md"))
-    assert {"README.md", "project.md", "results.md", "monai_label.md"} <= {page.name for page in pages}
+    assert {"README.md", "usage.md", "results.md", "monai_label.md"} <= {page.name for page in pages}
     links = [(page, file) for page in pages for file in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())]
     relative = [(page, file) for page, file in links if "://" not in file]
     assert len(relative) > 10
