@@ -24,7 +24,7 @@ OURS, ALONE, TEACHER = COLORS[6], COLORS[5], COLORS[3]
 SMOOTHING = 5  # values of a curve of the loss that are averaged
 # method of a table to its name in the picture, from the bottom up
 METHODS = {
-    "supervised": "labels alone",
+    "labels alone, settings of the default": "labels alone",
     "atlas-only": "registration alone",
     "CTS": "cross teaching",
     "CCT-R": "CCT-R",
