@@ -105,7 +105,7 @@ def cctr_sketch() -> Sketch:
         ("Labels", "labeled slices: predict the label", "loss"),
         ("Cross teaching", "unlabeled slices: predict\nwhat the other student predicts", "loss"),
         (
-            "Registered labels (RSL)",
+            "Propagated labels (RSL)",
             "unlabeled slices: predict the label\nthat registration carries over",
             "registration",
         ),
