@@ -167,8 +167,8 @@ def invert(transform: Transform) -> Transform:
 
     A displacement is undone to within a thousandth of a millimeter at every point that is returned: so far, times what
     the steps after it stretch, a point misses itself that is sent back and forth. Where the displacement folds, several
-    points may be moved to one, and some one of them is returned. A point for which none is found is NaN: a label map is
-    ``outside`` there, an image 0, and registered points are not valid.
+    points may be moved to one, and some one of them is returned. A point for which none is found is NaN: label maps
+    and images have their value for ``outside`` there, and registered points are not valid.
     """
     steps = tuple(step.inverse() for step in reversed(transform.steps))
     return Transform(steps, transform.moving, transform.fixed)
