@@ -112,8 +112,8 @@ def _check_settings(bundle: Path) -> None:
         config = json.loads((bundle / "configs" / file).read_text(encoding="utf-8"))
         for name, value in trained.items():
             own = config.get(name, value)
-            if str(own).startswith("$custom.data.default_crop("):  # studies of a server are no data list
-                content = {"imports": ["$import custom.data"], "datalist": None, name: own}
+            if name == "crop_size":  # it depends on whether there is a data list; the studies of a server are none
+                content = {"imports": ["$import custom", "$import custom.data"], "datalist": None, name: own}
                 own = ConfigParser(content).get_parsed_content(name)
             if own != value and not str(own).startswith(("$", "@")):
                 raise SettingError(

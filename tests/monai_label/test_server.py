@@ -140,6 +140,11 @@ def test_weights_of_other_settings_are_not_served(tmp_path):
         with pytest.raises(SettingError, match=r'inference.json has norm \["instance".*were trained with "batch"'):
             add_bundle(app, bundle)
     assert not (tmp_path / "other").exists()
+    (model / "models" / "model.json").write_text(json.dumps({**trained, "crop_size": [96, 96]}))
+    add_bundle(tmp_path, "cctr_acdc")
+    (model / "models" / "model.json").write_text(json.dumps({**trained, "crop_size": None}))
+    with pytest.raises(SettingError, match=r"inference.json has crop_size \[96, 96\], .*were trained with null"):
+        add_bundle(tmp_path, "cctr_acdc")
 
 
 def test_the_app_is_ours_around_that_of_monai_label(tmp_path):
