@@ -87,6 +87,10 @@ class Transform:
             mapped = step(mapped)
         return mapped
 
+    def mapped(self, first: int, last: int) -> Tensor:
+        """Where the voxels of a slab of the fixed grid along its first axis are mapped, (m, 3) RAS mm."""
+        return self(self.fixed.points(first, last).reshape(-1, 3))
+
 
 def map_points(points_mm: Any, transform: Transform) -> Tensor:
     """Map points of the fixed volume to the corresponding ones of the moving volume.
@@ -187,8 +191,7 @@ def _on_moving_grid(image: Any, transform: Transform, label: bool) -> Volume:
 def _warped(transform: Transform, read: Any) -> MetaTensor:
     shape = transform.fixed.shape
     rows = max(1, CHUNK // (shape[1] * shape[2]))
-    slabs = (transform.fixed.points(x, x + rows).reshape(-1, 3) for x in range(0, shape[0], rows))
-    values = torch.cat([read(transform(points)) for points in slabs])
+    values = torch.cat([read(transform.mapped(x, x + rows)) for x in range(0, shape[0], rows)])
     return MetaTensor(values.reshape(1, *transform.fixed.shape), affine=torch.from_numpy(transform.fixed.affine.copy()))
 
 

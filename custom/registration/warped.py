@@ -14,6 +14,8 @@ from custom.data.cases import Case
 from custom.data.slices import UNKNOWN
 from custom.registration.library import Registrations
 from custom.registration.transform import warp_image, warp_label
+from custom.registration.volume import read_volume
+from custom.registration.whole_slices import whole_slices
 from custom.utils.log import logger
 
 __all__ = ["WarpOntod", "warped_cases"]
@@ -25,7 +27,8 @@ def warped_cases(
     """Cases that :class:`WarpOntod` makes of a labeled volume and an unlabeled one onto which it was registered.
 
     A propagated label is off its image by the registration's error. Here the image is warped as well: it has the
-    anatomy that registration found, however well that fits, and its label is exact.
+    anatomy that registration found, however well that fits, and its label is exact. Each of its slices comes from a
+    single slice, see :func:`~custom.registration.whole_slices.whole_slices`.
 
     Args:
         registrations: of a finished run; None gives no cases.
@@ -64,6 +67,7 @@ class WarpOntod(MapTransform):
     Args:
         keys: "image" and "label", (1, X, Y, Z) as they were loaded.
         registrations: that know both cases; None where there are none to warp.
+        direction: direction of nearly isotropic slices, as for :class:`custom.data.OrientSlicesd`.
         allow_missing_keys: whether cases may lack keys.
 
     Attributes:
@@ -71,17 +75,22 @@ class WarpOntod(MapTransform):
     """
 
     def __init__(
-        self, keys: KeysCollection, registrations: Registrations | None, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        registrations: Registrations | None,
+        direction: Sequence[float] = (0.0, 0.0, 1.0),
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.registrations = registrations
-        self.digest = list(self.keys)
+        self.registrations, self.direction = registrations, tuple(direction)
+        self.digest = [*self.keys, "whole slices", *self.direction]  # a cache of warps that blend slices is out of date
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         warped = dict(data)
         if "onto" not in warped:
             return warped
         transform = self.registrations.between(warped["onto"], warped["atlas"])
+        transform = whole_slices(transform, read_volume(warped["label"], label=True), self.direction)
         for key in self.key_iterator(warped):
             volume = warped[key]
             if key == "label":

@@ -1,0 +1,76 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Maps under which each slice of a volume comes from one slice of the other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from custom.data.geometry import slice_axis
+from custom.registration.transform import Transform
+from custom.registration.volume import Grid, Volume
+
+__all__ = ["WholeSlices", "whole_slices"]
+
+
+@dataclass(frozen=True, eq=False)
+class WholeSlices:
+    """A map of all voxels of the fixed grid, for :func:`~custom.registration.transform.warp_image` and ``warp_label``.
+
+    Args:
+        points: where the voxels are mapped, (X, Y, Z, 3) RAS mm.
+        fixed: grid on which warped volumes come out, (X, Y, Z).
+        moving: grid of the volumes that are warped.
+    """
+
+    points: Tensor = dataclasses.field(repr=False)
+    fixed: Grid
+    moving: Grid
+
+    def mapped(self, first: int, last: int) -> Tensor:
+        """Where the voxels of a slab along the first axis are mapped, (m, 3) RAS mm."""
+        return self.points[first:last].reshape(-1, 3)
+
+
+def whole_slices(transform: Transform, organs: Volume, direction: Sequence[float] = (0.0, 0.0, 1.0)) -> WholeSlices:
+    """The map of a transform, but each slice of the fixed volume comes from a single slice of the moving one.
+
+    Between two thick slices there is no anatomy to interpolate. A blend of both shows neither, the outlines of its
+    labels have steps, and a slice that is tilted against the moving volume soon leaves it. Here a slice keeps the
+    transform's deformation in its plane, and is read from the moving slice onto which most of its organs are mapped:
+    the median of their slice numbers, rounded. A slice without organs takes the median of the places in it that are
+    organs in other slices.
+
+    Args:
+        transform: from fixed to moving.
+        organs: a label map on the moving grid.
+        direction: direction of nearly isotropic slices, see :func:`custom.data.geometry.slice_axis`.
+
+    Returns:
+        The map. Slices beyond the moving volume, and those of which nothing is mapped, are mapped outside of it.
+    """
+    fixed, moving = transform.fixed, transform.moving
+    across, depth = (slice_axis(grid.affine, grid.shape, direction) for grid in (fixed, moving))
+    to_mm = torch.from_numpy(moving.affine.copy())
+    to_voxels = torch.from_numpy(np.linalg.inv(moving.affine))
+    voxels = torch.stack([transform(fixed.points(x, x + 1)[0]) for x in range(fixed.shape[0])])
+    voxels = voxels @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+    voxels = voxels.movedim(across, 0)  # a view, (slices, rows, columns, 3)
+    size = torch.tensor(moving.shape)
+    inside = ((voxels >= -0.5) & (voxels <= size - 0.5)).all(dim=-1)
+    nearest = torch.minimum(voxels.nan_to_num().round().long().clamp(min=0), size - 1)
+    shown = (organs.values[nearest.unbind(dim=-1)] > 0) & inside  # where organs are
+    anywhere = shown.any(dim=0)
+    for number in range(len(voxels)):
+        places = shown[number] if shown[number].any() else anywhere
+        numbers = voxels[number][places][:, depth]
+        numbers = numbers[~numbers.isnan()]
+        voxels[number, ..., depth] = numbers.median().round() if len(numbers) else torch.nan
+    voxels = voxels.movedim(0, across)
+    return WholeSlices(voxels @ to_mm[:3, :3].T + to_mm[:3, 3], fixed, moving)
