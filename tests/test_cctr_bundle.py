@@ -84,7 +84,7 @@ def trained_cctr(abdomen, registrations, tmp_path_factory) -> tuple[Path, str]:
 def test_training_registers_and_leaves_the_averaged_network(trained, registrations, abdomen):
     folder, printed = trained
     labeled, *unlabeled = (abdomen / "splits" / "train.txt").read_text().split()
-    assert f"Labeled: {labeled} - {len(unlabeled)} volumes are unlabeled, 1 are for validation." in printed
+    assert f"Labeled: {labeled}; {len(unlabeled)} volumes without labels, 1 for validation." in printed
     assert f"{len(unlabeled)} pairs: {len(unlabeled)} usable" in printed
     labels = list((registrations / "labels").iterdir())
     assert {f.name.split(".")[0] for f in labels} == set(unlabeled)
@@ -120,7 +120,7 @@ def test_studies_of_monai_label_train_with_those_beside_them(annotated, abdomen,
     folders = {"output_dir": tmp_path / "eval", "ckpt_dir": tmp_path / "models", "device": "cpu"}
     small = {key: value for key, value in SMALL.items() if key not in ("labeled_cases", "max_epochs")}
     printed = run("", ["train.json"], configs=CONFIGS, **handed_over, **folders, **small)
-    assert f"- {4 - annotated} volumes are unlabeled, 1 are for validation." in printed and "phantom" not in printed
+    assert f"; {4 - annotated} volumes without labels, 1 for validation." in printed and "phantom" not in printed
     assert printed.count("model.pt.") == 1
     labels = tmp_path / "eval" / "registration" / "labels"
     registered = {file.name.split(".")[0] for file in labels.iterdir()} if labels.is_dir() else set()

@@ -84,7 +84,7 @@ def test_transforms_leave_for_other_programs(registered, abdomen):
 def segmented(registered, abdomen) -> Path:
     settings = {**QUICK, "dataset_dir": abdomen, "output_dir": registered}
     printed = run("atlas_segmentation", ["registration.json"], configs=CONFIGS, **settings)
-    assert "1 cases of the section 'test'" in printed
+    assert "1 case of the section 'test'" in printed
     return registered
 
 

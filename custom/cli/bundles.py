@@ -40,6 +40,7 @@ from custom.utils.errors import SettingError
 from custom.utils.json_files import read_json
 from custom.utils.log import logger
 from custom.utils.settings import SETTINGS
+from custom.utils.words import counted
 
 __all__ = ["filled", "layout", "method_values", "settings_page", "write_bundles"]
 
@@ -289,5 +290,5 @@ def _is_setting(key: str, value: Any) -> bool:
 
 
 if __name__ == "__main__":
-    logger.info(f"{len(write_bundles(sys.argv[1]))} files written.")
+    logger.info(f"{counted(len(write_bundles(sys.argv[1])), 'file')} written.")
     Path(sys.argv[1]).joinpath("..", "docs", "settings.md").write_text(settings_page(sys.argv[1]), encoding="utf-8")

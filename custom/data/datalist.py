@@ -35,6 +35,7 @@ from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.volume_file import know_case
 from custom.utils.json_files import read_text
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = [
     "bundle_splits",
@@ -276,7 +277,7 @@ def held_out(sections: dict[str, list[Case]]) -> str:
     """
     for section in ("test", "validation"):
         if sections[section]:
-            logger.info(f"Held-out cases: {len(sections[section])} volumes of the section '{section}'.")
+            logger.info(f"Held-out cases: {counted(len(sections[section]), 'volume')} of the section '{section}'.")
             return section
     raise DataError(
         "There are no test and no validation cases: add a section 'test' to the data, or give a --split_dir whose "

@@ -19,6 +19,7 @@ from custom.data.checks import DataError, case_id, check_folder, without_faults
 from custom.data.datalist import load_sections, with_spacing
 from custom.data.image_folder import image_files
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = ["announce", "studies_to_annotate", "study_sections", "training_sections"]
 
@@ -75,8 +76,8 @@ def training_sections(
 def announce(sections: Mapping[str, Sequence[Case]], validation: Sequence[Case]) -> None:
     """Log which cases are labeled, and how many others there are."""
     labeled = " ".join(sorted({case_id(case) for case in sections["training"]}))
-    others = f"{len(sections['unlabeled'])} volumes are unlabeled, {len(validation)} are for validation"
-    logger.info(f"Labeled: {labeled} - {others}.")
+    others = f"{counted(len(sections['unlabeled']), 'volume')} without labels, {len(validation)} for validation"
+    logger.info(f"Labeled: {labeled}; {others}.")
 
 
 def studies_to_annotate(folder: str, header_spacing: Sequence[float] | None = None) -> dict[str, list[Case]]:

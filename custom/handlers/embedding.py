@@ -23,6 +23,7 @@ from custom.networks.weights import unwrapped
 from custom.utils.distributed import process_rank
 from custom.utils.files import replacing, write_csv
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = ["EmbeddingReport"]
 
@@ -83,7 +84,9 @@ class EmbeddingReport:
         for row, projection, (pc1, pc2) in zip(rows, projections, components, strict=True):
             row |= {"projection": float(projection), "pc1": float(pc1), "pc2": float(pc2)}
         write_csv(self.folder / "embedding.csv", rows)
-        result = f"Spearman's {measure} with the slice position: median {median:.3f} of {len(order)} patients"
+        result = (
+            f"Spearman's {measure} with the slice position: median {median:.3f} of {counted(len(order), 'patient')}"
+        )
         self._draw(rows, result)
         logger.info(f"{result}. Written to {self.folder / 'embedding.csv'} and {self.folder / 'embedding.png'}.")
         collapsed = [patient for patient in order if is_constant(projections[patients == patient])]

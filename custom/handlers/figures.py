@@ -30,6 +30,7 @@ from custom.utils.distributed import process_rank
 from custom.utils.figures import ABOVE, COLORS, as_seen, class_style, outline, plain, show, view_square, window_around
 from custom.utils.files import replacing
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = ["OverviewFigure"]
 
@@ -179,7 +180,7 @@ class OverviewFigure:
         figure.legend(handles=self._legend(), loc="lower center", ncols=entries, frameon=False, fontsize=9)
         with replacing(self.path) as temporary:
             figure.savefig(temporary, dpi=130)
-        logger.info(f"Overview of {rows} cases: {self.path}.")
+        logger.info(f"Overview of {counted(rows, 'case')}: {self.path}.")
 
     def _draw(self, axes: Axes, content: dict[str, np.ndarray], panel: str, spacing: tuple, window: np.ndarray) -> None:
         axes.set(xticks=[], yticks=[], facecolor="black")

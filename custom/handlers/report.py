@@ -21,6 +21,7 @@ from custom.utils.distributed import process_rank
 from custom.utils.errors import SettingError
 from custom.utils.files import lock, unlock, write_csv
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = ["SegmentationReport", "identity"]
 
@@ -169,7 +170,7 @@ class SegmentationReport:
 
     def _table(self, rows: list[Row], summary: list[Row], errors: Row | None) -> list[str]:
         width = max(len(line["class"]) for line in summary) + 2
-        lines = [f"{len(rows)} cases of the section '{self.section}', mean ± standard deviation:"]
+        lines = [f"{counted(len(rows), 'case')} of the section '{self.section}', mean ± standard deviation:"]
         lines.append(f"{'':{width}}{'Dice':^15}{'HD95 / mm':^15}{'ASD / mm':^15}{'cases':>7}{'empty':>7}")
         for line in summary:
             scores = [(line[f"{m}_mean"], line[f"{m}_std"], 3 if m == "dice" else 1) for m in PRINTED]
@@ -181,7 +182,7 @@ class SegmentationReport:
             if found:
                 line += f"mean absolute error {errors['mean_absolute_error_percentage_points']:.1f}, "
                 line += f"bias {errors['bias_percentage_points']:+.1f} percentage points, "
-            lines.append(f"{line}{found} patients with ED and ES, {missed} more without a prediction.")
+            lines.append(f"{line}{counted(found, 'patient')} with ED and ES, {missed} more without a prediction.")
         if summary[-1]["empty_predictions"]:
             lines.append(
                 "empty: what was labeled and not found, over all classes in the last line; its Dice is 0, and its "

@@ -13,6 +13,7 @@ import monai.bundle
 from custom.data.cases import Case
 from custom.networks.weights import default_encoder
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = ["starting_encoder", "study_encoder"]
 
@@ -54,7 +55,7 @@ def study_encoder(sections: Mapping[str, Sequence[Case]], settings: Mapping[str,
     if encoder.is_file():
         logger.info(f"encoder_checkpoint: {encoder} is used as it is; remove it to pre-train again.")
     elif sections["unlabeled"]:
-        logger.info(f"Pre-training on {len(sections['pretraining'])} studies, once: {encoder}.")
+        logger.info(f"Pre-training on {counted(len(sections['pretraining']), 'study', 'studies')}, once: {encoder}.")
         config = str(Path(bundle_root) / "configs" / "pretrain.json")
         batch_size = monai.bundle.ConfigParser.load_config_file(config)["batch_size"]
         data = {"train#dataset#data": list(sections["pretraining"]), "validate#dataset#data": []}

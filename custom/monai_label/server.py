@@ -40,6 +40,8 @@ APP = "monaibundle"  # MONAI Label's app for bundles
 BUNDLES = Path(__file__).absolute().parents[2] / "bundles"
 # code that runs in the server and does not import this package
 PACKAGE = Path(__file__).absolute().with_name("few_label_server")
+# settings that depend on whether there is a data list; the studies of a server are none
+BY_DATA = ("class_names", "crop_size")
 WILDCARDS = ("0.0.0.0", "::", "*")
 SHORTEST = 16  # smallest number of characters of a token
 
@@ -112,7 +114,7 @@ def _check_settings(bundle: Path) -> None:
         config = json.loads((bundle / "configs" / file).read_text(encoding="utf-8"))
         for name, value in trained.items():
             own = config.get(name, value)
-            if name == "crop_size":  # it depends on whether there is a data list; the studies of a server are none
+            if name in BY_DATA:
                 content = {"imports": ["$import custom", "$import custom.data"], "datalist": None, name: own}
                 own = ConfigParser(content).get_parsed_content(name)
             if own != value and not str(own).startswith(("$", "@")):
@@ -120,6 +122,15 @@ def _check_settings(bundle: Path) -> None:
                     f"{bundle / 'configs' / file} has {name} {json.dumps(own)}, its weights were trained with "
                     f"{json.dumps(value)}; write that there, or remove {notes.parent} to begin anew."
                 )
+    metadata = bundle / "configs" / "metadata.json"
+    output = json.loads(metadata.read_text(encoding="utf-8"))["network_data_format"]["outputs"]["pred"]
+    names = [output["channel_def"][str(value)] for value in range(1, len(output["channel_def"]))]
+    if names != trained.get("class_names", names):
+        raise SettingError(
+            f"{metadata} names the classes {json.dumps(names)} in the channel_def of its output, its weights were "
+            f"trained with {json.dumps(trained['class_names'])}; write these there, after the background, with "
+            f"num_channels {len(trained['class_names']) + 1}, or remove {notes.parent} to begin anew."
+        )
 
 
 def _serve_untrained(model: Path) -> None:

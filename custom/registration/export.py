@@ -23,6 +23,7 @@ from custom.utils.bars import progress_bar
 from custom.utils.errors import SettingError
 from custom.utils.files import replacing, write_csv
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = ["FORMATS", "export_transforms", "read_transform", "write_transform"]
 
@@ -74,7 +75,7 @@ def export_transforms(
         off = write_transform(path, registrations.between(fixed, moving))
         rows.append({"fixed": fixed, "moving": moving, "file": f"{fixed}/{path.name}", "off_mm": off})
     write_csv(Path(folder) / "transforms.csv", rows)
-    logger.info(f"{len(rows)} transforms written to {folder}")
+    logger.info(f"{counted(len(rows), 'transform')} written to {folder}")
     return [Path(folder) / row["file"] for row in rows]
 
 

@@ -27,6 +27,7 @@ from custom.registration.volume import Grid, Volume, read_volume
 from custom.utils.figures import ABOVE, COLORS, as_seen, outline, show, view_square, window_around
 from custom.utils.files import replacing
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = ["draw_pairs"]
 
@@ -104,10 +105,11 @@ def draw_pairs(
         view = _view(by_id[result.fixed], by_id[result.moving], load_transform(Path(folder) / result.transform))
         _draw(axes, view)
         _entitle(axes[0], result)
-    _head_and_foot(figure, panels, results, f"{len(drawn)} of {len(candidates)} registered pairs, the worst first")
+    shown = f"{len(drawn)} of {counted(len(candidates), 'registered pair')}, the worst first"
+    _head_and_foot(figure, panels, results, shown)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=min(DPI, LONGEST / figure.get_size_inches()[1]))
-    logger.info(f"Pictures of {len(drawn)} pairs, the worst first: {path}")
+    logger.info(f"Pictures of {counted(len(drawn), 'pair')}, the worst first: {path}")
 
 
 def _worst_first(results: Sequence[PairResult]) -> list[PairResult]:

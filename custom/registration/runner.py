@@ -22,6 +22,7 @@ from custom.registration.volume import RegistrationError
 from custom.utils.errors import SettingError
 from custom.utils.files import write_csv
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = ["PairRunner", "write_table"]
 
@@ -224,7 +225,7 @@ def write_table(path: str | Path, results: Sequence[PairResult]) -> None:
     write_csv(Path(path), [asdict(result) for result in results])
     states = Counter(result.state for result in results)
     counts = ", ".join(f"{states[state]} {state}" for state in ("usable", "unusable", "failed"))
-    logger.info(f"{len(results)} pairs: {counts}. Table: {path}")
+    logger.info(f"{counted(len(results), 'pair')}: {counts}. Table: {path}")
     problems = [result for result in results if result.state != "usable"]
     for result in problems[:SHOWN]:
         logger.warning(f"  {result}, {result.message}")

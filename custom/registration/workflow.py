@@ -35,6 +35,7 @@ from custom.registration.transform import Transform, warp_label
 from custom.utils.errors import SettingError
 from custom.utils.files import replacing
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = ["PLANS", "RegistrationWorkflow"]
 
@@ -168,7 +169,9 @@ class RegistrationWorkflow:
             templates = self._templates()
             grouped = [case for case in self.cases if group_of(case, self.group_by) in templates]
             if left_out := len(self.cases) - len(grouped):
-                logger.warning(f"template: {left_out} volumes are left out, since their groups have no labeled volume.")
+                logger.warning(
+                    f"template: {counted(left_out, 'volume')} left out, since their groups have no labeled volume."
+                )
             to_template = template_pairs(grouped, templates, self.group_by)
             add(to_template, "template")
             if {"similar", "all"} & set(self.plan) or any(pair.moving in unlabeled for pair in roles):
@@ -237,7 +240,7 @@ class RegistrationWorkflow:
         others = [others[number] for number in spread]
         template = best_template(self._register(atlas_pairs(candidates, others), name="Choosing a template"))
         about = "" if group is None else f" of {self.group_by} {group}"
-        logger.info(f"Template{about}: {template}, of {len(candidates)} labeled volumes.")
+        logger.info(f"Template{about}: {template}, of {counted(len(candidates), 'labeled volume')}.")
         return template
 
     def _loaded(self, result: PairResult) -> Transform | None:

@@ -12,6 +12,7 @@ import numpy as np
 from custom.metrics import agreement
 from custom.report.curves import Curve
 from custom.report.scores import Scores
+from custom.utils.words import counted
 
 __all__ = [
     "annotate",
@@ -23,13 +24,14 @@ __all__ = [
     "no_validation",
     "past_the_best",
     "refused",
-    "still_rising",
+    "too_short",
     "unusual_cases",
     "weak_classes",
 ]
 
 LAST = 0.25  # part of a curve that says where it is going
 RISE = 0.01  # of Dice in that part
+STILL_FALLING = 0.15  # part of the whole fall of a loss that lies in the last quarter
 FALL = 0.03  # of Dice below the best
 WEAK = 0.6  # Dice below which a class is weak
 FEW = 5  # cases, on which a mean says little
@@ -44,23 +46,43 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-def still_rising(dice: Curve, max_epochs: int | None = None) -> str | None:
-    """The validation Dice still rises where the training ends.
+def too_short(dice: Curve, loss: Curve = (), max_epochs: int | None = None) -> str | None:
+    """The training ends where it still gets better, so that whatever else the report finds may be due to that.
+
+    With three validations or more the Dice decides, else the loss.
 
     Args:
         dice: mean validation Dice over the epochs.
+        loss: loss on the labeled slices over the iterations.
         max_epochs: length of the training, where it is known.
     """
-    if len(dice) < 3:
+    reason = _still_rising(dice) if len(dice) >= 3 else _still_falling(loss)
+    if reason is None:
         return None
+    longer = f", for instance with --max_epochs {2 * max_epochs}" if max_epochs else ""
+    return f"Train longer before anything else{longer}: {reason}."
+
+
+def _still_rising(dice: Curve) -> str | None:
     tail = max(3, round(LAST * len(dice)))
     steps, values = np.array(dice[-tail:], dtype=float).T
     slope = np.polyfit(steps, values, 1)[0]
     rise = slope * (steps[-1] - steps[0])
     if rise < RISE or values[-1] < max(value for _, value in dice) - RISE:
         return None
-    longer = f", for instance with --max_epochs {2 * max_epochs}" if max_epochs else ""
-    return f"Train longer{longer}: the validation Dice still rises (by {rise:.3f} since epoch {int(steps[0])})."
+    return f"the validation Dice still rises (by {rise:.3f} since epoch {int(steps[0])})"
+
+
+def _still_falling(loss: Curve) -> str | None:
+    """A loss whose mean over the last quarter is below that of the third one, beyond chance and by a fair part."""
+    if len(loss) < 8:
+        return None
+    first, _, third, last = np.array_split([value for _, value in loss], 4)
+    fall, whole = third.mean() - last.mean(), first.mean() - last.mean()
+    chance = 2 * np.hypot(third.std() / len(third) ** 0.5, last.std() / len(last) ** 0.5)
+    if whole <= 0 or fall < max(STILL_FALLING * whole, chance):
+        return None
+    return f"the loss still falls ({100 * fall / whole:.0f} % of its whole fall lie in the last quarter)"
 
 
 def past_the_best(dice: Curve) -> str | None:
@@ -139,8 +161,8 @@ def few_cases(scores: Scores) -> str | None:
     if len(scores.cases) >= FEW:
         return None
     return (
-        f"Score more cases before you compare or decide: {len(scores.cases)} is too few for a mean that holds for "
-        "others."
+        f"Score more cases before you compare or decide: {counted(len(scores.cases), 'case')} cannot give a mean that "
+        "holds for others."
     )
 
 
@@ -165,7 +187,7 @@ def biased_fractions(scores: Scores) -> str | None:
         return None
     return (
         f"Do not report ejection fractions from these segmentations: they are {abs(found.bias):.1f} percentage points "
-        f"too {'high' if found.bias > 0 else 'low'} on average ({found.pairs} patients)."
+        f"too {'high' if found.bias > 0 else 'low'} on average ({counted(found.pairs, 'patient')})."
     )
 
 
@@ -221,7 +243,8 @@ def annotate(selection: Sequence[Mapping[str, str]], count: int, unlabeled: int)
         listed = ", ".join(row["patient"] for row in selection[:count])
         return f"Annotate these patients next: {listed} (ranked by {_measure(selection)}, of {len(selection)})."
     if unlabeled:
-        return f"Annotate more cases where they help most: the workflow selection ranks the {unlabeled} unlabeled ones."
+        ranked = f"the {unlabeled} unlabeled ones" if unlabeled > 1 else "those without a label"
+        return f"Annotate more cases where they help most: the workflow selection ranks {ranked}."
     return None
 
 

@@ -23,6 +23,7 @@ from custom.report.record import Record
 from custom.report.scores import Scores, read_places, read_rows
 from custom.utils.figures import class_style
 from custom.utils.files import replacing
+from custom.utils.words import counted
 
 __all__ = ["write_report"]
 
@@ -36,6 +37,7 @@ TITLES = {
     "selection": "Selection of patients to annotate",
 }
 CURVES = {"pretraining": "tensorboard_pretraining", "training": "tensorboard_training"}
+LABELED_LOSS = ("supervised", "loss")  # curve of the loss on labeled slices; where it is the only term, the loss itself
 MOST_CASES = 25  # rows of the table of cases; all are in cases.csv
 MOST_RANKED = 15
 MOST_REFUSED = 15
@@ -65,7 +67,7 @@ def write_report(folder: str | Path, records: Mapping[str, Record]) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "signed": _signed, "duration": _duration, "span": _span}
-    environment.filters |= {"options": _options, "plain": _plain}
+    environment.filters |= {"options": _options, "plain": _plain, "counted": counted}
     page = environment.get_template(FILE).render(_content(folder, records))
     with replacing(folder / FILE) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -121,8 +123,15 @@ def _next_steps(
     curves: Mapping[str, Curve],
     selection: Sequence[Mapping[str, str]],
 ) -> list[str]:
-    """The sentences of all rules that have something to say, those about the result first."""
+    """The sentences of all rules that have something to say.
+
+    That the training was too short comes first, then what is about the result.
+    """
     found: list[str | None] = []
+    if (training := records.get("training")) is not None:
+        dice = curves.get(MEAN_DICE, [])
+        loss = next((curves[name] for name in LABELED_LOSS if name in curves), [])
+        found.append(advice.too_short(dice, loss, training.settings.get("max_epochs")))
     if scores is not None:
         found += [
             advice.never_found(scores),
@@ -132,10 +141,8 @@ def _next_steps(
             advice.biased_fractions(scores),
             advice.biased_volumes(scores),
         ]
-    if (training := records.get("training")) is not None:
-        dice = curves.get(MEAN_DICE, [])
-        epochs = training.settings.get("max_epochs")
-        found += [advice.no_validation(training.data), advice.still_rising(dice, epochs), advice.past_the_best(dice)]
+    if training is not None:
+        found += [advice.no_validation(training.data), advice.past_the_best(dice)]
     found += [advice.refused(record.registrations) for record in records.values()]
     unlabeled = sum(len(row["cases"]) for r in records.values() for row in r.data if row["section"] == "unlabeled")
     count = records["selection"].settings["count"] if "selection" in records else 0

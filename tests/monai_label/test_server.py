@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -132,7 +133,8 @@ def test_a_bundle_is_unpacked_once_and_can_be_served_untrained(tmp_path, capsys)
 def test_weights_of_other_settings_are_not_served(tmp_path):
     model = add_bundle(tmp_path, "cctr_acdc")
     config = json.loads((model / "configs" / "train.json").read_text())
-    trained = {"spacing": config["spacing"], "norm": config["norm"], "class_names": ["RV"], "trained_on": {}}
+    trained = {"spacing": config["spacing"], "norm": config["norm"], "trained_on": {}}
+    trained["class_names"] = ["RV", "MYO", "LV"]
     (model / "models" / "model.json").write_text(json.dumps(trained))
     add_bundle(tmp_path, "cctr_acdc")
     (model / "models" / "model.json").write_text(json.dumps({**trained, "norm": "batch"}))
@@ -145,6 +147,31 @@ def test_weights_of_other_settings_are_not_served(tmp_path):
     (model / "models" / "model.json").write_text(json.dumps({**trained, "crop_size": None}))
     with pytest.raises(SettingError, match=r"inference.json has crop_size \[96, 96\], .*were trained with null"):
         add_bundle(tmp_path, "cctr_acdc")
+
+
+def test_weights_of_other_classes_are_not_served(tmp_path):
+    """Neither under the names in the configs nor under those that MONAI Label reads from metadata.json."""
+    model = add_bundle(tmp_path, "cctr_acdc")
+    (model / "models" / "model.json").write_text(json.dumps({"class_names": ["liver", "spleen"]}))
+    for file in ("inference.json", "train.json"):
+        with pytest.raises(
+            SettingError, match=rf'{file} has class_names \["RV", .*were trained with \["liver", "spleen"\]'
+        ):
+            add_bundle(tmp_path, "cctr_acdc")
+        edit(model / "configs" / file, class_names=["liver", "spleen"])
+    with pytest.raises(SettingError, match=r'metadata.json names the classes \["RV", .*with num_channels 3'):
+        add_bundle(tmp_path, "cctr_acdc")
+    metadata = json.loads((model / "configs" / "metadata.json").read_text())
+    metadata["network_data_format"]["outputs"]["pred"] |= {
+        "num_channels": 3,
+        "channel_def": {"0": "background", "1": "liver", "2": "spleen"},
+    }
+    edit(model / "configs" / "metadata.json", **metadata)
+    assert add_bundle(tmp_path, "cctr_acdc") == model
+
+
+def edit(config: Path, **values) -> None:
+    config.write_text(json.dumps({**json.loads(config.read_text()), **values}))
 
 
 def test_the_app_is_ours_around_that_of_monai_label(tmp_path):
@@ -353,7 +380,7 @@ def test_three_annotated_studies_train_a_model_that_is_served(server, model):
     assert printed.count("the best in validation: ") == 1
     assert f"Left out: {server.studies}/empty.nii.gz" in printed
     if model == "cctr_acdc":
-        assert f"{len(others)} volumes are unlabeled, 1 are for validation." in printed
+        assert f"{len(others)} volumes without labels, 1 for validation." in printed
         labels = (server.models / model / "eval" / "registration" / "labels").iterdir()
         assert {file.name.split(".")[0] for file in labels} == set(others)
     else:
@@ -386,7 +413,7 @@ def test_a_drawn_label_is_corrected_and_training_goes_on_with_the_annotated_alon
     config.write_text(json.dumps({**json.loads(config.read_text()), "unlabeled_studies": False}))
     served = torch.load(server.models / "cctr_acdc" / "models" / "model.pt", weights_only=True)
     printed = train(server, "cctr_acdc", val_split=0.0, max_epochs=1)
-    assert "training uses only the annotated ones" in printed and "0 volumes are unlabeled, 0 are for" in printed
+    assert "training uses only the annotated ones" in printed and "0 volumes without labels, 0 for" in printed
     assert "Add Checkpoint Loader" in printed
     now = torch.load(server.models / "cctr_acdc" / "models" / "model.pt", weights_only=True)
     assert served.keys() == now.keys() and any(not torch.equal(served[name], now[name]) for name in now)

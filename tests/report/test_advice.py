@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
+
 import pytest
 from reports import case, write_scores
 
@@ -16,14 +18,25 @@ def scores(tmp_path):
 
 def test_a_rising_curve_asks_for_more_epochs():
     rising = [(epoch, epoch / 20) for epoch in range(1, 13)]
-    sentence = advice.still_rising(rising, 12)
+    sentence = advice.too_short(rising, max_epochs=12)
     assert "--max_epochs 24" in sentence and "by 0.100 since epoch 10" in sentence
-    assert "--max_epochs" not in advice.still_rising(rising)
+    assert "--max_epochs" not in advice.too_short(rising)
     flat = [(epoch, min(epoch / 10, 0.8)) for epoch in range(1, 16)]
-    assert advice.still_rising(flat, 15) is None
-    assert advice.still_rising(rising[:2]) is None  # two points are no trend
+    assert advice.too_short(flat, max_epochs=15) is None
+    assert advice.too_short(rising[:2]) is None  # two points are no trend
     recovering = [(1, 0.9), (2, 0.3), (3, 0.4), (4, 0.5), (5, 0.6)]
-    assert advice.still_rising(recovering) is None
+    assert advice.too_short(recovering) is None
+
+
+def test_without_validation_a_falling_loss_asks_for_more_epochs():
+    def decaying(time: float, noise: float = 0.0) -> list[tuple[int, float]]:
+        return [(k, math.exp(-k / time) + noise * (-1) ** k) for k in range(40)]
+
+    assert "the loss still falls (19 % of its whole fall" in advice.too_short([], decaying(20), 10)
+    assert advice.too_short([], decaying(5), 10) is None  # it has settled
+    assert advice.too_short([], decaying(20, noise=1.0), 10) is None  # the fall is within the noise
+    assert advice.too_short([], decaying(20)[:7], 10) is None
+    assert advice.too_short([(1, 0.8), (2, 0.8), (3, 0.8)], decaying(20), 10) is None  # the Dice decides
 
 
 def test_a_curve_that_has_fallen_names_its_best():
@@ -61,7 +74,7 @@ def test_unusual_cases_are_far_below_the_others(scores):
 
 
 def test_few_cases_are_said(scores):
-    assert "4 is too few" in advice.few_cases(scores(*[(0.9, 5, 5)] * 4))
+    assert "4 cases cannot give" in advice.few_cases(scores(*[(0.9, 5, 5)] * 4))
     assert advice.few_cases(scores(*[(0.9, 5, 5)] * 5)) is None
 
 
