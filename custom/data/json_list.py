@@ -60,7 +60,10 @@ def _entry(file: Path, where: str, entry: Any) -> dict[str, Any]:
     case = {key: value for key, value in entry.items() if isinstance(value, (str, int, float))}
     case |= {key: os.path.abspath(file.parent / case[key]) for key in ("image", "label") if key in case}
     case |= {key: str(case[key]) for key in ("case", "patient") if str(case.get(key, "")).strip()}
-    case["case"] = case_id(case)
+    try:
+        case["case"] = case_id(case)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
     case["patient"] = case.get("patient") or case["case"]
     if "header_spacing" in entry:
         case["header_spacing"] = checked_spacing(entry["header_spacing"], f"{where}: header_spacing")

@@ -418,7 +418,14 @@ def test_lists_that_cannot_be_read_are_named(content, words, datalist):
 @pytest.mark.parametrize("case", ["../escaped", "/tmp/x", "..", "a\\b", "a\nb", "x" * 300])
 def test_a_case_whose_id_cannot_name_files_is_refused(case, datalist):
     written(datalist, GOOD | {"training": [{"image": "a.nii.gz", "label": "b.nii.gz", "case": case}]})
-    with pytest.raises(DataError, match="cannot name files"):
+    with pytest.raises(DataError, match=re.escape(f"{datalist}: training[0]: ") + ".*cannot name files"):
+        load_sections("", "", None, str(datalist))
+
+
+@pytest.mark.parametrize("name", ["a\0b.nii.gz", "\ud800.nii.gz"], ids=["NUL", "surrogate"])
+def test_a_file_name_that_no_file_has_is_named_with_its_list(name, datalist):
+    written(datalist, GOOD | {"training": [{"image": name, "label": "b.nii.gz"}]})
+    with pytest.raises(DataError, match=re.escape(f"{datalist}: training[0]: ")):
         load_sections("", "", None, str(datalist))
 
 
