@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from custom.data.itk_files import ITK_ENDINGS
+from custom.data.parts import IMAGE_ENDINGS, stem_of
 from custom.utils.errors import UserError
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
 ]
 
 LONGEST_ID = 200
-IMAGE_ENDINGS = (".nii.gz", ".nii", *ITK_ENDINGS)  # of the files that are read
 
 
 Case = dict[str, Any]  # "image" and "case", maybe "label" and "patient", and further keys of a data list
@@ -43,8 +42,7 @@ def case_id(entry: dict[str, Any]) -> str:
     name = entry.get("case")
     if name is None or not str(name).strip():
         image = getattr(entry["image"], "meta", {}).get("filename_or_obj", entry["image"])  # it may be loaded already
-        name = Path(str(image)).name
-        name = next((name[: -len(end)] for end in IMAGE_ENDINGS if name.lower().endswith(end)), name)
+        name = stem_of(Path(str(image)).name)
     name = str(name)
     if name in (".", "..") or len(name) > LONGEST_ID or any(c in "/\\" or not c.isprintable() for c in name):
         raise DataError(

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Lists of cases from an official download (ACDC, BTCV) or from a JSON data list of the user.
+"""Lists of cases from an official download (ACDC, BTCV), or from a JSON data list or a folder of the user.
 
 A case is a dict with "image" and, where it is labeled, "label" (paths); "case" and "patient" name it, and "phase"
 is "ED" or "ES" in cardiac data. Sections are lists of cases:
@@ -28,8 +28,9 @@ from custom.data.checks import (
     check_unique,
     usable_images,
 )
+from custom.data.folder_lists import root_of
 from custom.data.image_folder import image_files, images_in
-from custom.data.json_list import checked_spacing, class_names, read_sections
+from custom.data.json_list import checked_spacing, class_names, label_values, read_sections
 from custom.data.layouts import layout_of
 from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.volume_file import know_case
@@ -49,6 +50,7 @@ __all__ = [
     "images_in",
     "load_sections",
     "image_files",
+    "label_values",
     "named_class",
     "phase_of",
     "split_folder",
@@ -65,10 +67,11 @@ def split_folder(dataset_dir: str, default: str, *others: str) -> str:
             data set has any; a message says so if it is not the default.
 
     Returns:
-        The folder ``splits`` of the data set if it has one, as the phantom does, else one of the given folders.
+        The folder ``splits`` of the data set if it has one, as the phantom does, else one of the given folders; ""
+        without a data set.
     """
     if not dataset_dir:
-        return default
+        return ""
     root = Path(dataset_dir)
     if (root / "splits").is_dir():
         return str(root / "splits")
@@ -106,7 +109,9 @@ def load_sections(
             labeled patients are those of ``labeled_<n>.txt`` if it exists, else the first n of ``train.txt``.
         labeled_cases: number or names of the labeled patients of the training list; None for all.
         datalist: a JSON data list instead of a folder: "training" (image and label), "unlabeled" (images),
-            "validation", "test"; relative paths are relative to the file.
+            "validation", "test"; relative paths are relative to the file. Or a folder in a layout of
+            :mod:`custom.data.folder_lists`. If ``split_dir`` is given, the cases or patients of its ``val.txt`` and
+            ``test.txt`` are moved from "training" to those sections.
         header_spacing: (x, y, z) in mm, voxel sizes that replace those of the headers of all files; a case of a data
             list may have a "header_spacing" that takes precedence.
 
@@ -119,7 +124,7 @@ def load_sections(
             in several parts of a split.
     """
     if datalist:
-        training, held_out_cases, images = _from_json(Path(datalist))
+        training, held_out_cases, images = _from_json(Path(datalist), split_dir)
     else:
         training, held_out_cases, images = _from_folder(Path(dataset_dir), Path(split_dir), labeled_cases)
     patients = list(dict.fromkeys(case["patient"] for case in training))
@@ -166,7 +171,8 @@ def _from_folder(root: Path, splits: Path, labeled_cases: int | Sequence[str] | 
     if len(missing) == len(train):
         raise DataError(
             f"dataset_dir: {root} holds none of the {len(train)} patients of {splits / 'train.txt'} ({train[0]}, ...); "
-            f"give the folder that holds {layout.what}, or --split_dir with lists of your own."
+            f"give the folder that holds {layout.what}, or --split_dir with lists of your own; folders in other "
+            "layouts go to --datalist."
         )
     _check_complete(root, splits / "train.txt", missing, len(train))
     own = splits / f"labeled_{labeled_cases}.txt"
@@ -204,9 +210,19 @@ def _read_ids(file: Path, optional: bool = False) -> list[str]:
     return read_text(file, "split_dir", DataError).split()
 
 
-def _from_json(file: Path) -> tuple:
+def _from_json(file: Path, split_dir: str) -> tuple:
     """Training cases; validation and test; images of pre-training."""
     sections = read_sections(file)
+    for section, name in _HELD_OUT.items() if split_dir else ():
+        ids = set(_read_ids(Path(split_dir) / name, optional=True))
+        moved = [case for case in sections["training"] if {case["case"], case["patient"]} & ids]
+        if lost := ids - {case[key] for case in moved for key in ("case", "patient")}:
+            raise DataError(
+                f"split_dir: {Path(split_dir) / name} names {', '.join(sorted(lost)[:5])}, no labeled training case of "
+                f"{file}; correct the name."
+            )
+        sections[section] += moved
+        sections["training"] = [case for case in sections["training"] if case not in moved]
     images = without_labels(sections["training"] + sections["unlabeled"])
     return sections["training"], {name: sections[name] for name in _HELD_OUT}, images
 
@@ -266,22 +282,27 @@ def phase_of(sections: Mapping[str, Sequence[Case]], datalist: str | None, value
 
     Phases of a data list may have another meaning, so they are used only if the user sets the key.
     """
-    return value if not datalist and "phase" in sections["training"][0] else None
+    return value if (not datalist or root_of(datalist)) and "phase" in sections["training"][0] else None
 
 
-def held_out(sections: dict[str, list[Case]]) -> str:
-    """Name of the section to score: "test" if it has cases, else "validation"; a message says which.
+def held_out(sections: dict[str, list[Case]], labeled: bool = True) -> str:
+    """Name of the section to score or to segment: "test" if it has cases, else "validation"; a message says which.
+
+    Args:
+        sections: section name to cases.
+        labeled: whether a section counts only if one of its cases has a label.
 
     Raises:
-        DataError: both are empty.
+        DataError: there is none.
     """
     for section in ("test", "validation"):
-        if sections[section]:
+        if any("label" in case or not labeled for case in sections[section]):
             logger.info(f"Held-out cases: {counted(len(sections[section]), 'volume')} of the section '{section}'.")
             return section
+    which = " with labels" if labeled else ""
     raise DataError(
-        "There are no test and no validation cases: add a section 'test' to the data, or give a --split_dir whose "
-        "val.txt or test.txt names cases that are there; inference takes --images, too."
+        f"There are no test and no validation cases{which}: add a section 'test' to the data, or give a --split_dir "
+        "whose val.txt or test.txt names cases that are there; inference takes --images, too."
     )
 
 
@@ -307,7 +328,7 @@ def cases_to_segment(
         cases = usable_images(with_spacing(images_in(images), header_spacing), direction)
     else:
         sections = load_sections(dataset_dir, split_dir, None, datalist, header_spacing)
-        cases = without_labels(sections[held_out(sections)])
+        cases = without_labels(sections[held_out(sections, labeled=False)])
     return _with_names_of_their_own(cases)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from custom.data.itk_files import files_of
+from custom.data.parts import files_of_volume, part_of
 
 __all__ = ["dicom_files", "file_states", "is_dicom", "is_series"]
 
@@ -37,5 +37,6 @@ def file_states(path: str | os.PathLike) -> list[tuple[str, int, int]]:
     Raises:
         OSError: the file or folder does not exist.
     """
-    files = dicom_files(path) if os.path.isdir(path) else files_of(path)
-    return [(os.path.realpath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    files = dicom_files(path) if os.path.isdir(path) else files_of_volume(path)
+    states = [(os.path.realpath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return states if part_of(path) is None else [(os.path.realpath(path), 0, 0), *states]  # frames share their file

@@ -42,7 +42,7 @@ def file_facts(path: str | os.PathLike, label: bool = False) -> Facts:
 def _read(path: str, label: bool, states: tuple, spacing: tuple[float, ...] | None) -> Facts:
     """Read a file or a series; the arguments state and spacing make the cache notice changes."""
     if label and os.path.isdir(path):
-        return Facts(f"{path} is a folder; give a NIfTI file.")
+        return Facts(f"{path} is a folder; give a label file, or {path}[<class>,<class>] for one file of each class.")
     try:
         file = open_volume(path)
         stored = file.stored()

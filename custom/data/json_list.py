@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Data lists: JSON files of users with the cases of each section."""
+"""Data lists: JSON files of users with the cases of each section, or folders in a known layout."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from custom.data.cases import DataError, case_id, check_class_names
+from custom.data.folder_lists import folder_list, root_of
+from custom.data.parts import class_label
 from custom.utils.json_files import read_json
 
-__all__ = ["SECTIONS", "checked_spacing", "class_names", "read_sections"]
+__all__ = ["SECTIONS", "checked_spacing", "class_names", "label_values", "read_sections"]
 
 SECTIONS = ("training", "unlabeled", "validation", "test")
 
@@ -23,14 +25,39 @@ def class_names(datalist: str | None, default: Sequence[str]) -> list[str]:
 
     Args:
         datalist: a JSON data list whose "labels" maps every value from "0" (background) up to a name, as in the
-            Medical Segmentation Decathlon, or None.
+            Medical Segmentation Decathlon; a folder, see :mod:`custom.data.folder_lists`; or None.
         default: the names without a data list.
 
     Raises:
         DataError: the data list has no "labels", or they are not 0, 1, 2, ...
     """
+    return list(_classes(datalist).values()) if datalist else list(default)
+
+
+def label_values(datalist: str | None, class_names: Sequence[str]) -> list[int] | None:
+    """Values of the classes in the label files; None for 1, 2, ...
+
+    Args:
+        datalist: see :func:`class_names`.
+        class_names: all names of the data list, some of them, or as many other ones.
+    """
     if not datalist:
-        return list(default)
+        return None
+    classes = _classes(datalist)
+    values = {name: value for value, name in classes.items()}
+    if set(class_names) <= set(values):
+        found = [values[name] for name in class_names]
+    elif len(class_names) == len(classes):  # other names for the same classes
+        found = list(classes)
+    else:
+        return None  # the check of the labels says what does not fit
+    return None if found == list(range(1, len(classes) + 1)) else found
+
+
+def _classes(datalist: str) -> dict[int, str]:
+    """Value to name of the classes of a data list, without the background."""
+    if root := root_of(datalist):
+        return folder_list(root).classes
     labels = _read_list(Path(datalist)).get("labels")
     if not isinstance(labels, dict) or sorted(labels) != sorted(str(i) for i in range(len(labels))) or len(labels) < 2:
         raise DataError(
@@ -39,7 +66,7 @@ def class_names(datalist: str | None, default: Sequence[str]) -> list[str]:
         )
     names = [labels[str(i)] for i in range(1, len(labels))]
     check_class_names(names, f'datalist: "labels" of {datalist}')
-    return names
+    return dict(enumerate(names, start=1))
 
 
 def _entry(file: Path, where: str, entry: Any) -> dict[str, Any]:
@@ -102,11 +129,16 @@ def _read_list(file: Path) -> dict[str, Any]:
 
 
 def read_sections(file: Path) -> dict[str, list[dict[str, Any]]]:
-    """The cases of every section of a data list.
+    """The cases of every section of a data list, or of a folder in a known layout.
+
+    A label that is a folder becomes the label of its files, one for each class of the list.
 
     Raises:
-        DataError: an entry is not valid; the message names the file and the section.
+        DataError: an entry is not valid; the message names the file and the section. The folder has no known layout.
     """
+    if root := root_of(file):
+        found = folder_list(root).sections
+        return {section: [dict(case) for case in found.get(section, [])] for section in SECTIONS}
     content = _read_list(file)
     sections = {}
     for section in SECTIONS:
@@ -114,4 +146,7 @@ def read_sections(file: Path) -> dict[str, list[dict[str, Any]]]:
         if not isinstance(entries, list):
             raise DataError(f"datalist: {file}: {section} is {_short(entries)}; write a list of cases, [...].")
         sections[section] = [_entry(file, f"{section}[{number}]", entry) for number, entry in enumerate(entries)]
+        for case in sections[section]:
+            if os.path.isdir(case.get("label", "")):
+                case["label"] = class_label(case["label"], class_names(str(file), []))
     return sections

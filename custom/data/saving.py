@@ -18,6 +18,7 @@ from monai.transforms import SaveImaged
 
 from custom.data.checks import DataError, case_id
 from custom.data.itk_files import is_itk_file
+from custom.data.parts import part_of
 from custom.utils.figures import color_table
 from custom.utils.files import replacing
 from custom.utils.log import logger
@@ -82,13 +83,15 @@ def like_image(values: np.ndarray, image: str, affine: np.ndarray, dtype: np.dty
 
     Args:
         values: (X, Y, Z).
-        image: file with the same voxels, or the folder of a DICOM series.
+        image: file with the same voxels, a frame of one, or the folder of a DICOM series.
         affine: (4, 4), voxel to RAS mm, used if the image is not a NIfTI file.
         dtype: of the voxels.
 
     Raises:
         DataError: the image has other voxels.
     """
+    part = part_of(image)
+    image = part.base if part else image
     if os.path.isdir(image) or is_itk_file(image):
         made = nib.Nifti1Image(values.astype(dtype), affine)
         made.set_qform(affine, 1)

@@ -20,6 +20,7 @@ from custom.data.dicom import is_dicom
 from custom.data.dicom_series import read_series
 from custom.data.itk_files import is_itk_file, open_itk
 from custom.data.nifti_geometry import VolumeFileError, corner_distance, nifti_geometry
+from custom.data.parts import Part, class_file, part_of
 
 __all__ = [
     "VolumeFile",
@@ -154,7 +155,7 @@ def _real(path: str | os.PathLike) -> str:
 
 
 def open_volume(path: str | os.PathLike) -> VolumeFile:
-    """Open a volume: a NIfTI, NRRD or MetaImage file, or the folder of a DICOM series.
+    """Open a volume: a NIfTI, NRRD or MetaImage file, the folder of a DICOM series, or a part, see :func:`part_of`.
 
     Axes of length 1 after the third one are left out. See
     :func:`~custom.data.nifti_geometry.nifti_geometry` for what counts where a header contradicts itself.
@@ -163,15 +164,13 @@ def open_volume(path: str | os.PathLike) -> VolumeFile:
         VolumeFileError: it is missing, damaged or of another kind, or its geometry is not certain.
     """
     path = os.fspath(path)
-    size = _check_file(path)
-    if os.path.isdir(path):
-        series = read_series(path, assumed_spacing(path))
-        return VolumeFile(path, series.shape, series.affine, (series.affine,), (), series.values)
-    if is_itk_file(path):
-        found = open_itk(path, assumed_spacing(path), MOST_VOXELS, DENSEST)
-        file = VolumeFile(path, found.shape, found.affine, (found.affine,), (), found.stored)
+    part, spacing = part_of(path), assumed_spacing(path)
+    if part is None:
+        file = _open_file(path, spacing)
+    elif part.frame is None:
+        file = _open_classes(path, part, spacing)
     else:
-        file = _open_nifti(path, size)
+        file = _open_frame(path, part, spacing)
     image = _images.get(_real(path))
     if image is None or image == _real(path):
         return file
@@ -180,6 +179,56 @@ def open_volume(path: str | os.PathLike) -> VolumeFile:
     except VolumeFileError:  # which opening the image says
         affine = None
     return file if affine is None else replace(file, affine=affine)
+
+
+def _open_file(path: str, spacing: Sequence[float] | None) -> VolumeFile:
+    size = _check_file(path)
+    if os.path.isdir(path):
+        series = read_series(path, spacing)
+        return VolumeFile(path, series.shape, series.affine, (series.affine,), (), series.values)
+    if is_itk_file(path):
+        found = open_itk(path, spacing, MOST_VOXELS, DENSEST)
+        return VolumeFile(path, found.shape, found.affine, (found.affine,), (), found.stored)
+    return _open_nifti(path, size, spacing)
+
+
+def _open_frame(path: str, part: Part, spacing: Sequence[float] | None) -> VolumeFile:
+    whole = _open_file(part.base, spacing)
+    if len(whole.shape) != 4 or part.frame >= whole.shape[3]:
+        raise VolumeFileError(
+            f"{path} is no frame: {part.base} has the shape {whole.shape}; give a number below that of its frames, or "
+            "the file itself if it is one volume."
+        )
+    # a copy, so that the other frames need not be kept
+    return replace(
+        whole, path=path, shape=whole.shape[:3], stored=lambda: np.array(whole.stored()[..., part.frame], order="F")
+    )
+
+
+def _open_classes(path: str, part: Part, spacing: Sequence[float] | None) -> VolumeFile:
+    try:
+        files = [_open_file(str(class_file(part.base, name)), spacing) for name in part.classes]
+    except FileNotFoundError as error:
+        raise VolumeFileError(f"{error}; add it, empty if the case lacks the class, or leave the class out.") from error
+    first = files[0]
+    for file in files[1:]:
+        if aligned_affine(file, first) is None:
+            raise VolumeFileError(f"{file.path} and {first.path} are not on the same grid; export both anew.")
+
+    def stored() -> np.ndarray:
+        label = np.zeros(first.shape, dtype=np.uint8 if len(files) < 256 else np.uint16, order="F")
+        for number, file in enumerate(files, start=1):
+            voxels = file._scaled()
+            here = voxels != 0
+            if here.any() and voxels[here].min() != voxels[here].max():
+                raise VolumeFileError(f"{file.path} has more than one value beside 0; it is to be one class.")
+            if shared := int(np.count_nonzero(label[here])):
+                other = files[int(label[here].max()) - 1].path
+                raise VolumeFileError(f"{file.path} and {other} share {shared} voxels; give each voxel one class.")
+            label[here] = number
+        return label
+
+    return replace(first, path=path, stored=stored, slope=1.0, inter=0.0)
 
 
 def aligned_affine(label: VolumeFile, image: VolumeFile) -> np.ndarray | None:
@@ -216,7 +265,7 @@ def _check_file(path: str) -> int:
     return state.st_size
 
 
-def _open_nifti(path: str, size: int) -> VolumeFile:
+def _open_nifti(path: str, size: int, spacing: Sequence[float] | None) -> VolumeFile:
     damaged = f"{path} is truncated or damaged ({size} bytes; {{}}); copy or download it again."
     try:
         image = nib.load(path)
@@ -249,7 +298,7 @@ def _open_nifti(path: str, size: int) -> VolumeFile:
         )
     with nib.openers.ImageOpener(path) as file:  # nibabel's own has voxel sizes of 0 replaced by 1
         header = type(image.header).from_fileobj(file, check=False)
-    geometry = nifti_geometry(header, path, assumed_spacing(path))
+    geometry = nifti_geometry(header, path, spacing)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
 

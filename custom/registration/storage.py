@@ -23,6 +23,7 @@ import torch
 
 from custom.data.dicom import dicom_files, file_states
 from custom.data.itk_files import files_of
+from custom.data.parts import files_of_volume, part_of
 from custom.registration.transform import Affine, Displacement, Step, Transform
 from custom.registration.volume import Grid
 from custom.utils.errors import UserError
@@ -101,7 +102,7 @@ def read_notes(path: str | Path) -> dict[str, Any]:
 
 
 def content_hash(path: str | Path) -> str:
-    """SHA-256 of the uncompressed content of a file, or of all files of a DICOM series.
+    """SHA-256 of the uncompressed content of a file, of all files of a DICOM series, or of a part and its number.
 
     Within a process a file is read again only if it has changed.
 
@@ -114,6 +115,9 @@ def content_hash(path: str | Path) -> str:
 
 @functools.cache
 def _content_hash(path: Path, _states: tuple) -> str:
+    if part := part_of(path):
+        content = [path.name.removeprefix(Path(part.base).name), *map(_digest, files_of_volume(path))]
+        return hashlib.sha256("".join(content).encode()).hexdigest()
     if path.is_dir():
         return hashlib.sha256("".join(content_hash(file) for file in dicom_files(path)).encode()).hexdigest()
     if voxels := files_of(path)[1:]:

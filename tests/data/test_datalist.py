@@ -151,7 +151,7 @@ def test_lists_whose_held_out_patients_are_there(tmp_path, capsys):
 def test_without_a_data_set_the_working_folder_is_not_looked_at(tmp_path, monkeypatch):
     (tmp_path / "splits").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert split_folder("", "default", "other") == "default"
+    assert split_folder("", "default", "other") == ""
 
 
 def test_the_synapse_lists_hold_the_same_training_cases():
@@ -251,11 +251,15 @@ def test_case_id():
 
 
 def test_held_out_says_which(capsys):
-    assert held_out({"test": [1], "validation": [2, 3]}) == "test"
-    assert held_out({"test": [], "validation": [2, 3]}) == "validation"
+    one, two = [{"label": "1"}], [{"label": "2"}, {"label": "3"}]
+    assert held_out({"test": one, "validation": two}) == "test"
+    assert held_out({"test": [], "validation": two}) == "validation"
     assert "2 volumes of the section 'validation'" in capsys.readouterr().out
     with pytest.raises(DataError, match="no test and no validation"):
         held_out({"test": [], "validation": []})
+    without = [{"image": "1"}]
+    assert held_out({"test": without, "validation": two}) == "validation"
+    assert held_out({"test": without, "validation": two}, labeled=False) == "test"
 
 
 def test_images_from_a_folder_a_pattern_or_a_file(tmp_path, capsys):

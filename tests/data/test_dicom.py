@@ -60,7 +60,7 @@ def test_what_is_no_series(scan, tmp_path):
     (tmp_path / "broken" / "a").write_bytes((scan[1] / "IM010001").read_bytes()[:400])
     assert "cannot be read as a DICOM series" in problem(tmp_path / "broken")
     entry = {"image": str(scan[1]), "label": str(scan[1])}
-    assert any("is a folder; give a NIfTI file" in line for line in check_case(entry, 2))
+    assert any("is a folder; give a label file, or" in line for line in check_case(entry, 2))
 
 
 def test_a_constant_series(tmp_path):
