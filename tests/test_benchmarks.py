@@ -93,6 +93,17 @@ def test_the_iteration_of_cctr_is_measured_with_and_without_its_parts():
 
 
 @pytest.mark.slow
+def test_the_iteration_of_the_mean_teacher_is_measured_by_ingredient():
+    rows = table_rows("mean_teacher_iteration.py", "--size", "64", "--crop", "48", "--batch", "4", "--labeled", "2")
+    assert [row[0] for row in rows[1:4]] == [
+        "labeled slices alone, whole",
+        "spatial augmentation",
+        "intensity augmentation",
+    ]
+    assert len(rows) >= 7 and all(number(row[1]) > 0 for row in rows[1:])
+
+
+@pytest.mark.slow
 def test_the_ladder_has_a_row_for_each_method(phantom, tmp_path):
     options = ["--dataset_dir", str(phantom), "--labeled_cases", "2", "--seeds", "0", "--output_dir", str(tmp_path)]
     options += ["--iterations", "4", "--iterations_per_epoch", "2", "--spacing", "4", "--slice_size", "64"]
