@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,9 +74,12 @@ def surface_distances(truth: Tensor, prediction: Tensor, spacing: Sequence[float
         return diagonal, diagonal, diagonal
     start, end = generate_spatial_bounding_box((truth | prediction)[None], margin=1, allow_smaller=True)
     box = tuple(slice(a, b) for a, b in zip(start, end, strict=True))
-    _, (there, back), _ = get_edge_surface_distance(
-        prediction[box], truth[box], spacing=[float(s) for s in spacing], symmetric=True
-    )
+    with warnings.catch_warnings():
+        # MONAI 1.6 gives its own function an argument that it has deprecated
+        warnings.filterwarnings("ignore", "get_mask_edges:always_return_as_numpy", FutureWarning, r"monai\.metrics\.utils")
+        _, (there, back), _ = get_edge_surface_distance(
+            prediction[box], truth[box], spacing=[float(s) for s in spacing], symmetric=True
+        )
     both = torch.cat([there, back])  # distances of each mask's surface voxels to the other's surface
     hd95 = max(torch.quantile(distances, 0.95) for distances in (there, back))
     return hd95.item(), torch.quantile(both, 0.95).item(), both.mean().item()

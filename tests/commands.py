@@ -30,6 +30,8 @@ SMALL = {
 # for CCT-R, whose networks take no smaller slices
 SMALL_CCTR = {**SMALL, "slice_size": [64, 64], "batch_size": 4, "labeled_per_batch": 2, "propagation_weight": 0}
 
+# of libraries, about what no user can change
+NOISE = ("nvImageCodec", "overflow encountered", "tensorboard: ", "get_mask_edges")
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
 

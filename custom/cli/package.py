@@ -15,9 +15,12 @@ from pathlib import Path
 
 from custom.utils.files import replacing
 
-__all__ = ["write_archive"]
+__all__ = ["ROOT", "bundle_folders", "write_archive"]
 
-ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
+# the folder with bundles, splits and pages: around the package in a checkout and in an unpacked archive, and a copy
+# within it where pip has installed it (setup.py)
+ROOT = PACKAGE / "project" if (PACKAGE / "project").is_dir() else PACKAGE.parent
 # below the folder of a bundle, where "custom" and "splits" are links
 PARTS = (
     "configs/**/*.json",
@@ -77,10 +80,12 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
     bundle = Path(bundle)
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
     files = {name: ROOT / name for name in ("requirements.txt", "requirements-label.txt", "CHANGELOG.md")}
+    shared = {"custom": PACKAGE, "splits": ROOT / "splits"}  # of bundles that have neither a link nor a copy
     for pattern in PARTS:
         base, _, rest = pattern.partition("/")
-        found = (bundle / base).resolve().glob(rest) if rest else [bundle / base]  # a glob does not follow a link
-        files |= {f"{base}/{f.relative_to((bundle / base).resolve())}" if rest else base: f for f in found}
+        source = bundle / base if (bundle / base).exists() else shared.get(base, bundle / base)
+        found = source.resolve().glob(rest) if rest else [source]  # a glob does not follow a link
+        files |= {f"{base}/{f.relative_to(source.resolve())}" if rest else base: f for f in found}
     content = {name: file.read_bytes() for name, file in files.items() if not name.endswith("_resume.pt")}
     content |= _pages(files)
     content["README.md"] = README.format(**metadata).encode()
@@ -105,10 +110,10 @@ def _pages(files: Mapping[str, Path]) -> dict[str, bytes]:
     for page in waiting:
 
         def here(link: re.Match, page: Path = page) -> str:
-            text, target, place = link[1], (page.parent / link[2]).resolve(), link[3] or ""
-            if not target.exists():  # a URL
+            text, target, place = link[1], _linked(page, link[2]), link[3] or ""
+            if "://" in link[2]:
                 return link[0]
-            if target.suffix == ".md" and target not in names and target.is_relative_to(ROOT):
+            if target.suffix == ".md" and target not in names and target.is_file() and target.is_relative_to(ROOT):
                 folders = target.relative_to(ROOT).with_suffix("").parts
                 names[target] = f"docs/{'_'.join(p for p in folders if p not in COMMON) or 'project'}.md"
                 waiting.append(target)
@@ -121,11 +126,23 @@ def _pages(files: Mapping[str, Path]) -> dict[str, bytes]:
     return content
 
 
+def _linked(page: Path, link: str) -> Path:
+    """The file to which a page links; pages in an installation lie within the package to whose files they link."""
+    target = (page.parent / link).resolve()
+    own = ROOT / "custom"
+    return PACKAGE / target.relative_to(own) if target.is_relative_to(own) else target
+
+
+def bundle_folders() -> dict[str, Path]:
+    """The bundles of the project, by name."""
+    return {file.parents[1].name: file.parents[1] for file in sorted(ROOT.glob("bundles/*/configs/metadata.json"))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write each bundle, with its weights if it is trained, to one zip.")
     parser.add_argument("folder", help="for the zips")
     folder = parser.parse_args().folder
-    for bundle in sorted(file.parents[1] for file in (ROOT / "bundles").glob("*/configs/metadata.json")):
+    for bundle in bundle_folders().values():
         target = write_archive(bundle, folder)
         weights = "" if (bundle / "models" / "model.pt").is_file() else ", without weights: not trained yet"
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB{weights}")

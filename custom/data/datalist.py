@@ -35,7 +35,7 @@ from custom.data.layouts import layout_of
 from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.volume_file import know_case
 from custom.utils.json_files import read_text
-from custom.utils.log import logger
+from custom.utils.log import log_aside, logger
 from custom.utils.words import counted
 
 __all__ = [
@@ -182,7 +182,9 @@ def _from_folder(root: Path, splits: Path, labeled_cases: int | Sequence[str] | 
         ids = _read_ids(splits / file, optional=True)
         missing = [p for p in ids if not layout.there(root, p)]
         if ids and len(missing) == len(ids):
-            logger.warning(f"{section}: none of the {len(ids)} patients of {splits / file} is in {root}: left out.")
+            # who scores is told which section is taken instead; nothing replaces the validation of a training
+            tell = logger.warning if section == "validation" else log_aside
+            tell(f"{section}: no patient of {splits / file} is in {root}: left out.")
             ids = []
         else:
             _check_complete(root, splits / file, missing, len(ids))

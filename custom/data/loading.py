@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import LoadImaged
+from monai.transforms import LoadImaged, MapTransform
 from monai.utils import ensure_tuple
 
 from custom.data.nifti_geometry import VolumeFileError
@@ -35,7 +35,8 @@ class LoadVolumed(LoadImaged):
     def __init__(
         self, keys: KeysCollection, labels: KeysCollection = ("label",), allow_missing_keys: bool = False
     ) -> None:
-        super().__init__(keys, image_only=True, ensure_channel_first=True, allow_missing_keys=allow_missing_keys)
+        # not LoadImaged's own, which sets up all readers of MONAI, unused here, and warns of what they lack
+        MapTransform.__init__(self, keys, allow_missing_keys)
         self.labels = tuple(ensure_tuple(labels))
 
     def __call__(self, data: Mapping[Hashable, Any], reader: None = None) -> dict[Hashable, Any]:

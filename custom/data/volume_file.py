@@ -87,7 +87,8 @@ class VolumeFile:
         """
         values = self._scaled()
         whole = self.rounded(values)
-        if not np.array_equal(whole, np.rint(whole)) or np.abs(whole).max() > np.iinfo(np.int32).max:
+        largest = max(float(whole.max()), -float(whole.min()))  # as Python's, since those of uint8 are float16
+        if not np.array_equal(whole, np.rint(whole)) or largest > np.iinfo(np.int32).max:
             raise VolumeFileError(f"{self.path} holds values that are no classes; round or relabel it.")
         return whole.astype(np.int32)
 

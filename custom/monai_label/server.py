@@ -19,7 +19,7 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser
 
-from custom.cli.package import write_archive
+from custom.cli.package import ROOT, write_archive
 from custom.monai_label import torchvision_fit
 from custom.monai_label.few_label_server.access import LOOPBACK, Access
 from custom.utils.errors import SettingError
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 APP = "monaibundle"  # MONAI Label's app for bundles
-BUNDLES = Path(__file__).absolute().parents[2] / "bundles"
+BUNDLES = ROOT / "bundles"
 # code that runs in the server and does not import this package
 PACKAGE = Path(__file__).absolute().with_name("few_label_server")
 # settings that depend on whether there is a data list; the studies of a server are none

@@ -10,7 +10,7 @@ import shutil
 import zipfile
 
 import pytest
-from commands import BUNDLES, SMALL, start
+from commands import BUNDLES, NOISE, SMALL, start
 
 from custom.cli.package import write_archive
 
@@ -103,3 +103,4 @@ def test_an_unpacked_archive_trains_with_its_own_code(phantom, tmp_path):
     assert done.returncode == 0, done.stdout[-4000:]
     assert str(bundle / "custom" / "__init__.py") in done.stdout
     assert (bundle / "models" / "model.pt").is_file()
+    assert not [line for line in done.stdout.splitlines() if any(noise in line for noise in NOISE)]

@@ -89,10 +89,17 @@ def test_patients_missing_from_the_folder(acdc):
 def test_held_out_patients_missing_from_the_folder(acdc, capsys):
     shutil.rmtree(acdc / "patient005")
     assert load(acdc)["test"] == []
-    assert "test: none of the 1 patients of" in capsys.readouterr().out
+    assert "test: " not in capsys.readouterr().out  # a training has no use for them, and an evaluation says what it scores
     (acdc / "splits" / "test.txt").write_text("patient005\npatient004\n")
     with pytest.raises(DataError, match=r"lacks 1 of the 2 patients of .*test.txt \(patient005\)"):
         load(acdc)
+
+
+def test_a_validation_that_is_missing_is_told(acdc, capsys):
+    shutil.rmtree(acdc / "patient004")
+    (acdc / "splits" / "test.txt").write_text("patient005\n")
+    assert load(acdc)["validation"] == []
+    assert f"validation: no patient of {acdc / 'splits' / 'val.txt'} is in {acdc}: left out." in capsys.readouterr().out
 
 
 def test_a_patient_in_two_splits(acdc):

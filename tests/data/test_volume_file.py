@@ -262,3 +262,12 @@ def test_voxels_that_begin_within_the_header_are_none(tmp_path):
     (tmp_path / "x.nii").write_bytes(content)
     with pytest.raises(VolumeFileError, match="its voxels would begin within its header, at byte 0"):
         open_volume(tmp_path / "x.nii")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32", "float32"])
+def test_labels_are_read_without_a_warning(dtype, tmp_path):
+    """Numpy rounds 8-bit integers to float16, which holds no largest class."""
+    nib.save(nib.Nifti1Image(np.full((3, 3, 3), 127, dtype), np.eye(4)), tmp_path / "label.nii.gz")
+    classes = open_volume(tmp_path / "label.nii.gz").classes()
+    assert classes.dtype == np.int32 and (classes == 127).all()
