@@ -34,7 +34,7 @@ NO_REGISTRATION = {**NO_VOTES, **NO_WARPS}
 METHODS = {
     "supervised": (["supervised"], {}),
     ATLAS: ([], {}),
-    "propagated labels, no intensity": ([], {**VOTES, **NO_WARPS, **NO_TEACHER, "intensity_strength": 0.0}),
+    "propagated labels, no intensity": ([], {**VOTES, **NO_WARPS, **NO_TEACHER, "train#intensity#strength": 0.0}),
     "propagated labels": ([], {**VOTES, **NO_WARPS, **NO_TEACHER}),
     "mean teacher": ([], {**NO_REGISTRATION, **TEACHER}),
     "mean teacher, propagated labels": ([], {**VOTES, **NO_WARPS, **TEACHER}),

@@ -116,7 +116,7 @@ class Bundle:
         return {**facts, "features": self.config["features"], "bfloat16": fast_bfloat16(self.device)}
 
     def trainer(self, bfloat16: bool) -> ContrastiveTrainer:
-        self.config["mixed_precision"] = bfloat16
+        self.config["train#trainer#mixed_precision"] = bfloat16
         self.config.parse(reset=True)
         return self.config.get_parsed_content("train#trainer")
 

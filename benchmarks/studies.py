@@ -74,7 +74,7 @@ def row(name: str, beside: bool, seed: int, pairs: list, arguments: argparse.Nam
         return
     configs = ROOT / "bundles" / name / "configs"
     handed_over = {"train#dataset#data": pairs, "validate#dataset#data": []}
-    training = {"unlabeled_studies": beside, "seed": seed, "train#trainer#max_epochs": arguments.epochs}
+    training = {"sections#unlabeled_studies": beside, "seed": seed, "train#trainer#max_epochs": arguments.epochs}
     if name == "cctr_acdc":
         training |= {"train#trainer#max_epochs": arguments.iterations // 100, "iterations_per_epoch": 100}
         training |= {"registration_dir": output / "registration", "registration_settings": {"figure_count": 0}}

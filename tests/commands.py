@@ -25,7 +25,7 @@ SMALL = {
     "features": [4, 8, 8, 8, 16, 4],
     "spacing": 5.0,
     "slice_size": [32, 32],
-    "mixed_precision": False,
+    "train#trainer#mixed_precision": False,
 }
 # for CCT-R, whose networks take no smaller slices
 SMALL_CCTR = {**SMALL, "slice_size": [64, 64], "batch_size": 4, "labeled_per_batch": 2, "propagation_weight": 0}

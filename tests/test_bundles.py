@@ -22,7 +22,7 @@ from test_configs import WORKFLOWS
 
 PRETRAINING = {**SMALL, "max_epochs": 2, "warmup_epochs": 1, "batch_size": 16}
 TRAINING = {**SMALL, "max_epochs": 4, "val_interval": 2, "batch_size": 8, "labeled_cases": 2}
-SEGMENTING = {key: value for key, value in SMALL.items() if key != "mixed_precision"}
+SEGMENTING = {key: value for key, value in SMALL.items() if key != "train#trainer#mixed_precision"}
 
 
 def folders(path: Path) -> dict[str, str]:

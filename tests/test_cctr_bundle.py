@@ -41,7 +41,7 @@ SMALL = {
     "batch_size": 4,
     "labeled_per_batch": 2,
     "val_interval": 1,
-    "mixed_precision": False,
+    "train#trainer#mixed_precision": False,
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 from commands import BUNDLES, SMALL, run
 from series import write_series
 
-SEGMENTING = {key: value for key, value in SMALL.items() if key != "mixed_precision"}
+SEGMENTING = {key: value for key, value in SMALL.items() if key != "train#trainer#mixed_precision"}
 
 
 @pytest.fixture(scope="module")

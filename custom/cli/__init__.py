@@ -3,6 +3,5 @@
 """Programs: start of a run, demo, generation and packaging of bundles."""
 
 from custom.cli.start import start_run
-from custom.utils.log import start_log
 
-__all__ = ["start_log", "start_run"]
+__all__ = ["start_run"]

@@ -123,7 +123,7 @@ def layout(value: Any, indent: int = 0, key: str = "") -> str:
     else:
         entries = [layout(v, indent + 1, key) for v in value]
     lines = [f"{entry}," for entry in entries]
-    if indent > 0 and _is_plain(value):
+    if indent > 0 and (_is_plain(value) or key == "imports"):
         # the class of a component is on a separate line
         head = 1 if isinstance(value, dict) and "_target_" in value else 0
         lines = lines[:head] + _filled(lines[head:], WIDTH - len(inner))
@@ -135,7 +135,8 @@ def _filled(entries: list[str], width: int) -> list[str]:
     """Join entries that end in a comma into lines of limited width."""
     lines = [""]
     for entry in entries:
-        if lines[-1] and len(f"{lines[-1]} {entry}") > width:
+        first = entry.partition("\n")[0]
+        if "\n" in lines[-1] or (lines[-1] and len(f"{lines[-1]} {first}") > width):
             lines.append("")
         lines[-1] = f"{lines[-1]} {entry}".lstrip()
     return lines
@@ -152,9 +153,14 @@ def _on_one_line(value: dict | list, width: int, indent: int, key: str) -> bool:
 
 
 def _is_plain(value: dict | list) -> bool:
-    """Whether a value consists of names, numbers and lists of them, without lists of expressions or references."""
+    """Whether a value consists of names, numbers and lists of them, without lists of expressions or references.
+
+    A name with its options, such as ``["LeakyReLU", {"negative_slope": 0.01}]``, is plain as well.
+    """
     if isinstance(value, dict):
         return all(not isinstance(v, dict) and (not isinstance(v, list) or _is_plain(v)) for v in value.values())
+    if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], dict):
+        return "_target_" not in value[1] and _is_plain(value[1])
     return not any(isinstance(v, (dict, list)) or str(v).startswith(("$", "@", "{{")) for v in value)
 
 

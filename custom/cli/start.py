@@ -9,13 +9,14 @@ import functools
 import logging
 import re
 import sys
+from pathlib import Path
 from traceback import format_exception
 from types import TracebackType
 from typing import Any
 
 from custom.cli.options import MONAI_BUNDLE, check_options, program
 from custom.utils.errors import DEBUG, kept, user_error
-from custom.utils.log import log_aside
+from custom.utils.log import log_aside, start_log
 
 __all__ = ["print_message_last", "start_run"]
 
@@ -23,14 +24,18 @@ __all__ = ["print_message_last", "start_run"]
 MONAI_LABEL = "monailabel.interfaces.utils.app"
 
 
-def start_run() -> None:
+def start_run(folder: str | Path) -> None:
     """Prepare the program for a run. Each config calls this first, in ``initialize``.
+
+    Args:
+        folder: for the log of the run, see :func:`~custom.utils.log.start_log`.
 
     Raises:
         SettingError: an option of ``python -m monai.bundle`` is misspelled.
     """
     print_message_last()
     check_options()
+    start_log(folder)
 
 
 @functools.cache  # a run may start another run

@@ -43,7 +43,15 @@ from custom.data.loading import LoadVolumed
 from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.saving import SaveVolumed, tell_of_predictions
 from custom.data.slices import CenterSlicesd, SelectLabelsd, SliceDataset, SliceGeometry, StackSlicesd
-from custom.data.studies import announce, studies_to_annotate, study_sections, training_sections
+from custom.data.studies import (
+    announce,
+    is_empty,
+    labeled_only,
+    studies_to_annotate,
+    study_sections,
+    training_sections,
+    validation_cases,
+)
 
 __all__ = [
     "bundle_splits",
@@ -87,9 +95,11 @@ __all__ = [
     "default_folder",
     "held_out",
     "images_in",
+    "is_empty",
     "iteration_generator",
     "label_count",
     "label_values",
+    "labeled_only",
     "load_sections",
     "named_class",
     "patients",
@@ -104,6 +114,7 @@ __all__ = [
     "training_sections",
     "unless_images",
     "usable_images",
+    "validation_cases",
     "with_labels",
     "without_labels",
 ]

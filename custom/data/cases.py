@@ -52,9 +52,9 @@ def case_id(entry: dict[str, Any]) -> str:
     return name
 
 
-def case_ids(cases: Iterable[Case]) -> list[str]:
-    """The ids of cases, in their order."""
-    return [case_id(case) for case in cases]
+def case_ids(cases: Iterable[Case] | None) -> list[str]:
+    """The ids of cases, in their order; None is no case."""
+    return [case_id(case) for case in cases or []]
 
 
 def patients(cases: Iterable[Case]) -> list[Any]:

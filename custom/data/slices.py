@@ -229,8 +229,8 @@ class SliceDataset(torch.utils.data.Dataset):
             known += [_known_slices(stacks.get("label"), count)] * frames
         if len(self.kept) < len(self.data) and not cache_dir:
             logger.warning(
-                f"memory_gib: {len(self.kept)} of {len(self.data)} volumes fit in {memory_gib} GiB; the others are "
-                "read again for every slice, which is slow: raise memory_gib or set cache_dir."
+                f"cache: {len(self.kept)} of {len(self.data)} volumes fit in {memory_gib} GiB; the others are "
+                "read again for every slice, which is slow: give a larger --cache#memory_gib, or --cache#folder."
             )
         self.positions = torch.cat(positions) if positions else torch.empty(0)
         self.patients = torch.tensor(patients, dtype=torch.long)

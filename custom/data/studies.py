@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from custom import flag
 from custom.data.cases import Case
 from custom.data.checks import DataError, case_id, check_folder, without_faults
 from custom.data.datalist import load_sections, with_spacing
@@ -21,7 +22,15 @@ from custom.data.image_folder import image_files
 from custom.utils.log import logger
 from custom.utils.words import counted
 
-__all__ = ["announce", "studies_to_annotate", "study_sections", "training_sections"]
+__all__ = [
+    "announce",
+    "is_empty",
+    "labeled_only",
+    "studies_to_annotate",
+    "study_sections",
+    "training_sections",
+    "validation_cases",
+]
 
 
 def study_sections(annotated: Sequence[Case], unlabeled: bool = True) -> dict[str, list[Case]]:
@@ -50,7 +59,7 @@ def study_sections(annotated: Sequence[Case], unlabeled: bool = True) -> dict[st
 
 def training_sections(
     annotated: Sequence[Case] | None,
-    unlabeled_studies: bool,
+    unlabeled_studies: bool | str,
     dataset_dir: str,
     split_dir: str,
     labeled_cases: int | Sequence[str] | None,
@@ -61,7 +70,7 @@ def training_sections(
 
     Args:
         annotated: cases from a server; None elsewhere.
-        unlabeled_studies: see :func:`study_sections`.
+        unlabeled_studies: ``unlabeled`` of :func:`study_sections`, true or false, also as text.
         dataset_dir: see :func:`~custom.data.load_sections`, as all that follows.
         split_dir: folder of the patient lists.
         labeled_cases: number or names of the labeled patients.
@@ -69,8 +78,33 @@ def training_sections(
         header_spacing: voxel sizes in mm that replace those of the headers.
     """
     if annotated is not None:
-        return study_sections(annotated, unlabeled_studies)
+        return study_sections(annotated, flag(unlabeled_studies, "unlabeled_studies"))
     return load_sections(dataset_dir, split_dir, labeled_cases, datalist, header_spacing)
+
+
+def is_empty(cases: Sequence[Case] | None) -> bool:
+    """Whether there are no cases, for ``_disabled_`` in configs."""
+    return not cases
+
+
+def labeled_only(sections: Mapping[str, Sequence[Case]], annotated: Sequence[Case] | None) -> bool:
+    """Whether a training does without unlabeled cases, because a MONAI Label server has none.
+
+    Args:
+        sections: with "unlabeled" cases.
+        annotated: cases from a server; None elsewhere.
+    """
+    return annotated is not None and not sections["unlabeled"]
+
+
+def validation_cases(sections: Mapping[str, Sequence[Case]], used: Sequence[Case] | None) -> Sequence[Case] | None:
+    """All cases that choose the network.
+
+    Args:
+        sections: with "validation" cases, which a server leaves empty.
+        used: those that this process validates on, maybe its share of them or those of a server.
+    """
+    return used and (sections["validation"] or used)
 
 
 def announce(sections: Mapping[str, Sequence[Case]], validation: Sequence[Case]) -> None:

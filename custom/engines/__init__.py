@@ -3,13 +3,14 @@
 """Trainers of the methods, and other engines."""
 
 from custom.engines.atlas import AtlasEvaluator
+from custom.engines.checks import check_cross_teaching, check_labeled, check_two_streams
 from custom.engines.contrastive import ContrastiveTrainer
-from custom.engines.cross_teaching import CrossTeachingTrainer, check_terms, check_unused, uses_registration
+from custom.engines.cross_teaching import CrossTeachingTrainer, uses_positives, uses_registration
 from custom.engines.mean_teacher import MeanTeacherTrainer
 from custom.engines.schedule import PolynomialDecay, Schedule, suggested_epochs
 from custom.engines.segmentation import SegmentationTrainer
 from custom.engines.selection import PatientSelector
-from custom.engines.slices import SliceTrainer, default_device, fast_bfloat16, scalars
+from custom.engines.slices import SliceTrainer, default_device, every_tenth, fast_bfloat16, scalars
 from custom.engines.two_streams import TwoStreamTrainer
 
 __all__ = [
@@ -23,11 +24,14 @@ __all__ = [
     "SegmentationTrainer",
     "SliceTrainer",
     "TwoStreamTrainer",
-    "check_terms",
-    "check_unused",
+    "check_cross_teaching",
+    "check_labeled",
+    "check_two_streams",
     "default_device",
+    "every_tenth",
     "fast_bfloat16",
     "scalars",
     "suggested_epochs",
+    "uses_positives",
     "uses_registration",
 ]

@@ -14,6 +14,7 @@ from monai.data import DataLoader
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from custom import flag
 from custom.engines.agreement import LabelChoice
 from custom.engines.schedule import Schedule
 from custom.engines.two_streams import TwoStreamTrainer
@@ -32,7 +33,7 @@ from custom.samplers.registered import RegisteredPositives
 from custom.utils.distributed import average_gradients
 from custom.utils.errors import SettingError
 
-__all__ = ["TERMS", "CrossTeachingTrainer", "check_terms", "check_unused", "uses_registration"]
+__all__ = ["TERMS", "CrossTeachingTrainer", "check_terms", "check_unused", "uses_positives", "uses_registration"]
 
 TERMS = ("supervised", "cross_teaching", "contrast", "propagation")
 
@@ -85,11 +86,17 @@ def check_unused(overlay: str, settings: Mapping[str, float]) -> None:
         raise SettingError(f"{', '.join(given)}: the training of {overlay} does not use it; leave it out.")
 
 
+def uses_positives(registered_positives: bool | str, contrast_weight: float) -> bool:
+    """Whether registered positives are switched on and the contrast that uses them has a weight."""
+    return flag(registered_positives, "registered_positives") and contrast_weight > 0
+
+
 def uses_registration(
-    use_registration: bool, propagation_weight: float, contrast_weight: float, registered_positives: bool
+    use_registration: bool | str, propagation_weight: float, contrast_weight: float, registered_positives: bool | str
 ) -> bool:
     """Whether registration is switched on and a term of the loss needs it."""
-    return use_registration and (propagation_weight > 0 or (contrast_weight > 0 and registered_positives))
+    needed = uses_positives(registered_positives, contrast_weight) or propagation_weight > 0
+    return flag(use_registration, "use_registration") and needed
 
 
 class CrossTeachingTrainer(TwoStreamTrainer):

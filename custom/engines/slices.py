@@ -15,13 +15,14 @@ from monai.engines import SupervisedTrainer
 from monai.inferers import Inferer
 from torch import nn
 
+from custom import flag
 from custom.data.augment import SpatialAugment, iteration_generator
 from custom.utils.distributed import process_count, process_rank
 from custom.utils.errors import SettingError
 from custom.utils.log import logger
 from custom.utils.settings import check_settings
 
-__all__ = ["SliceTrainer", "default_device", "fast_bfloat16", "scalars"]
+__all__ = ["SliceTrainer", "default_device", "every_tenth", "fast_bfloat16", "scalars"]
 
 
 def default_device() -> torch.device:
@@ -32,6 +33,11 @@ def default_device() -> torch.device:
 def scalars(output: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """The scalar values of the output of an iteration, for curves."""
     return {name: value.item() for name, value in output.items() if value.numel() == 1}
+
+
+def every_tenth(engine: Engine, iteration: int) -> bool:
+    """Event filter of Ignite that logs every tenth iteration."""
+    return iteration % 10 == 0
 
 
 def fast_bfloat16(device: torch.device | str) -> bool:
@@ -57,7 +63,7 @@ class SliceTrainer(SupervisedTrainer):
         loss_function: of the method.
         augment: spatial augmentation of a batch on the device.
         seed: of all random numbers.
-        mixed_precision: bfloat16 autocast; parameters and loss stay in float32.
+        mixed_precision: bfloat16 autocast, true or false, also as text; parameters and loss stay in float32.
         inferer: calls the network; None for MONAI's SimpleInferer.
         train_handlers: Ignite handlers.
 
@@ -83,7 +89,7 @@ class SliceTrainer(SupervisedTrainer):
         loss_function: nn.Module,
         augment: SpatialAugment,
         seed: int = 0,
-        mixed_precision: bool = False,
+        mixed_precision: bool | str = False,
         inferer: Inferer | None = None,
         train_handlers: list | None = None,
     ) -> None:
@@ -92,7 +98,7 @@ class SliceTrainer(SupervisedTrainer):
         self.optimizer, self.loss_function = optimizer, loss_function
         self.augment = augment
         self.seed = seed
-        self.mixed_precision = mixed_precision
+        self.mixed_precision = flag(mixed_precision, "mixed_precision")
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -159,5 +165,5 @@ class SliceTrainer(SupervisedTrainer):
             raise SettingError(
                 f"learning_rate: in iteration {number} (epoch {engine.state.epoch}) {broken} is not finite: the "
                 "training has diverged, and nothing of this epoch is kept; lower --learning_rate, or give "
-                "--mixed_precision false."
+                "--train#trainer#mixed_precision false."
             )

@@ -155,7 +155,8 @@ class SaveWeights:
         trained_on: "labeled" and "unlabeled" cases of the training, and "validation" cases that choose the network. The
             hashes of their images are written with the settings, so that an evaluation recognizes them. Names are not
             written, since weights may be passed on to others.
-        goes_on: whether the training continues from existing weights, whose cases then stay in the lists.
+        annotated: cases from a MONAI Label server; None elsewhere. The training of a server continues from the weights
+            that the file holds, so that their cases stay in these lists.
     """
 
     def __init__(
@@ -165,14 +166,14 @@ class SaveWeights:
         settings: Mapping[str, Any] | None = None,
         evaluator: Evaluator | None = None,
         trained_on: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-        goes_on: bool = False,
+        annotated: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.path = Path(path)
         self.network = network
         self.settings = settings
         self.evaluator = evaluator
         self.trained_on = trained_on or {}
-        self.goes_on = goes_on
+        self.annotated = annotated
         self._notes: dict[str, Any] = {}  # content of the file next to the weights
 
     def attach(self, engine: Engine) -> None:
@@ -196,7 +197,7 @@ class SaveWeights:
     def _all_notes(self) -> dict[str, Any]:
         hashes = {name: {content_hash(c["image"]) for c in cases} for name, cases in self.trained_on.items()}
         notes = self.path.with_suffix(".json")
-        if self.goes_on and self.path.is_file() and notes.is_file():
+        if self.annotated is not None and self.path.is_file() and notes.is_file():
             for name, before in read_notes(notes)[TRAINED_ON].items():
                 hashes[name] = hashes.get(name, set()) | set(before)
         content = {**self.settings, TRAINED_ON: {name: sorted(those) for name, those in hashes.items()}}

@@ -6,7 +6,7 @@ Here is what configs and users call; the rest is imported from its module.
 """
 
 from custom.registration.export import export_transforms, read_transform, write_transform
-from custom.registration.labels import check_choice, choice_of, label_maps, no_registrations, propagated_labels
+from custom.registration.labels import check_choice, label_maps, no_registrations, propagated_labels
 from custom.registration.library import Registrations
 from custom.registration.pairwise import register
 from custom.registration.points import registered_points
@@ -24,7 +24,6 @@ __all__ = [
     "Settings",
     "WarpOntod",
     "check_choice",
-    "choice_of",
     "export_transforms",
     "invert",
     "label_maps",

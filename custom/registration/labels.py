@@ -25,7 +25,7 @@ from custom.utils.errors import SettingError
 from custom.utils.files import replacing
 from custom.utils.log import logger
 
-__all__ = ["check_choice", "choice_of", "label_maps", "no_registrations", "propagated_labels", "warped_labels"]
+__all__ = ["check_choice", "label_maps", "no_registrations", "propagated_labels", "warped_labels"]
 
 SEVERAL = ("votes", "agreement")  # choices that give several label maps for each case
 CHOICES = (*SEVERAL, *FUSIONS)
@@ -68,14 +68,6 @@ def check_choice(choice: str, allowed: Sequence[str] = CHOICES) -> None:
         raise SettingError(f"propagated_labels: {choice!r} is none of {', '.join(allowed)}.")
 
 
-def choice_of(choice: str, weight: float) -> str:
-    """The choice of :func:`propagated_labels` for a weight of their term.
-
-    Without a weight, they only say where the organs lie, for which "best" is enough and the quickest.
-    """
-    return choice if weight > 0 else "best"
-
-
 def no_registrations() -> None:
     """Return None, for a training without registration, and log that."""
     logger.warning(
@@ -94,6 +86,7 @@ def propagated_labels(
     unlabeled: Sequence[Case],
     folder: str | Path,
     choice: str = "best",
+    weight: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Propagate the labels of registered labeled cases to unlabeled cases. Voxels that no atlas covers are UNKNOWN.
 
@@ -103,6 +96,8 @@ def propagated_labels(
         labeled: the atlases.
         unlabeled: cases without "label".
         folder: for the label maps. The name of a file depends on its sources, and existing files are used again.
+        weight: of the labels in the loss. With 0 they only say where the organs lie, and ``choice`` is "best", the
+            quickest.
         choice: "best", "majority" or "weighted" fuse the usable atlases to one label map, see
             :func:`~custom.registration.fusion.fuse_labels`. "votes" and "agreement" give each case the label maps of
             all usable atlases, the most similar first; the first one is repeated for cases with fewer atlases. Training
@@ -116,6 +111,7 @@ def propagated_labels(
         SettingError: an unknown choice, or no case gets a label.
     """
     check_choice(choice)
+    choice = choice if weight > 0 else "best"
     if registrations is None:
         return [dict(case) for case in unlabeled]
     cases = []

@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 
 from custom.registration.labels import no_registrations
 from custom.registration.library import Registrations
+from custom.utils.distributed import process_rank
 from custom.utils.errors import SettingError
 
 __all__ = ["training_registrations"]
@@ -24,7 +25,6 @@ def training_registrations(
     datalist: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     wanted: bool = True,
-    registers: bool = True,
 ) -> Registrations | None:
     """Run the workflow ``registration`` on the cases of a training.
 
@@ -37,7 +37,6 @@ def training_registrations(
         datalist: data list of the user, or None.
         overrides: values that replace those of that config, such as ``{"figure_count": 0}``.
         wanted: False skips the registration, and a message says so.
-        registers: False reads the results of another process instead.
 
     Returns:
         The maps between the volumes; None if they are not wanted or no volume is unlabeled.
@@ -51,7 +50,7 @@ def training_registrations(
         raise SettingError(f"registration_settings: {config} has no key {', '.join(unknown)}; give keys of that file.")
     if not (wanted and sections["unlabeled"]):
         return no_registrations()
-    if not registers:
+    if process_rank() > 0:  # the first process has registered
         return Registrations(registration_dir)
     here = {"bundle_root": bundle_root, "dataset_dir": "", "datalist": datalist, "sections": dict(sections)}
     parser.update({**here, "registration_dir": registration_dir, **(overrides or {})})

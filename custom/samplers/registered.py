@@ -42,18 +42,20 @@ UNIT = 1 / 32  # mm; 16-bit integers of it span 1 m to either side and round by 
 NOWHERE = -(2**15)  # marks points for which the transform gives NaN
 
 
-def check_positives(partners: int = 1, **distances: float) -> None:
+def check_positives(positive_volumes: int = 1, **distances: float) -> None:
     """Check the settings of REPS before the work begins.
 
     Args:
-        partners: largest number for each volume.
+        positive_volumes: largest number of other volumes for each volume.
         **distances: in mm, by their keys.
 
     Raises:
-        SettingError: ``partners`` is less than 1, or a distance is not positive.
+        SettingError: ``positive_volumes`` is less than 1, or a distance is not positive.
     """
-    if partners < 1:
-        raise SettingError(f"partners: {partners}; give at least 1, or train with --registered_positives false.")
+    if positive_volumes < 1:
+        raise SettingError(
+            f"positive_volumes: {positive_volumes}; give at least 1, or train with --registered_positives false."
+        )
     for key, value in distances.items():
         if not value > 0:
             raise SettingError(f"{key}: {value} is no distance in mm; give one above 0.")

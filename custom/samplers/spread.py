@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from custom.utils.distributed import process_count, process_rank
 from custom.utils.errors import SettingError
 
 __all__ = ["SpreadBatchSampler"]
@@ -32,8 +33,8 @@ class SpreadBatchSampler(Sampler[list[int]]):
         batch_size: slices in the global batch.
         seed: of the random order.
         spread: False draws plain random batches, for comparison.
-        rank: number of this process.
-        world: number of processes.
+        rank: number of this process; None for that of this run.
+        world: number of processes; None for that of this run.
 
     Raises:
         SettingError: there are fewer slices than a batch has, or ``batch_size`` is not a multiple of ``world``.
@@ -46,21 +47,22 @@ class SpreadBatchSampler(Sampler[list[int]]):
         batch_size: int,
         seed: int = 0,
         spread: bool = True,
-        rank: int = 0,
-        world: int = 1,
+        rank: int | None = None,
+        world: int | None = None,
     ) -> None:
         if len(positions) < batch_size:
             raise SettingError(
                 f"batch_size: {batch_size} slices a batch are asked for, but there are {len(positions)} in all; "
                 "lower batch_size or add cases."
             )
+        world = process_count() if world is None else world
         if batch_size % world:
             raise SettingError(f"batch_size: {batch_size} does not divide by {world} processes; choose a multiple.")
         self.patients = patients.tolist()
         self.batch_size = batch_size
         self.seed = seed
         self.spread = spread
-        self.rank = rank
+        self.rank = process_rank() if rank is None else rank
         self.world = world
         self.epoch = 0
         self.order = positions.argsort(stable=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from custom.utils.distributed import process_count
+from custom.utils.distributed import process_count, process_rank
 from custom.utils.errors import SettingError
 
 __all__ = ["TwoStreamBatchSampler", "check_streams"]
@@ -72,8 +72,8 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         batches: number of batches in an epoch.
         seed: of the random order.
         labeled_only: whether batches have labeled slices only.
-        rank: number of this process.
-        world: number of processes.
+        rank: number of this process; None for that of this run.
+        world: number of processes; None for that of this run.
 
     Raises:
         SettingError: the numbers do not fit together, or a stream that is needed has no slices.
@@ -87,12 +87,14 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         batches: int,
         seed: int = 0,
         labeled_only: bool = False,
-        rank: int = 0,
-        world: int = 1,
+        rank: int | None = None,
+        world: int | None = None,
         warped: Tensor | None = None,
         warped_share: float = 0.0,
         known: Tensor | None = None,
     ) -> None:
+        rank = process_rank() if rank is None else rank
+        world = process_count() if world is None else world
         _check_batch(batch_size, labeled_per_batch, world)
         warped = torch.zeros_like(labeled) if warped is None else warped & labeled
         drawn = warped if known is None else warped & known

@@ -73,7 +73,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "warmup_epochs": whole(0),
     "rounds": whole(1),
     "consistency_weight": weight(),
-    "intensity_strength": {"type": "number", "minimum": 0, "maximum": 10, "description": "a number from 0 to 10"},
+    "strength": {"type": "number", "minimum": 0, "maximum": 10, "description": "a number from 0 to 10"},
     "strong_factor": {"type": "number", "minimum": 0, "maximum": 10, "description": "a number from 0 to 10"},
     "cut_mix": share(),
     "turned_copies": listed(
@@ -98,7 +98,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "description": "a whole number from 1 on, names such as ['patient001'], or null",
     },
     "memory_gib": weight(),
-    "cache_dir": text("null"),
+    "cache": {
+        "type": "object",
+        "properties": {"memory_gib": {"type": "number", "minimum": 0}, "folder": {"type": ["string", "null"]}},
+        "additionalProperties": False,
+        "description": "an object with memory_gib, a number from 0 on, and folder, a path or null",
+    },
     "device": {"type": "string", "pattern": r"^(cpu|mps|cuda(:\d+)?)$", "description": "cpu, cuda, cuda:<n> or mps"},
     "confidence": share(),
     "positives_share": share(),

@@ -58,7 +58,7 @@ def eight_organs(sources, **methods) -> dict:
     write_bundles(sources)
     data = write_abdominal(sources / "abdominal", 4, seed=1) or sources / "abdominal"
     values = {"features": [4, 8, 8, 8, 16, 4], "dataset_dir": str(data), "label_values": [8, 4, 3, 2, 6, 11, 1, 7]}
-    return {**values, "mixed_precision": False}
+    return {**values, "train#trainer#mixed_precision": False}
 
 
 def test_the_next_data_set_costs_a_file(sources):

@@ -11,6 +11,6 @@ from custom.cli.demo import hearts
 @pytest.mark.parametrize("mixed_precision", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_demo_shows_that_unlabeled_patients_help(seed, mixed_precision, tmp_path, capfd):
-    scores = hearts(tmp_path, seed=seed, mixed_precision=mixed_precision)
+    scores = hearts(tmp_path, seed=seed, **{"train#trainer#mixed_precision": mixed_precision})
     assert scores["ours"]["mean"] > scores["the label alone"]["mean"] + 0.02, scores
     assert "ours" in capfd.readouterr().out

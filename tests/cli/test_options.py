@@ -95,7 +95,7 @@ def test_other_programs_are_left_alone(monkeypatch):
         ("learning_rate", "1e30"),
         ("learning_rate", "-0.1"),
         ("learning_rate", "1e999"),
-        ("memory_gib", "-1"),
+        ("cache#memory_gib", "-1"),
         ("seed", "-1"),
         ("device", "gpu"),
         ("class_names", "['a','a']"),

@@ -72,8 +72,7 @@ def test_every_config_starts_the_run_when_it_is_initialized():
         if "initialize" in config:
             ours, start_run = config["initialize"][:2]
             assert ours.startswith("$hasattr(custom, 'bundle_root') or exit(")
-            assert start_run == "$custom.cli.start_run()"
-            assert config["initialize"][2] == "$custom.cli.start_log(@output_dir)"
+            assert start_run == "$custom.cli.start_run(@output_dir)"
 
 
 @pytest.mark.parametrize("file", ["custom.py", "custom/__init__.py"])

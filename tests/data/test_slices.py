@@ -141,7 +141,7 @@ def test_memory_bound(cases, capsys):
     one_volume = 6 * 5 * 4 * 5 + 16  # float32 image, uint8 label, four positions
     dataset = SliceDataset(cases[:2], transform(), memory_gib=1.5 * one_volume / 2**30)
     assert list(dataset.kept) == [0]
-    assert "memory_gib: 1 of 2 volumes fit" in capsys.readouterr().out
+    assert "cache: 1 of 2 volumes fit" in capsys.readouterr().out
     assert torch.equal(dataset[1]["image"], dataset[5]["image"])  # the other one is read again
 
 

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from custom.data import SliceGeometry, SpatialAugment
 from custom.data.slices import UNKNOWN
-from custom.engines import CrossTeachingTrainer, Schedule, check_terms, check_unused
+from custom.engines import CrossTeachingTrainer, Schedule
+from custom.engines.cross_teaching import check_terms, check_unused
 from custom.losses import KnownDiceCELoss, PixelContrastLoss
 from custom.networks import ProjectedNetwork, synchronize
 from custom.samplers import RegisteredPoints, TwoStreamBatchSampler, students_positives
@@ -389,4 +390,4 @@ def test_terms_are_checked_by_the_names_of_their_keys(key, value, remedy):
 def test_settings_that_the_training_does_not_use_are_refused():
     check_unused("cctr.json", {"consistency_weight": 0.0})
     with pytest.raises(SettingError, match="consistency_weight: the training of cctr.json does not use it"):
-        check_unused("cctr.json", {"consistency_weight": 1.0, "intensity_strength": 0.0})
+        check_unused("cctr.json", {"consistency_weight": 1.0, "warped_share": 0.0})

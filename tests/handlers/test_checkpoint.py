@@ -90,12 +90,12 @@ def test_weights_know_the_cases_that_they_were_trained_on(network, cases, tmp_pa
     assert "a.nii" not in (tmp_path / "model.json").read_text()
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
-def test_a_network_that_goes_on_keeps_the_cases_of_before(goes_on, network, cases, tmp_path):
+@pytest.mark.parametrize("annotated", [None, []])
+def test_a_network_that_a_server_trains_further_keeps_its_earlier_cases(annotated, network, cases, tmp_path):
     for name in "ab":
         trained_on = {"labeled": [cases[name]]}
-        train(network, SaveWeights(tmp_path / "model.pt", network, {}, trained_on=trained_on, goes_on=goes_on))
-    with pytest.raises(WeightsError, match="trained on 1 of the 2" if not goes_on else "trained on 2 of the 2"):
+        train(network, SaveWeights(tmp_path / "model.pt", network, {}, trained_on=trained_on, annotated=annotated))
+    with pytest.raises(WeightsError, match="trained on 1 of the 2" if annotated is None else "trained on 2 of the 2"):
         load(network, tmp_path / "model.pt", cases["a"], cases["b"])
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from commands import BUNDLES, SMALL, run
 
-SETTINGS = {key: value for key, value in SMALL.items() if key != "mixed_precision"}
+SETTINGS = {key: value for key, value in SMALL.items() if key != "train#trainer#mixed_precision"}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_encoder_comes_from_all_studies_once(studies, tmp_path):
 @pytest.mark.parametrize("run_id", ["run", ""])
 def test_annotated_studies_alone(studies, tmp_path, run_id):
     """3D Slicer sends no run id, for which MONAI evaluates the whole config: it trains once all the same."""
-    printed = train(tmp_path, studies, run_id, unlabeled_studies=False)
+    printed = train(tmp_path, studies, run_id, **{"sections#unlabeled_studies": False})
     assert "training uses only the annotated ones" in printed and "Pre-training" not in printed
     assert printed.count("the best in validation: ") == 1 and "phantom" not in printed
     assert {file.name for file in (tmp_path / "models").glob("*.pt")} == {"model.pt", "training_resume.pt"}
@@ -69,7 +69,7 @@ def test_the_seed_holds_whatever_the_run_id(studies, tmp_path):
     """Where the whole config is evaluated, the network is made before anything is run."""
     weights = []
     for run_id in ("run", ""):
-        train(tmp_path / f"as_{run_id}", studies, run_id, unlabeled_studies=False)
+        train(tmp_path / f"as_{run_id}", studies, run_id, **{"sections#unlabeled_studies": False})
         weights.append(torch.load(tmp_path / f"as_{run_id}" / "models" / "model.pt", weights_only=True))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 

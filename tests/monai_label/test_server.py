@@ -410,7 +410,9 @@ def test_a_drawn_label_is_corrected_and_training_goes_on_with_the_annotated_alon
     drawn, _ = server.client.infer("cctr_acdc", study, {})
     server.client.save_label(study, drawn)
     config = server.models / "cctr_acdc" / "configs" / "train.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "unlabeled_studies": False}))
+    content = json.loads(config.read_text())
+    content["sections"]["unlabeled_studies"] = False
+    config.write_text(json.dumps(content))
     served = torch.load(server.models / "cctr_acdc" / "models" / "model.pt", weights_only=True)
     printed = train(server, "cctr_acdc", val_split=0.0, max_epochs=1)
     assert "training uses only the annotated ones" in printed and "0 volumes without labels, 0 for" in printed

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from custom.data.slices import UNKNOWN
-from custom.registration import Registrations, choice_of, label_maps, no_registrations, propagated_labels
+from custom.registration import Registrations, label_maps, no_registrations, propagated_labels
 from custom.registration.record import Limits, PairResult
 from custom.registration.runner import write_table
 from custom.registration.storage import save_transform
@@ -129,5 +129,8 @@ def test_where_a_map_leads_nowhere_nothing_is_known(folder):
     np.testing.assert_array_equal(read(case["label"]), expected)
 
 
-def test_without_a_weight_the_best_atlas_is_enough():
-    assert choice_of("votes", 0.5) == "votes" and choice_of("votes", 0.0) == "best"
+def test_without_a_weight_the_best_atlas_is_enough(folder):
+    found = finished(folder, ALL)
+    votes, best = (propagated_labels(found, LABELED, UNLABELED, folder / "labels", "votes", w) for w in (0.5, 0.0))
+    assert isinstance(votes[0]["label"], list)
+    assert best == propagated_labels(found, LABELED, UNLABELED, folder / "labels", "best")

@@ -111,7 +111,7 @@ class TestFaults:
 
     def test_partners(self):
         check_positives(1, slice_distance=0.5)
-        with pytest.raises(SettingError, match="partners: 0; give at least 1"):
+        with pytest.raises(SettingError, match="positive_volumes: 0; give at least 1"):
             check_positives(0, slice_distance=0.5)
 
     def test_series(self):

@@ -53,8 +53,8 @@ class Selection(ScoringMethod):
         if not datastore.get_unlabeled_images():
             return "every study is annotated."
         train = self.bundle / "configs" / "train.json"
-        if not json.loads(train.read_text(encoding="utf-8"))["unlabeled_studies"]:
-            return f"unlabeled_studies is false in {train}; set it to true."
+        if not json.loads(train.read_text(encoding="utf-8"))["sections"]["unlabeled_studies"]:
+            return f"sections#unlabeled_studies is false in {train}; set it to true."
         return ""
 
     def due(self, datastore: Datastore) -> bool:
