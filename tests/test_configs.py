@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -55,6 +57,8 @@ BRING_KEYS = (
     "variants/both_networks.json",
     "variants/swin_t.json",
 )
+# of packages that are called otherwise, or that come with another one
+DISTRIBUTIONS = {"ignite": "pytorch-ignite", "PIL": "matplotlib", "markupsafe": "jinja2"}
 # read by programs around the bundle, by name: see monai.bundle.properties
 PROPERTIES = {"dataset_dir", "output_dir", "initialize"}
 # an overlay has them for the sake of another data set
@@ -160,24 +164,49 @@ def test_configs_hold_no_absolute_path_and_no_handler_number(bundle):
 @pytest.mark.parametrize("bundle", WORKFLOWS)
 def test_metadata_follow_the_schema(bundle):
     schema = Path(__file__).with_name("meta_schema_20240725.json")
-    metadata = json.loads((configs(bundle) / "metadata.json").read_text())
-    jsonschema.validate(metadata, json.loads(schema.read_text()))
-    assert metadata["schema"].endswith(schema.name)
+    about = json.loads((configs(bundle) / "metadata.json").read_text())
+    jsonschema.validate(about, json.loads(schema.read_text()))
+    assert about["schema"].endswith(schema.name)
 
 
 @pytest.mark.parametrize("bundle", WORKFLOWS)
 def test_metadata_agree_with_the_project(bundle):
-    metadata = json.loads((configs(bundle) / "metadata.json").read_text())
-    assert metadata["name"] == bundle
-    assert metadata["version"] == custom.__version__ and metadata["version"] in metadata["changelog"]
+    about = json.loads((configs(bundle) / "metadata.json").read_text())
+    assert about["name"] == bundle
+    assert about["version"] == custom.__version__ and about["version"] in about["changelog"]
     assert f"## {custom.__version__}" in (ROOT / "CHANGELOG.md").read_text()
-    pinned = (ROOT / "requirements.txt").read_text()
-    assert f"monai=={metadata['monai_version']}" in pinned
-    assert f"numpy=={metadata['numpy_version']}" in pinned
-    for package, version in metadata["required_packages_version"].items():
-        assert f"{package}=={version}" in pinned
-    classes = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    own = {"monai": about["monai_version"], "numpy": about["numpy_version"]}
+    assert {**own, **about["required_packages_version"]} == pins((ROOT / "requirements.txt").read_text().splitlines())
+    extras = re.findall(r'^(?:dicom-seg|tracking) = \["(.*)"\]$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert about["optional_packages_version"] == pins(extras)
+    classes = about["network_data_format"]["outputs"]["pred"]["channel_def"]
     assert list(classes.values()) == ["background", *merged(bundle, ["train.json"])["class_names"]["default"]]
+
+
+def pins(requirements: list[str]) -> dict[str, str]:
+    """Version of each package that has one, for current versions of Python."""
+    lines = [line for line in requirements if "==" in line and 'python_version < "3.11"' not in line]
+    return dict(line.partition(";")[0].strip().split("==") for line in lines)
+
+
+def test_the_packages_that_the_code_imports_are_required_and_no_others():
+    # the app of MONAI Label has an environment of its own
+    files = [file for file in (ROOT / "custom").rglob("*.py") if "few_label_server" not in file.parts]
+    found = {package for file in files for package in imports(file)} - {*sys.stdlib_module_names, "custom"}
+    required = {"torch", *pins((ROOT / "requirements.txt").read_text().splitlines())}
+    of_monai = {"einops", "scikit-image", "PyYAML"}  # SwinUNETR, KeepLargestConnectedComponent, and its configs
+    assert {DISTRIBUTIONS.get(package, package) for package in found} | of_monai == required
+
+
+def imports(file: Path) -> set[str]:
+    """The packages that a module imports, wherever it does."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.partition(".")[0])
+    return found
 
 
 @pytest.mark.parametrize("bundle", WORKFLOWS)
