@@ -54,7 +54,7 @@ test: $(READY)
 	$(RUN) -m pytest -q
 
 test-slow: $(READY)
-	$(RUN) -m pip install -q -e '.[tracking]'
+	$(RUN) -m pip install -q -e '.[tracking,publishing]'
 	$(RUN) -m pytest -q -m slow
 
 test-label: $(LABEL_READY)

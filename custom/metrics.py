@@ -76,7 +76,7 @@ def surface_distances(truth: Tensor, prediction: Tensor, spacing: Sequence[float
     box = tuple(slice(a, b) for a, b in zip(start, end, strict=True))
     with warnings.catch_warnings():
         # MONAI 1.6 gives its own function an argument that it has deprecated
-        warnings.filterwarnings("ignore", "get_mask_edges:always_return_as_numpy", FutureWarning, r"monai\.metrics\.utils")
+        warnings.filterwarnings("ignore", ".*get_mask_edges:always_return_as_numpy", FutureWarning)
         _, (there, back), _ = get_edge_surface_distance(
             prediction[box], truth[box], spacing=[float(s) for s in spacing], symmetric=True
         )

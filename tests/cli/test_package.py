@@ -9,8 +9,10 @@ import re
 import shutil
 import zipfile
 
+import monai.bundle
 import pytest
 from commands import BUNDLES, NOISE, SMALL, start
+from web import serving
 
 from custom.cli.package import write_archive
 
@@ -92,9 +94,10 @@ def test_each_file_has_its_checksum(bundle, tmp_path):
             assert hashlib.sha256(content.read(f"coral_acdc/{name}")).hexdigest() == digest, name
 
 
-def test_an_unpacked_archive_trains_with_its_own_code(phantom, tmp_path):
-    with zipfile.ZipFile(write_archive(BUNDLES / "coral_acdc", tmp_path)) as content:
-        content.extractall(tmp_path)
+def test_a_downloaded_archive_trains_and_segments_with_its_own_code(phantom, tmp_path):
+    archive = write_archive(BUNDLES / "coral_acdc", tmp_path / "served")
+    with serving(archive.parent) as address:
+        monai.bundle.download(name="coral_acdc", bundle_dir=str(tmp_path), url=f"{address}/{archive.name}")
     bundle = tmp_path / "coral_acdc"
     settings = {**SMALL, "dataset_dir": phantom, "max_epochs": 1, "labeled_cases": 1, "val_interval": 2}
     settings["training"] = ["$print(custom.__file__)", "$@train#trainer.run()"]
@@ -104,3 +107,7 @@ def test_an_unpacked_archive_trains_with_its_own_code(phantom, tmp_path):
     assert str(bundle / "custom" / "__init__.py") in done.stdout
     assert (bundle / "models" / "model.pt").is_file()
     assert not [line for line in done.stdout.splitlines() if any(noise in line for noise in NOISE)]
+    segmenting = {key: settings[key] for key in ("features", "spacing", "slice_size", "dataset_dir")}
+    done = start("inference", ["inference.json"], cwd=bundle, configs=bundle / "configs", **segmenting)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert list((bundle / "eval" / "predictions").glob("*_seg.nii.gz"))

@@ -89,7 +89,7 @@ def test_patients_missing_from_the_folder(acdc):
 def test_held_out_patients_missing_from_the_folder(acdc, capsys):
     shutil.rmtree(acdc / "patient005")
     assert load(acdc)["test"] == []
-    assert "test: " not in capsys.readouterr().out  # a training has no use for them, and an evaluation says what it scores
+    assert "test: " not in capsys.readouterr().out  # of no use to a training; evaluations say what they score
     (acdc / "splits" / "test.txt").write_text("patient005\npatient004\n")
     with pytest.raises(DataError, match=r"lacks 1 of the 2 patients of .*test.txt \(patient005\)"):
         load(acdc)
