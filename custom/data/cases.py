@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from custom.data.annotation import ANNOTATION_KEYS
 from custom.data.parts import IMAGE_ENDINGS, stem_of
 from custom.utils.errors import UserError
 
@@ -63,8 +64,9 @@ def patients(cases: Iterable[Case]) -> list[Any]:
 
 
 def without_labels(cases: Iterable[Case]) -> list[Case]:
-    """The cases without their labels."""
-    return [{key: value for key, value in case.items() if key != "label"} for case in cases]
+    """The cases without their labels and without what is annotated in them."""
+    dropped = {"label", *ANNOTATION_KEYS}
+    return [{key: value for key, value in case.items() if key not in dropped} for case in cases]
 
 
 def check_class_names(names: Any, key: str = "class_names") -> None:

@@ -10,8 +10,9 @@ from functools import cache
 
 import numpy as np
 
+from custom.data.annotation import Annotation
 from custom.data.dicom import file_states
-from custom.data.volume_file import VolumeFile, VolumeFileError, assumed_spacing, open_volume
+from custom.data.volume_file import VolumeFile, VolumeFileError, annotation_of, assumed_spacing, open_volume
 
 __all__ = ["Facts", "file_facts"]
 
@@ -24,7 +25,7 @@ class Facts:
     shape: tuple[int, ...] = ()
     affine: np.ndarray | None = None
     frames: tuple[tuple[float, float, int], ...] = ()  # of an image: least, largest, number of non-finite voxels
-    values: tuple[float, ...] = ()  # of a label
+    values: tuple[float, ...] = ()  # of a label, with UNKNOWN where it is not annotated
     file: VolumeFile | None = None  # without its voxels
 
 
@@ -35,12 +36,14 @@ def file_facts(path: str | os.PathLike, label: bool = False) -> Facts:
         states = tuple(file_states(path))
     except (OSError, ValueError):  # opening the file raises the reason
         states = ()
-    return _read(os.fspath(path), label, states, assumed_spacing(path))
+    return _read(os.fspath(path), label, states, assumed_spacing(path), annotation_of(path) if label else None)
 
 
 @cache
-def _read(path: str, label: bool, states: tuple, spacing: tuple[float, ...] | None) -> Facts:
-    """Read a file or a series; the arguments state and spacing make the cache notice changes."""
+def _read(
+    path: str, label: bool, states: tuple, spacing: tuple[float, ...] | None, annotation: Annotation | None
+) -> Facts:
+    """Read a file or a series; the arguments after label make the cache notice changes."""
     if label and os.path.isdir(path):
         return Facts(f"{path} is a folder; give a label file, or {path}[<class>,<class>] for one file of each class.")
     try:
@@ -52,7 +55,13 @@ def _read(path: str, label: bool, states: tuple, spacing: tuple[float, ...] | No
         return Facts(f"{path} does not fit in memory; crop or resample it.")
     common = {"shape": file.shape, "affine": file.affine, "file": file.header()}
     if label:
-        values = file.rounded(np.unique(stored).astype(np.float64) * file.slope + file.inter)
+        if annotation is None:
+            values = file.rounded(np.unique(stored).astype(np.float64) * file.slope + file.inter)
+        else:
+            try:
+                values = file.annotated(file.rounded(stored.astype(np.float64) * file.slope + file.inter))
+            except VolumeFileError as error:
+                return Facts(str(error))
         return Facts(values=tuple(np.unique(values)), **common)
     frames = [stored[..., t] for t in range(stored.shape[3])] if stored.ndim == 4 else [stored]
     return Facts(frames=tuple(_range(frame, file.slope, file.inter) for frame in frames), **common)

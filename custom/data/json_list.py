@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from custom.data.annotation import ANNOTATION_KEYS, WITH_FOREGROUND
 from custom.data.cases import DataError, case_id, check_class_names
 from custom.data.folder_lists import folder_list, root_of
 from custom.data.parts import class_label
@@ -69,12 +70,14 @@ def _classes(datalist: str) -> dict[int, str]:
     return dict(enumerate(names, start=1))
 
 
-def _entry(file: Path, where: str, entry: Any) -> dict[str, Any]:
+def _entry(file: Path, where: str, entry: Any, content: Mapping[str, Any]) -> dict[str, Any]:
     """A case of a data list, with absolute paths, "case" and "patient", and without null and nested values."""
+    labels = content.get("labels") if isinstance(content.get("labels"), dict) else {}
     entry = {"image": entry} if isinstance(entry, str) else entry
     where = f"datalist: {file}: {where}"
     if not isinstance(entry, dict):
         raise DataError(f'{where} is {_short(entry)}; write a file name, or {{"image": ..., "label": ...}}.')
+    entry = {"ignore_value": content.get("ignore_value"), **entry}
     entry = {key: value for key, value in entry.items() if value is not None}
     for key in ("image", "label"):
         if not isinstance(entry.get(key, "x"), str) or not entry.get(key, "x").strip():
@@ -94,7 +97,44 @@ def _entry(file: Path, where: str, entry: Any) -> dict[str, Any]:
     case["patient"] = case.get("patient") or case["case"]
     if "header_spacing" in entry:
         case["header_spacing"] = checked_spacing(entry["header_spacing"], f"{where}: header_spacing")
-    return case
+    return {**case, **_checked_annotation(entry, labels, where)}
+
+
+def _checked_annotation(entry: dict[str, Any], labels: Mapping[str, str], where: str) -> dict[str, Any]:
+    """What of a label file is annotated, see :class:`~custom.data.annotation.Annotation`.
+
+    Args:
+        entry: of the data list.
+        labels: of the data list, value to name.
+        where: in the list, for messages.
+
+    Raises:
+        DataError: a key has a value of another kind, or contradicts the labels.
+    """
+    found = {key: entry[key] for key in ANNOTATION_KEYS if key in entry}
+    slices, axis, ignored, classes = (found.get(key) for key in ANNOTATION_KEYS)
+    whole = isinstance(slices, list) and slices and all(type(n) is int and n >= 0 for n in slices)  # no bool
+    if slices is not None and not whole and slices != WITH_FOREGROUND:
+        raise DataError(
+            f"{where}: annotated_slices is {_short(slices)}; write the numbers of the slices, from 0 in the order of "
+            f'the file, e.g. [3, 7, 12], or "{WITH_FOREGROUND}" for those with any foreground.'
+        )
+    if axis is not None and (type(axis) is not int or axis not in range(3)):
+        raise DataError(f"{where}: annotated_axis is {_short(axis)}; write 0, 1 or 2, an axis of the label file.")
+    if ignored is not None and (type(ignored) is not int or ignored == 0):
+        raise DataError(f"{where}: ignore_value is {_short(ignored)}; write the integer, not 0, e.g. 255.")
+    if ignored is not None and str(ignored) in labels:
+        raise DataError(
+            f'{where}: ignore_value is {ignored}, which "labels" calls {labels[str(ignored)]}; take that line out of '
+            '"labels", or give another ignore_value.'
+        )
+    names = [name for value, name in labels.items() if value != "0"]
+    if classes is not None and not (isinstance(classes, list) and classes and all(name in names for name in classes)):
+        raise DataError(
+            f"{where}: classes is {_short(classes)}; list the classes that are annotated in this case, by their names "
+            f'in "labels": {", ".join(names)}.'
+        )
+    return found
 
 
 def checked_spacing(spacing: Any, key: str) -> list[float] | None:
@@ -145,7 +185,9 @@ def read_sections(file: Path) -> dict[str, list[dict[str, Any]]]:
         entries = content.get(section, [])
         if not isinstance(entries, list):
             raise DataError(f"datalist: {file}: {section} is {_short(entries)}; write a list of cases, [...].")
-        sections[section] = [_entry(file, f"{section}[{number}]", entry) for number, entry in enumerate(entries)]
+        sections[section] = [
+            _entry(file, f"{section}[{number}]", entry, content) for number, entry in enumerate(entries)
+        ]
         for case in sections[section]:
             if os.path.isdir(case.get("label", "")):
                 case["label"] = class_label(case["label"], class_names(str(file), []))

@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImaged, MapTransform
 from monai.utils import ensure_tuple
 
+from custom.data.annotation import ANNOTATION_KEYS
 from custom.data.nifti_geometry import VolumeFileError
 from custom.data.volume_file import VolumeFile, know_case, open_volume
 
@@ -24,7 +25,8 @@ class LoadVolumed(LoadImaged):
     """Read images and label maps, channel first, with :func:`~custom.data.volume_file.open_volume`.
 
     A label on the grid of its image has the affine of the image. The entry "header_spacing" of a case replaces the
-    voxel sizes in the headers of its files.
+    voxel sizes in the headers of its files, and a label is UNKNOWN where the case says that it is not annotated. What
+    says so is not in the loaded data.
 
     Args:
         keys: of file names, or of lists of them, which become the channels of one volume.
@@ -47,7 +49,7 @@ class LoadVolumed(LoadImaged):
         Raises:
             VolumeFileError: a file cannot be used.
         """
-        loaded = dict(data)
+        loaded = {key: value for key, value in data.items() if key not in ANNOTATION_KEYS}
         know_case(data)
         for key in self.key_iterator(loaded):
             files = [open_volume(name) for name in ensure_tuple(data[key])]

@@ -18,6 +18,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, ResizeWithPadOrCropd, Transform
 from torch import Tensor
 
+from custom.data.annotation import UNKNOWN, Annotation, annotated_classes
 from custom.data.cases import Case
 from custom.data.checks import DataError, case_id
 from custom.data.dicom import file_states
@@ -30,14 +31,14 @@ from custom.utils.log import logger
 
 __all__ = ["UNKNOWN", "CenterSlicesd", "SelectLabelsd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
 
-UNKNOWN = 255  # label of pixels without a known class
 FORMAT = 3  # raise it when StackSlicesd returns other stacks for the same settings, so that cached ones are replaced
 
 
 class CenterSlicesd(ResizeWithPadOrCropd):
     """MONAI's ``ResizeWithPadOrCropd`` in the plane of the slices, which reports cropped foreground.
 
-    Without labels a message says that there are larger images.
+    Without labels a message says that there are larger images. What is added to a slice is background in its label,
+    unless nothing of that slice of a labeled volume is annotated.
 
     Args:
         keys: "image", and "label" where there is one, (C, H, W, S).
@@ -74,7 +75,15 @@ class CenterSlicesd(ResizeWithPadOrCropd):
                 raise DataError(message)
             if lost > 0.01:
                 logger.warning(message)
+            if not data.get("registered"):
+                cut["label"] = _without_unknown_slices(cut["label"], data["label"])
         return cut
+
+
+def _without_unknown_slices(cut: Tensor, label: Tensor) -> Tensor:
+    """A label (1, h, w, S) that is UNKNOWN in the slices of which nothing was known before it was cut or padded."""
+    unknown = (label == UNKNOWN).all(dim=(0, 1, 2)) if label.shape[-1] == cut.shape[-1] else torch.zeros(1)
+    return cut.masked_fill(unknown, UNKNOWN) if unknown.any() else cut
 
 
 @functools.cache
@@ -182,6 +191,7 @@ class SliceDataset(torch.utils.data.Dataset):
         memory_gib: largest memory for volumes, in GiB.
         cache_dir: folder of a persistent cache, or None.
         cases: used instead of ``data``, if ``data`` is a key of a config that other programs set.
+        class_names: of the foreground classes, label 1 first, for cases in which some classes are not annotated.
 
     Attributes:
         data: the cases that are used.
@@ -192,6 +202,10 @@ class SliceDataset(torch.utils.data.Dataset):
         centers: (N, 2), center (x, y) of the foreground in the volume of each slice, in pixels from the center of the
             slice; NaN without known foreground.
         known: (N,) bool, whether anything is known of the label of each slice.
+        partly: (N,) bool, whether a slice belongs to a partly annotated case and something of its label is not known:
+            the class of some pixel, or where some class is.
+        annotated: (N, K or 1, C + 1) bool, which classes are annotated in the label maps of each slice; None if no case
+            is partly annotated.
     """
 
     def __init__(
@@ -201,6 +215,7 @@ class SliceDataset(torch.utils.data.Dataset):
         memory_gib: float = 4.0,
         cache_dir: str | None = None,
         cases: Sequence[Case] | None = None,
+        class_names: Sequence[str] = (),
     ) -> None:
         self.data = list(data if cases is None else cases)
         self.transform = transform
@@ -209,7 +224,7 @@ class SliceDataset(torch.utils.data.Dataset):
         self.index: list[tuple[int, int, int]] = []
         positions, patients = [], []
         names: dict[str, int] = {}
-        cases, affines, lengths, centers, known, size = [], [], [], [], [], (0, 0)
+        cases, affines, lengths, centers, known, partly, size = [], [], [], [], [], [], (0, 0)
         free = memory_gib * 2**30
         for number, case in enumerate(progress_bar(self.data, "Reading volumes", "volume")):
             stacks = self._volume(number)
@@ -227,6 +242,7 @@ class SliceDataset(torch.utils.data.Dataset):
             lengths += [count] * frames
             centers += [_foreground_center(stacks.get("label"))] * frames
             known += [_known_slices(stacks.get("label"), count)] * frames
+            partly += [_partly_known(case, stacks.get("label"), count)] * frames
         if len(self.kept) < len(self.data) and not cache_dir:
             logger.warning(
                 f"cache: {len(self.kept)} of {len(self.data)} volumes fit in {memory_gib} GiB; the others are "
@@ -242,8 +258,18 @@ class SliceDataset(torch.utils.data.Dataset):
             cases=cases,
             size=tuple(size),
         )
-        self.known = torch.cat(known) if known else torch.empty(0, dtype=torch.bool)
+        self.known, self.partly = (torch.cat(f) if f else torch.empty(0, dtype=torch.bool) for f in (known, partly))
+        self.annotated = self._annotated(class_names)
         self.centers = (torch.stack(centers) if centers else torch.empty(0, 2))[self.geometry.volumes]
+
+    def _annotated(self, class_names: Sequence[str]) -> Tensor | None:
+        """Which classes are annotated in the label maps of each slice, if some case is partly annotated."""
+        if not any(map(Annotation.of_case, self.data)):
+            return None
+        rows = annotated_classes(self.data, class_names)
+        if rows is None:  # all classes, in some pixels
+            rows = torch.ones(len(self.data), 1, len(class_names) + 1, dtype=torch.bool)
+        return rows[torch.tensor([number for number, _, _ in self.index], dtype=torch.long)]
 
     def _volume(self, number: int) -> dict[str, Tensor]:
         """One preprocessed volume, from the persistent cache if there is one."""
@@ -293,6 +319,16 @@ def _known_slices(label: Tensor | None, count: int) -> Tensor:
     return torch.zeros(count, dtype=torch.bool) if label is None else (label != UNKNOWN).any(dim=(0, 2, 3))
 
 
+def _partly_known(case: Case, label: Tensor | None, count: int) -> Tensor:
+    """(S,) bool, in which slices of a partly annotated case something of K label maps (K, S, H, W) is not known."""
+    annotation = None if label is None else Annotation.of_case(case)
+    if annotation is None:
+        return torch.zeros(count, dtype=torch.bool)
+    if annotation.classes is not None:
+        return torch.ones(count, dtype=torch.bool)
+    return (label == UNKNOWN).any(dim=0).any(dim=-1).any(dim=-1)
+
+
 def _cache_key(case: Case, transform: Callable) -> str:
     """Name of a preprocessed case, from the state of its files, the settings of the transforms and the format."""
     paths = {
@@ -300,4 +336,6 @@ def _cache_key(case: Case, transform: Callable) -> str:
     }
     files = {key: [state for path in names for state in file_states(path)] for key, names in paths.items()}
     content = [FORMAT, files, case.get("header_spacing"), case.get("warp"), describe(transform)]
+    if annotation := Annotation.of_case(case):
+        content.append(annotation.state())
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

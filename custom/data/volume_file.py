@@ -16,11 +16,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from custom.data.annotation import Annotation
 from custom.data.dicom import is_dicom
 from custom.data.dicom_series import read_series
 from custom.data.itk_files import is_itk_file, open_itk
 from custom.data.nifti_geometry import VolumeFileError, corner_distance, nifti_geometry
 from custom.data.parts import Part, class_file, part_of
+from custom.utils.errors import SettingError
 
 __all__ = [
     "VolumeFile",
@@ -28,6 +30,7 @@ __all__ = [
     "assume_spacing",
     "assumed_spacing",
     "aligned_affine",
+    "annotation_of",
     "belongs_to",
     "know_case",
     "open_volume",
@@ -42,6 +45,7 @@ DENSEST = 1100  # bytes that a byte of a .gz file may stand for; deflate reaches
 # what this process was told of files, by their real paths
 _spacings: dict[str, tuple[float, float, float]] = {}
 _images: dict[str, str] = {}  # of labels
+_annotations: dict[str, Annotation] = {}  # of labels of which some is not annotated
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +60,7 @@ class VolumeFile:
         notes: what is remarkable about it, a sentence each.
         stored: reads the voxels as they are stored.
         slope, inter: by which stored voxels become values.
+        annotation: what is annotated of a label; None for all of it.
     """
 
     path: str
@@ -66,6 +71,7 @@ class VolumeFile:
     stored: Callable[[], np.ndarray]
     slope: float = 1.0
     inter: float = 0.0
+    annotation: Annotation | None = None
 
     def values(self) -> np.ndarray:
         """The intensities, float32.
@@ -82,15 +88,25 @@ class VolumeFile:
     def classes(self) -> np.ndarray:
         """The label values, int32; those within rounding of an integer are that integer.
 
+        Voxels that are not annotated have the value :data:`~custom.data.annotation.UNKNOWN`.
+
         Raises:
-            VolumeFileError: the voxels cannot be read, or some are no integers.
+            VolumeFileError: the voxels cannot be read, some are no integers, or an annotated slice is missing.
         """
-        values = self._scaled()
-        whole = self.rounded(values)
+        whole = self.annotated(self.rounded(self._scaled()))
         largest = max(float(whole.max()), -float(whole.min()))  # as Python's, since those of uint8 are float16
         if not np.array_equal(whole, np.rint(whole)) or largest > np.iinfo(np.int32).max:
             raise VolumeFileError(f"{self.path} holds values that are no classes; round or relabel it.")
         return whole.astype(np.int32)
+
+    def annotated(self, values: np.ndarray) -> np.ndarray:
+        """Label values (X, Y, Z) of the file, UNKNOWN where they are not annotated."""
+        if self.annotation is None:
+            return values
+        try:
+            return self.annotation.applied(values, self.affine)
+        except SettingError as error:
+            raise VolumeFileError(f"{self.path}: {error}") from error
 
     def rounded(self, values: np.ndarray) -> np.ndarray:
         """Label values of the file, those within rounding of an integer being that integer."""
@@ -137,7 +153,8 @@ def know_case(case: Mapping[Any, Any]) -> None:
     """Let the files of a case be read as one: its label with the geometry of its image, both as the case says.
 
     Args:
-        case: "image", and maybe "label" and "header_spacing"; what is no file name is left alone.
+        case: "image", and maybe "label", "header_spacing" and what is annotated, see
+            :class:`~custom.data.annotation.Annotation`; what is no file name is left alone.
     """
     image, label = case.get("image"), case.get("label")
     if not isinstance(image, (str, os.PathLike)):
@@ -146,6 +163,13 @@ def know_case(case: Mapping[Any, Any]) -> None:
         assume_spacing(image, case["header_spacing"])
     if isinstance(label, (str, os.PathLike)):
         belongs_to(label, image)
+        if (annotation := Annotation.of_case(case)) is not None:
+            _annotations[_real(label)] = annotation
+
+
+def annotation_of(label: str | os.PathLike) -> Annotation | None:
+    """What is annotated in a label file; None for all of it."""
+    return _annotations.get(_real(label))
 
 
 def _real(path: str | os.PathLike) -> str:
@@ -172,6 +196,7 @@ def open_volume(path: str | os.PathLike) -> VolumeFile:
         file = _open_classes(path, part, spacing)
     else:
         file = _open_frame(path, part, spacing)
+    file = replace(file, annotation=annotation_of(path))
     image = _images.get(_real(path))
     if image is None or image == _real(path):
         return file

@@ -15,6 +15,7 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 
 from custom import flag
+from custom.data.annotation import UNKNOWN
 from custom.engines.agreement import LabelChoice
 from custom.engines.schedule import Schedule
 from custom.engines.two_streams import TwoStreamTrainer
@@ -28,6 +29,7 @@ from custom.losses.cross_teaching import (
     supervised_loss,
     weighted_sum,
 )
+from custom.losses.known import loss_of_known, marginal_logits
 from custom.networks.projected import ProjectedNetwork
 from custom.samplers.registered import RegisteredPositives
 from custom.utils.distributed import average_gradients
@@ -195,7 +197,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
             "loss" and each term that was computed, by name, without its weight.
         """
         images, labels, places = engine.prepared(batchdata)
-        labels = engine.gathered(labels)
+        labels, annotated = engine.gathered(labels), engine.annotated_in(places[0])
         weights = engine.term_weights(nothing_unlabeled=len(labels) == engine.labeled_per_batch)
         engine.optimizer.zero_grad()
         logits, features = engine.predict(images)
@@ -204,11 +206,15 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         count = engine.labeled_per_batch
         labeled, unlabeled = ([values[part] for values in logits] for part in (slice(count), slice(count, None)))
         decided = [found.classes[count:] for found in taught]
+        # of propagated label maps the slice knows each class that one of them has
+        drawn = None if annotated is None else annotated.any(dim=1)
+        loss_of_labels = loss_of_known(engine.loss_function, None if drawn is None else drawn[:count], UNKNOWN)
+        registered = unlabeled if drawn is None else [marginal_logits(values, drawn[count:]) for values in unlabeled]
         terms = {
-            "supervised": lambda: supervised_loss(labeled, labels[:count], engine.loss_function),
+            "supervised": lambda: supervised_loss(labeled, labels[:count], loss_of_labels),
             "cross_teaching": lambda: cross_pseudo_loss(unlabeled, decided, engine.teaching_loss),
-            "contrast": lambda: engine.contrast(features, labels[:, 0], taught, places),
-            "propagation": lambda: propagated_label_loss(unlabeled, labels[count:], engine.propagation_loss),
+            "contrast": lambda: engine.contrast(features, labels[:, 0], taught, places, drawn),
+            "propagation": lambda: propagated_label_loss(registered, labels[count:], engine.propagation_loss),
         }
         terms = {name: term() for name, term in terms.items() if weights[name]}
         loss = weighted_sum(terms, weights)
@@ -239,6 +245,12 @@ class CrossTeachingTrainer(TwoStreamTrainer):
             self.gathered(values.to(torch.promote_types(values.dtype, torch.float32))) for values in logits
         ], features
 
+    def annotated_in(self, slices: Tensor) -> Tensor | None:
+        """The classes that are annotated in the label maps, or in the selected ones, of the global batch."""
+        if self.annotated is None or self.label_choice is None or self.annotated.shape[1] == 1:
+            return super().annotated_in(slices)
+        return self.gathered(self.label_choice(self.annotated[slices.cpu()].to(slices), slices)).bool()
+
     def chosen_labels(self, labels: Tensor, slices: Tensor) -> Tensor:
         """With ``select_by_agreement`` the label map (n, 1, H, W) that was selected for each slice's volume."""
         return labels if self.label_choice is None else self.label_choice(labels, slices)
@@ -249,6 +261,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         labels: Tensor,
         taught: Sequence[PseudoLabels],
         places: tuple[Tensor, Tensor],
+        annotated: Tensor | None = None,
     ) -> Tensor:
         """The contrast of both students, summed over the taps.
 
@@ -257,13 +270,16 @@ class CrossTeachingTrainer(TwoStreamTrainer):
             labels: (N, H, W), of the global batch; those of the labeled slices count.
             taught: for each student, the pseudo-labels of the other one for the global batch.
             places: slices (n,) and grids (n, H, W, 2), this process's.
+            annotated: bool (N, C), the classes that are annotated in each slice; None for all.
 
         Returns:
             A scalar.
         """
         labeled_only = self.state.iteration <= self.labeled_contrast
         confidence = None if labeled_only else self.confidence
-        classes = [contrast_classes(labels, found, self.labeled_per_batch, confidence) for found in taught]
+        classes = [
+            contrast_classes(labels, found, self.labeled_per_batch, confidence, annotated, UNKNOWN) for found in taught
+        ]
         positives = None if labeled_only else self.positives
         if positives:
             places = [self.gathered(values) for values in places]

@@ -15,7 +15,7 @@ from custom.data.intensity import IntensityAugment, random_boxes
 from custom.data.slices import UNKNOWN
 from custom.engines.schedule import Schedule
 from custom.engines.two_streams import TwoStreamTrainer
-from custom.losses.known import known_dice_cross_entropy
+from custom.losses.known import known_dice_cross_entropy, marginal_logits
 from custom.losses.pseudo_labels import confident_decisions, vote_shares
 from custom.utils.distributed import average_gradients, process_count
 from custom.utils.errors import SettingError
@@ -32,7 +32,8 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         L = L_\text{supervised} + w_p(t) L_\text{propagation} + w_c(t) L_\text{consistency}
 
     - "supervised": on labeled slices, among them those of labeled volumes that registration warped onto unlabeled ones,
-      image and label together, see :func:`custom.registration.warped_cases`. Pixels of unknown label take no part.
+      image and label together, see :func:`custom.registration.warped_cases`. Pixels of unknown label take no part, and
+      classes that are not annotated in a slice count as its background, see :func:`custom.losses.marginal_logits`.
     - "propagation": on unlabeled slices, with the votes of all propagated labels as soft targets. They show where an
       organ ends and which slices have none, but they have the error of the registration, so their weight fades out.
     - "consistency": the teacher, the exponential moving average of the network, predicts the slice without changes of
@@ -111,7 +112,7 @@ class MeanTeacherTrainer(TwoStreamTrainer):
             "loss" and each term that was computed, by name, without its weight.
         """
         labeled, unlabeled = slice(engine.labeled_per_batch), slice(engine.labeled_per_batch, None)
-        images, labels, _ = engine.prepared(batchdata)
+        images, labels, (slices, _) = engine.prepared(batchdata)
         weights = {name: schedule(engine.state.iteration) for name, schedule in engine.weights.items()}
         if len(images) * process_count() == engine.labeled_per_batch:  # nothing is unlabeled
             weights |= {"propagation": 0.0, "consistency": 0.0}
@@ -126,8 +127,11 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         mild, strong = logits.tensor_split([len(taught)])
         mild = engine.gathered(mild)  # (N, C, H, W), labeled slices first
-        target, known = vote_shares(engine.gathered(labels[: len(taught)]), mild.shape[1], UNKNOWN)
+        annotated = engine.annotated_in(slices[: len(taught)])
+        target, known = vote_shares(engine.gathered(labels[: len(taught)]), mild.shape[1], UNKNOWN, annotated)
         target = target.to(mild.dtype)
+        if annotated is not None:
+            mild = marginal_logits(mild, annotated.any(dim=1))
 
         def loss_of(*arguments: Tensor) -> Tensor:
             return known_dice_cross_entropy(*arguments, squared_pred=engine.squared_dice)

@@ -28,11 +28,20 @@ class TwoStreamTrainer(SliceTrainer):
         labeled_per_batch: number of labeled slices in the global batch.
         centers: (N, 2), the point of each slice of the dataset near which the augmentation crops, see
             :attr:`custom.data.SliceDataset.centers`; None is the middle of the slices.
+        annotated: (N, K or 1, C) bool, the classes that are annotated in each slice of the dataset, see
+            :attr:`custom.data.SliceDataset.annotated`; None where every labeled slice is annotated completely.
         **arguments: those of :class:`SliceTrainer`, all by name.
     """
 
-    def __init__(self, *, labeled_per_batch: int, centers: Tensor | None = None, **arguments: Any) -> None:
-        self.labeled_per_batch, self.centers = labeled_per_batch, centers
+    def __init__(
+        self,
+        *,
+        labeled_per_batch: int,
+        centers: Tensor | None = None,
+        annotated: Tensor | None = None,
+        **arguments: Any,
+    ) -> None:
+        self.labeled_per_batch, self.centers, self.annotated = labeled_per_batch, centers, annotated
         super().__init__(**arguments)
 
     def prepared(self, batchdata: dict) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
@@ -61,6 +70,19 @@ class TwoStreamTrainer(SliceTrainer):
     def chosen_labels(self, labels: Tensor, slices: Tensor) -> Tensor:
         """The label maps (n, K, H, W) to train with; a subclass may choose some of them."""
         return labels
+
+    def annotated_in(self, slices: Tensor) -> Tensor | None:
+        """The classes that are annotated in the label maps of the global batch.
+
+        Args:
+            slices: (n,), numbers of the slices of this process.
+
+        Returns:
+            (N, K or 1, C) bool, labeled slices first; None where every labeled slice is annotated completely.
+        """
+        if self.annotated is None:
+            return None
+        return self.gathered(self.annotated[slices.cpu()].to(slices)).bool()
 
     def random_grid(self, images: Tensor, slices: Tensor) -> Tensor:
         """Random sampling grid of the augmentation of this process's images, for :meth:`SpatialAugment.sample`.

@@ -22,7 +22,13 @@ from custom.losses.cross_teaching import (
     student_contrast_loss,
     supervised_loss,
 )
-from custom.losses.known import KnownDiceCELoss, known_dice_cross_entropy
+from custom.losses.known import (
+    KnownDiceCELoss,
+    known_dice_cross_entropy,
+    known_pixels,
+    loss_of_known,
+    marginal_logits,
+)
 from custom.losses.pixel_contrast import PixelContrastLoss, class_contrast, draw_pixels, pixels_at
 from custom.losses.pseudo_labels import confident_decisions, vote_shares
 
@@ -42,6 +48,9 @@ __all__ = [
     "draw_pixels",
     "hard_pseudo_labels",
     "known_dice_cross_entropy",
+    "known_pixels",
+    "loss_of_known",
+    "marginal_logits",
     "ordinal_anatomical_loss",
     "pixels_at",
     "propagated_label_loss",

@@ -121,7 +121,14 @@ def propagated_label_loss(logits: Sequence[Tensor], labels: Tensor, loss: Segmen
     return sum(loss(values, labels) for values in logits)
 
 
-def contrast_classes(labels: Tensor, decided: PseudoLabels, labeled: int, confidence: float | None) -> Tensor:
+def contrast_classes(
+    labels: Tensor,
+    decided: PseudoLabels,
+    labeled: int,
+    confidence: float | None,
+    annotated: Tensor | None = None,
+    unknown: int = 255,
+) -> Tensor:
     r"""The class by which each pixel of a student takes part in the contrast.
 
     .. math::
@@ -132,10 +139,14 @@ def contrast_classes(labels: Tensor, decided: PseudoLabels, labeled: int, confid
         \end{cases}
 
     Args:
-        labels: (n, H, W) int64, labeled slices first; those of the other slices are not read.
+        labels: (n, H, W) int64, labeled slices first; those of the other slices are not read. A pixel of a labeled
+            slice whose class is not known takes part like one of an unlabeled slice.
         decided: of all n slices, by the other student.
         labeled: number of labeled slices.
         confidence: threshold :math:`\tau`; None leaves out all unlabeled slices.
+        annotated: bool (n, C), which classes are annotated in each slice, where some classes or pixels are not: a pixel
+            that is drawn as background may then be of any other class. None for all.
+        unknown: label of the pixels without a class.
 
     Returns:
         (n, H, W) int64.
@@ -147,7 +158,15 @@ def contrast_classes(labels: Tensor, decided: PseudoLabels, labeled: int, confid
         classes = torch.full_like(decided.classes, NO_CLASS)
     else:
         classes = torch.where(decided.confidence >= confidence, decided.classes, NO_CLASS)
-    return torch.cat([labels[:labeled], classes[labeled:]])
+    if annotated is None:
+        return torch.cat([labels[:labeled], classes[labeled:]])
+    labels, drawn = labels[:labeled], annotated[:labeled]
+    own = classes[:labeled]
+    # a decision for a class that is drawn elsewhere in the slice contradicts the background of the label
+    possible = (own == 0) | ((own > 0) & ~drawn.gather(1, own.clamp(min=0).flatten(1)).view_as(own))
+    maybe = (labels == 0) & ~drawn.all(dim=1)[:, None, None]
+    known = torch.where(maybe, torch.where(possible, own, NO_CLASS), labels)
+    return torch.cat([torch.where(labels == unknown, own, known), classes[labeled:]])
 
 
 def student_contrast_loss(

@@ -35,6 +35,7 @@ class SpreadBatchSampler(Sampler[list[int]]):
         spread: False draws plain random batches, for comparison.
         rank: number of this process; None for that of this run.
         world: number of processes; None for that of this run.
+        known: (N,) bool, for which slices anything is known of the label; others are not drawn. None for all.
 
     Raises:
         SettingError: there are fewer slices than a batch has, or ``batch_size`` is not a multiple of ``world``.
@@ -49,10 +50,12 @@ class SpreadBatchSampler(Sampler[list[int]]):
         spread: bool = True,
         rank: int | None = None,
         world: int | None = None,
+        known: Tensor | None = None,
     ) -> None:
-        if len(positions) < batch_size:
+        drawn = torch.arange(len(positions)) if known is None else known.nonzero()[:, 0]
+        if len(drawn) < batch_size:
             raise SettingError(
-                f"batch_size: {batch_size} slices a batch are asked for, but there are {len(positions)} in all; "
+                f"batch_size: {batch_size} slices a batch are asked for, but there are {len(drawn)} in all; "
                 "lower batch_size or add cases."
             )
         world = process_count() if world is None else world
@@ -65,14 +68,14 @@ class SpreadBatchSampler(Sampler[list[int]]):
         self.rank = process_rank() if rank is None else rank
         self.world = world
         self.epoch = 0
-        self.order = positions.argsort(stable=True)
+        self.order = drawn[positions[drawn].argsort(stable=True)]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the random order of an epoch; call it before iterating."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.patients) // self.batch_size
+        return len(self.order) // self.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
         share = self.batch_size // self.world
@@ -83,7 +86,8 @@ class SpreadBatchSampler(Sampler[list[int]]):
         """Numbers of the slices in all batches of the epoch, (len(self), batch_size)."""
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         if not self.spread:
-            shuffled = torch.randperm(len(self.patients), generator=generator)
+            drawn = self.order.sort().values
+            shuffled = drawn[torch.randperm(len(drawn), generator=generator)]
             return shuffled[: len(self) * self.batch_size].view(-1, self.batch_size).tolist()
         strata = [
             part[torch.randperm(len(part), generator=generator)].tolist()

@@ -67,8 +67,10 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         warped: (N,) bool, which of the labeled slices registration warped onto unlabeled volumes; None for none.
         warped_share: fraction of these among the labeled slices of a batch, if there are any. They come after those of
             the labeled volumes themselves, of which there is at least one.
-        known: (N,) bool, for which slices anything is known of the label; warped slices without are not drawn. None for
-            all slices.
+        known: (N,) bool, for which slices anything is known of the label. Warped slices without are not drawn, and
+            other labeled ones only as unlabeled ones. None for all slices.
+        partly: (N,) bool, slices of partly annotated volumes of whose label something is not known. They are drawn as
+            unlabeled ones too, unless they are warped. None for none.
         batches: number of batches in an epoch.
         seed: of the random order.
         labeled_only: whether batches have labeled slices only.
@@ -92,17 +94,21 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         warped: Tensor | None = None,
         warped_share: float = 0.0,
         known: Tensor | None = None,
+        partly: Tensor | None = None,
     ) -> None:
         rank = process_rank() if rank is None else rank
         world = process_count() if world is None else world
         _check_batch(batch_size, labeled_per_batch, world)
         warped = torch.zeros_like(labeled) if warped is None else warped & labeled
         drawn = warped if known is None else warped & known
+        own = labeled & ~warped
+        shown = own if partly is None else own & (known | ~partly)  # what is not annotated at all teaches nothing
+        others = ~labeled if partly is None else ~labeled | (own & partly)
         warps = min(round(warped_share * labeled_per_batch), labeled_per_batch - 1) if drawn.any() else 0
         shares = (labeled_per_batch - warps, 0 if labeled_only else batch_size - labeled_per_batch, warps)
         if batches < 1:
             raise SettingError(f"iterations_per_epoch: {batches}; an epoch has at least 1 batch.")
-        self.streams = [kind.nonzero()[:, 0] for kind in (labeled & ~warped, ~labeled, drawn)]
+        self.streams = [kind.nonzero()[:, 0] for kind in (shown, others, drawn)]
         for share, stream, name in zip(shares[:2], self.streams[:2], ("labeled", "unlabeled"), strict=True):
             if share and not len(stream):
                 raise SettingError(

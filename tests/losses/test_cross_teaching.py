@@ -103,6 +103,17 @@ def test_the_classes_of_the_contrast():
     assert contrast_classes(labels, decided, 0, 0.8).tolist() == [[[0, 0]], [[2, -1]]]
 
 
+def test_pixels_of_unknown_class_take_part_in_the_contrast_by_confident_decisions():
+    """Slice 0 is annotated completely, slice 1 lacks class 2; both have a pixel that nobody has decided."""
+    labels = torch.tensor([[[0, 1, 255, 255]], [[0, 0, 0, 255]]])
+    decided = PseudoLabels(torch.tensor([[[0.9, 0.9, 0.9, 0.1]], [[0.9, 0.9, 0.1, 0.9]]]), torch.full((2, 1, 4), 2))
+    decided.classes[1, 0, 1] = 1  # contradicts the label, in which class 1 is annotated
+    annotated = torch.tensor([[True, True, True], [True, True, False]])
+    found = contrast_classes(labels, decided, 2, 0.8, annotated)
+    assert found.tolist() == [[[0, 1, 2, -1]], [[2, -1, -1, 2]]]
+    assert contrast_classes(labels, decided, 2, None, annotated).tolist() == [[[0, 1, -1, -1]], [[-1, -1, -1, -1]]]
+
+
 def test_the_contrast_is_that_of_the_pixels_of_both_students():
     generator = torch.Generator().manual_seed(2)
     features = [torch.randn(2, 5, 2, 2, generator=generator, dtype=torch.float64) for _ in range(2)]
