@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data: lists of cases, checks, reading, preprocessing, slices, augmentation, phantoms."""
 
+from custom.data.annotation import Annotation, known_maps
 from custom.data.atlas_cases import atlas_cases, atlas_folder, atlas_section, check_atlases, unless_images
 from custom.data.augment import SpatialAugment, iteration_generator
 from custom.data.cases import case_ids, patients, without_labels
@@ -55,6 +56,7 @@ from custom.data.studies import (
 
 __all__ = [
     "bundle_splits",
+    "Annotation",
     "CenterSlicesd",
     "ClipPercentilesd",
     "DataError",
@@ -97,6 +99,7 @@ __all__ = [
     "images_in",
     "is_empty",
     "iteration_generator",
+    "known_maps",
     "label_count",
     "label_values",
     "labeled_only",

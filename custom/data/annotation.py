@@ -22,6 +22,7 @@ __all__ = [
     "WITH_FOREGROUND",
     "Annotation",
     "annotated_classes",
+    "known_maps",
     "organ_mask",
 ]
 
@@ -117,6 +118,27 @@ def annotated_classes(cases: Sequence[Mapping[str, Any]], class_names: Sequence[
         for maps in listed
     ]
     return torch.tensor(rows)
+
+
+def known_maps(output: Sequence[Mapping[str, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    """Predictions and labels for a metric of the foreground classes, which leaves out what is not annotated.
+
+    Voxels of unknown label are background in both. A class that is not annotated in a case has no voxel in its label,
+    and MONAI's metrics leave such a class out.
+
+    Args:
+        output: of an evaluator, "pred" and "label" (1, H, W, S) of each case.
+
+    Returns:
+        The predictions and the labels.
+    """
+    pairs = [(case["pred"], case["label"]) for case in output]
+    unknown = [label == UNKNOWN for _, label in pairs]
+    pairs = [
+        (pred.masked_fill(hidden.to(pred.device), 0), label.masked_fill(hidden, 0)) if hidden.any() else (pred, label)
+        for (pred, label), hidden in zip(pairs, unknown, strict=True)
+    ]
+    return [pred for pred, _ in pairs], [label for _, label in pairs]
 
 
 def organ_mask(values: Tensor, spacing: np.ndarray) -> Tensor:

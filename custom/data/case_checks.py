@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from custom.data.annotation import UNKNOWN
 from custom.data.facts import Facts, file_facts
 from custom.data.geometry import OrientSlices, slice_axis
 from custom.data.nifti_geometry import corner_distance
-from custom.data.volume_file import aligned_affine, know_case
+from custom.data.volume_file import aligned_affine, annotation_of, know_case
 from custom.utils.errors import SettingError
 
 __all__ = ["check_case", "check_direction", "check_image", "check_label", "check_pair"]
@@ -106,6 +107,12 @@ def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) 
         return [facts.unreadable]
     problems = _check_shape(path, facts)
     values = np.asarray(facts.values)
+    if (annotation := annotation_of(path)) is not None:
+        values = values[values != UNKNOWN]
+        if not values.size:
+            what = [f"{key} {value}" for key, value in annotation.state().items() if value is not None]
+            return [*problems, f"{path}: nothing of it is annotated, with {', '.join(what)}; correct that in the list."]
+    ignored = "" if annotation is not None else ", or give the value of undecided voxels as ignore_value"
     broken = values[~np.isfinite(values) | (values != np.round(values))]
     outside = np.setdiff1d(values[(values < 0) | (values >= num_classes)], broken)
     if broken.size:
@@ -113,7 +120,7 @@ def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) 
     if outside.size:
         problems.append(
             f"{path} has the label values {_listed(outside)}, outside 0..{num_classes - 1}; "
-            "relabel the file or name all classes."
+            f"relabel the file or name all classes{ignored}."
         )
     if not values.any() and not empty:
         problems.append(

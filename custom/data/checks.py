@@ -213,7 +213,7 @@ def label_count(class_names: Sequence[str], label_values: Sequence[int] | None) 
 def check_classes(
     cases: Sequence[dict[str, Any]], class_names: Sequence[str], label_values: Sequence[int] | None = None
 ) -> None:
-    """Check that each class is labeled in at least one case.
+    """Check that each class is labeled in at least one case, and that cases have no class that they say they lack.
 
     Args:
         cases: labeled ones, with "label".
@@ -221,10 +221,19 @@ def check_classes(
         label_values: of the classes in the files; None for 1, 2, ...
 
     Raises:
-        DataError: no case has one of the classes, or the number of values is another one.
+        DataError: no case has one of the classes, a case has a class that is not among its "classes", or the number of
+            values is another one.
     """
     check_label_values(class_names, label_values)
     values = label_values or range(1, len(class_names) + 1)
+    for case in cases:
+        there = file_facts(case["label"], label=True).values
+        drawn = [name for name, value in zip(class_names, values, strict=True) if value in there]
+        if case.get("classes") and (others := [name for name in drawn if name not in case["classes"]]):
+            raise DataError(
+                f"classes: {case['label']} has voxels of {', '.join(others)}, but the classes of {case_id(case)} are "
+                f"{', '.join(case['classes'])}; add the name, or make these voxels background."
+            )
     found = {value for case in cases for value in file_facts(case["label"], label=True).values}
     if missing := [name for name, value in zip(class_names, values, strict=True) if value not in found]:
         names = ", ".join(case_id(case) for case in cases)

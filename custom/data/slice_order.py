@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from custom.data.annotation import UNKNOWN
 from custom.data.geometry import HEAD, OrientSlices
 from custom.data.volume_file import VolumeFileError, know_case, open_volume
 from custom.utils.errors import SettingError
@@ -97,8 +98,10 @@ def _profile(label: Any, values: Sequence[int], direction: Sequence[float]) -> n
     if not len(filled):
         return np.full((len(values), PLACES), np.nan)
     areas = areas[:, filled[0] : filled[-1] + 1]
-    slices = np.arange(areas.shape[1])
-    at = (np.arange(PLACES) + 0.5) / PLACES * len(slices) - 0.5
+    slices, count = np.arange(areas.shape[1]), areas.shape[1]
+    known = (volume != UNKNOWN).any(axis=(0, 1))[filled[0] : filled[-1] + 1]
+    areas, slices = areas[:, known], slices[known]  # of the slices between them nothing is known
+    at = (np.arange(PLACES) + 0.5) / PLACES * count - 0.5
     spread = np.stack([np.interp(at, slices, area) for area in areas])
     total = spread.sum(axis=1, keepdims=True)
     return np.divide(spread, total, out=np.full_like(spread, np.nan), where=total > 0)

@@ -115,6 +115,69 @@ def test_the_terms_are_those_of_the_equations():
     assert found["loss"] == pytest.approx(float(supervised + 0.3 * teaching + 0.2 * registered), rel=1e-4)
 
 
+def test_classes_and_pixels_that_are_not_annotated_take_no_part_in_the_terms_of_labels():
+    """The first labeled slice lacks class 2 and half of its pixels; the atlas of slice 4 lacks class 1."""
+    data = Slices()
+    data.labels[0][data.labels[0] == 2] = 0
+    data.labels[0, 0, :16] = UNKNOWN
+    data.labels[4][data.labels[4] == 1] = 0
+    data.labels[8] = UNKNOWN
+    annotated = torch.ones(TOTAL, 1, CLASSES, dtype=torch.bool)
+    annotated[0, 0, 2] = annotated[4, 0, 1] = False
+    batch = batch_of(data)
+    made = trainer(data, weights={**OFF, "supervised": 1.0, "propagation": 0.2}, annotated=annotated)
+    label = batch["label"].long()
+
+    def loss(logits: torch.Tensor, places: list[int]) -> torch.Tensor:
+        """Of the known pixels, one by one."""
+        p, t, entropy = [], [], []
+        for n in places:
+            probabilities = logits[n].softmax(0)
+            for c in range(1, CLASSES):
+                if not annotated[[0, 1, 4, 8][n], 0, c]:
+                    probabilities = torch.cat([probabilities[:1] + probabilities[c], probabilities[1:]])
+                    probabilities[c] = 0
+            known = label[n, 0] != UNKNOWN
+            p.append(probabilities[:, known])
+            t.append(torch.nn.functional.one_hot(label[n, 0][known], CLASSES).T)
+            entropy.append(-p[-1].gather(0, label[n, 0][known][None]).log()[0])
+        p, t = torch.cat(p, 1), torch.cat(t, 1)
+        dice = 1 - (2 * (p * t).sum(1) + 1e-5) / ((p + t).sum(1) + 1e-5)  # 0 for a class that is nowhere annotated
+        return 0.5 * torch.cat(entropy).mean() + 0.5 * dice.mean()
+
+    students = [one.train()(batch["image"])[0].detach() for one in (made.network, made.partner)]
+    found = one_step(made, batch)
+    assert found["supervised"] == pytest.approx(float(sum(loss(x, [0, 1]) for x in students)), rel=1e-4)
+    assert found["propagation"] == pytest.approx(float(sum(loss(x, [2]) for x in students)), rel=1e-4)
+
+
+def test_the_contrast_reads_no_unknown_label():
+    data = Slices()
+    data.labels[0] = UNKNOWN
+    seen = []
+
+    class Contrast(torch.nn.Module):
+        def forward(self, features, labels, positives, project):
+            seen.extend(labels)
+            return 0 * features[0].mean()
+
+    annotated = torch.ones(TOTAL, 1, CLASSES, dtype=torch.bool)
+    made = trainer(
+        data, weights={**OFF, "contrast": 0.1}, contrast_loss=Contrast(), annotated=annotated, confidence=0.0
+    )
+    one_step(made, batch_of(data))
+    assert all(int(labels.min()) >= 0 and int(labels.max()) < CLASSES for labels in seen)
+
+
+def test_the_selected_label_maps_bring_their_classes():
+    annotated = torch.ones(TOTAL, 2, CLASSES, dtype=torch.bool)
+    annotated[:, 1, 2] = False
+    made = trainer(Slices(maps=2), select_by_agreement=True, annotated=annotated)
+    made.label_choice.selected[4:8] = 1
+    found = made.annotated_in(torch.tensor([0, 5]))
+    assert found.tolist() == [[[True, True, True]], [[True, True, False]]]
+
+
 def test_each_student_has_the_weight_of_the_contrast():
     class Contrast(torch.nn.Module):
         def forward(self, features, labels, positives, project):

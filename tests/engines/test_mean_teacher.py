@@ -122,6 +122,39 @@ def test_the_terms_are_those_of_the_equations():
     assert found["loss"] == pytest.approx(sum(weights[name] * value for name, value in expected.items()), rel=1e-4)
 
 
+def test_classes_that_are_not_annotated_in_a_slice_count_as_its_background():
+    """The first labeled slice lacks class 2, and one of its pixels is unknown; one atlas of slice 4 lacks class 1."""
+    data = Slices()
+    data.labels[0][data.labels[0] == 2] = 0
+    data.labels[0, :, 3, 4] = UNKNOWN
+    data.labels[4, 0][data.labels[4, 0] == 1] = 0
+    annotated = torch.ones(TOTAL, MAPS, CLASSES, dtype=torch.bool)
+    annotated[0, :, 2] = False
+    annotated[4, 0, 1] = False
+    made = trainer(data, weights={**OFF, "supervised": 1.0, "propagation": 0.5}, annotated=annotated)
+    batch = batch_of(data)
+    with torch.no_grad():
+        student = made.network.train()(batch["image"]).double().softmax(1)
+    target, known = torch.zeros(5, CLASSES, SIZE, SIZE), torch.ones(5, 1, SIZE, SIZE, dtype=torch.bool)
+    for place, n in enumerate([0, 1, 4, 8, 9]):
+        for y in range(SIZE):
+            for x in range(SIZE):
+                said = data.labels[n, :, y, x].tolist()
+                if said[0] == UNKNOWN:
+                    known[place, 0, y, x] = False
+                    continue
+                for c in (1, 2):
+                    voters = [k for k in range(MAPS) if annotated[n, k, c]]
+                    target[place, c, y, x] = sum(said[k] == c for k in voters) / max(len(voters), 1)
+                target[place, 0, y, x] = max(0.0, 1 - float(target[place, :, y, x].sum()))
+                target[place, :, y, x] /= float(target[place, :, y, x].sum())
+    student[0, 0] += student[0, 2]
+    student[0, 2] = 1e-30
+    found = one_step(made, batch)
+    assert found["supervised"] == pytest.approx(naive(student[:2].log(), target[:2], known[:2]), rel=1e-4)
+    assert found["propagation"] == pytest.approx(naive(student[2:].log(), target[2:], known[2:]), rel=1e-4)
+
+
 def test_terms_of_no_weight_are_not_computed():
     fading = {**OFF, "supervised": 1.0, "propagation": Schedule(1.0, fade_out=1)}
     made = trainer(weights=fading, teacher=None)
@@ -198,6 +231,7 @@ def trained() -> dict:
         optimizer=torch.optim.AdamW(network.parameters(), 0.001),
         augment=SpatialAugment(2.0, crop=(16, 32)),
         centers=torch.linspace(-9, 9, 2 * TOTAL).view(TOTAL, 2),
+        annotated=torch.rand(TOTAL, 1, CLASSES, generator=torch.Generator().manual_seed(0)) < 0.8,
         intensity=IntensityAugment(),
         confidence=0.34,
     )

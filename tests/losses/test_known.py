@@ -87,7 +87,7 @@ ANNOTATED = torch.tensor([[True, True, False, True], [True, False, True, False]]
 
 
 def partly(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (2, 4, 5, 6) in float64 and labels (2, 1, 5, 6), which hold the annotated classes and some unknown pixels."""
+    """Logits (2, 4, 5, 6) in float64, and labels (2, 1, 5, 6) of the annotated classes with some unknown pixels."""
     logits = torch.randn(2, 4, 5, 6, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, 4, (2, 1, 5, 6), generator=generator)
     labels[~ANNOTATED.gather(1, labels.flatten(1)).view_as(labels)] = 0

@@ -82,3 +82,15 @@ def test_too_few_slices():
 def test_batch_that_does_not_divide():
     with pytest.raises(ValueError, match=r"batch_size: 5 does not divide by 2 processes"):
         SpreadBatchSampler(torch.rand(50), torch.zeros(50), 5, world=2)
+
+
+@pytest.mark.parametrize("spread", [True, False])
+def test_slices_without_a_known_pixel_are_not_drawn(spread):
+    positions, patients = slices()
+    known = torch.arange(len(positions)) % 3 > 0
+    sampler = SpreadBatchSampler(positions, patients, 10, spread=spread, known=known)
+    drawn = torch.tensor(list(sampler))
+    assert len(drawn) == len(sampler) == int(known.sum()) // 10
+    assert known[drawn].all() and len(drawn.unique()) == drawn.numel()
+    every = SpreadBatchSampler(positions, patients, 10, spread=spread, known=torch.ones(len(positions)).bool())
+    assert list(every) == list(SpreadBatchSampler(positions, patients, 10, spread=spread))

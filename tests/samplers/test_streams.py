@@ -113,3 +113,19 @@ def test_batches_are_checked_before_the_work():
 def test_labeled_slices_alone():
     batches = list(TwoStreamBatchSampler(LABELED, 6, 2, batches=4, labeled_only=True))
     assert all(len(batch) == 2 and LABELED[batch].all() for batch in batches)
+
+
+def test_slices_of_labeled_volumes_that_are_not_annotated_are_drawn_as_unlabeled_ones():
+    labeled = torch.arange(40) < 20
+    partly, known = torch.arange(40) % 20 < 10, torch.arange(40) % 20 >= 5  # 0 to 4 unknown, 5 to 9 in part
+    warped = (torch.arange(40) >= 15) & labeled
+    found = batches(
+        batches=30, labeled=labeled, partly=partly & labeled & ~warped, known=known | ~labeled, warped=warped
+    )
+    assert sorted(found[:, :2].flatten().unique().tolist()) == list(range(5, 15))
+    assert sorted(found[:, 2:].flatten().unique().tolist()) == [*range(10), *range(20, 40)]
+
+
+def test_complete_volumes_give_the_same_batches_as_without_that_argument():
+    whole, known = torch.zeros(40, dtype=torch.bool), torch.ones(40, dtype=torch.bool)
+    assert torch.equal(batches(batches=9), batches(batches=9, partly=whole, known=known))
