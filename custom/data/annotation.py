@@ -41,26 +41,27 @@ class Annotation:
         axis: of the file along which slices are counted; None for that of thick slices, else the one closest to the
             direction from feet to head.
         ignore_value: value in the file of voxels that nobody has decided; None for none.
-        classes: names of the classes that are annotated; None for all. A voxel of another class is background in the
-            file.
+        classes: names and values in the file of the classes that are annotated; None for all. A voxel of another class
+            is background in the file.
     """
 
     slices: tuple[int, ...] | str | None = None
     axis: int | None = None
     ignore_value: int | None = None
-    classes: tuple[str, ...] | None = None
+    classes: tuple[tuple[str, int], ...] | None = None
 
     @classmethod
     def of_case(cls, case: Mapping[Any, Any]) -> Annotation | None:
         """That of a case, whose keys are :data:`ANNOTATION_KEYS`; None where everything is annotated."""
         slices, axis, ignored, classes = (case.get(key) for key in ANNOTATION_KEYS)
+        classes = classes if isinstance(classes, Mapping) else None  # propagated labels have those of each atlas
         if slices is None and ignored is None and classes is None:
             return None
         return cls(
             slices if slices is None or isinstance(slices, str) else tuple(slices),
             axis,
             ignored,
-            None if classes is None else tuple(classes),
+            None if classes is None else tuple(sorted(classes.items())),
         )
 
     def state(self) -> dict[str, Any]:
@@ -101,8 +102,8 @@ def annotated_classes(cases: Sequence[Mapping[str, Any]], class_names: Sequence[
     """Which classes are annotated in each label map of each case.
 
     Args:
-        cases: with "classes" where some are not: a list of names, or a list of such lists for the K label maps of the
-            case, None standing for all of them.
+        cases: with "classes" where some are not: the names with their values in the file, or a list of that for the K
+            label maps of the case, in which None stands for all classes.
         class_names: of the foreground classes, C in number.
 
     Returns:
@@ -111,7 +112,7 @@ def annotated_classes(cases: Sequence[Mapping[str, Any]], class_names: Sequence[
     if not any(case.get("classes") for case in cases):
         return None
     listed = [case.get("classes") or [None] for case in cases]
-    listed = [names if isinstance(names[0], (list, tuple, type(None))) else [names] for names in listed]
+    listed = [[names] if isinstance(names, Mapping) else names for names in listed]
     count = max(len(maps) for maps in listed)
     rows = [
         [[True, *(names is None or name in names for name in class_names)] for names in (maps * count)[:count]]

@@ -128,13 +128,14 @@ def _checked_annotation(entry: dict[str, Any], labels: Mapping[str, str], where:
             f'{where}: ignore_value is {ignored}, which "labels" calls {labels[str(ignored)]}; take that line out of '
             '"labels", or give another ignore_value.'
         )
-    names = [name for value, name in labels.items() if value != "0"]
-    if classes is not None and not (isinstance(classes, list) and classes and all(name in names for name in classes)):
+    values = {name: value for value, name in labels.items() if value != "0" and isinstance(name, str)}
+    known = isinstance(classes, list) and classes and all(isinstance(n, str) and n in values for n in classes)
+    if classes is not None and not known:
         raise DataError(
             f"{where}: classes is {_short(classes)}; list the classes that are annotated in this case, by their names "
-            f'in "labels": {", ".join(names)}.'
+            f'in "labels": {", ".join(values)}.'
         )
-    return found
+    return found if classes is None else {**found, "classes": {name: int(values[name]) for name in classes}}
 
 
 def checked_spacing(spacing: Any, key: str) -> list[float] | None:

@@ -12,8 +12,9 @@ from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
+from custom.data.annotation import UNKNOWN, Annotation
 from custom.registration.fusion import check_fusion, fuse_labels
-from custom.registration.labels import warped_labels
+from custom.registration.labels import annotated_values, warped_labels
 from custom.registration.library import Registrations
 from custom.registration.workflow import RegistrationWorkflow
 from custom.utils.log import logger
@@ -67,15 +68,20 @@ class AtlasEvaluator(Evaluator):
             "image", "label" and "pred" (1, 1, X, Y, Z), as the handlers left them.
         """
         (case,) = batchdata["case"]
-        warped, similarities = warped_labels(engine.registrations, case, engine.atlases)
+        warped, similarities, atlases = warped_labels(engine.registrations, case, engine.atlases)
         if not warped:
-            warped, similarities = warped_labels(engine.registrations, case, engine.atlases, usable=False)
+            warped, similarities, atlases = warped_labels(engine.registrations, case, engine.atlases, usable=False)
             quality = "fits well: the segmentation is a guess" if warped else "could be registered: it stays empty"
             logger.warning(f"{case}: no atlas {quality} (see {engine.workflow.folder}/pairs.csv).")
         image = batchdata[CommonKeys.IMAGE]
         segmentation = torch.zeros_like(image)
         if warped:
-            segmentation += fuse_labels(warped, similarities, engine.fusion).as_tensor()
+            # where an atlas is not annotated it has no vote, and where none has one the segmentation is background
+            outside = UNKNOWN if any(map(Annotation.of_case, atlases)) else None
+            fused = fuse_labels(
+                warped, similarities, engine.fusion, outside=outside, annotated=annotated_values(atlases)
+            )
+            segmentation += fused.as_tensor().masked_fill(fused.as_tensor() == UNKNOWN, 0)
         output = {CommonKeys.IMAGE: image, CommonKeys.PRED: segmentation}
         if CommonKeys.LABEL in batchdata:
             output[CommonKeys.LABEL] = batchdata[CommonKeys.LABEL]

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 
 import torch
 from monai.data import MetaTensor
+from torch import Tensor
 
 from custom.utils.errors import SettingError
 
 __all__ = ["FUSIONS", "check_fusion", "fuse_labels"]
 
 FUSIONS = ("best", "majority", "weighted")
+TIE = 1e-5  # what the most similar atlas adds to a share, the next one half of it, and so on
 
 
 def check_fusion(how: str) -> None:
@@ -32,6 +34,7 @@ def fuse_labels(
     how: str = "weighted",
     power: float = 4.0,
     outside: int | None = None,
+    annotated: Tensor | None = None,
 ) -> MetaTensor:
     """Fuse several label maps of a volume into one.
 
@@ -41,7 +44,11 @@ def fuse_labels(
         how: "best" takes the label map of the most similar atlas; "majority" gives each a vote; "weighted" gives each
             its similarity (0 where negative) to the ``power``. Equal votes go to the class of the more similar atlas.
         power: see ``how``.
-        outside: value of voxels that an atlas does not cover and has no vote for; kept where no atlas covers the voxel.
+        outside: value of voxels that an atlas does not cover, or that are not annotated in it, and for which it has no
+            vote; kept where no atlas has one.
+        annotated: bool (atlases, C + 1), the classes that are annotated in each label map, the background first; None
+            for all of them. An atlas has no vote on its other classes, for or against: of each class the share counts
+            that it has of the votes on it, and the background has what is left of 1.
 
     Returns:
         (1, X, Y, Z) int16.
@@ -58,7 +65,7 @@ def fuse_labels(
         raise SettingError("fusion: there are no label maps to fuse.")
     order = sorted(range(len(labels)), key=lambda number: -similarities[number])
     best = labels[order[0]]
-    if len(labels) == 1 or (how == "best" and outside is None):
+    if len(labels) == 1 or (how == "best" and outside is None and annotated is None):
         return best.clone().to(torch.int16)
     # (K, X, Y, Z), the most similar atlas first
     maps = torch.stack([labels[number][0].as_tensor().long() for number in order])
@@ -72,6 +79,10 @@ def fuse_labels(
     votes = torch.zeros(int(classes.max()) + 1, *maps.shape[1:])
     for label, there, weight in zip(classes, reached, weights.double(), strict=True):
         votes.scatter_add_(0, label[None], (there * weight).float()[None])
+    if annotated is not None:
+        fused = _by_class(votes, classes, reached, weights, annotated[order])
+        fused = torch.where(reached.any(dim=0), fused, 0 if outside is None else outside)
+        return MetaTensor(fused[None].to(torch.int16), affine=best.affine)
     most = votes.amax(dim=0)
     fused = maps[0].clone()
     decided = torch.zeros_like(fused, dtype=torch.bool)
@@ -81,3 +92,24 @@ def fuse_labels(
         fused[wins] = label[wins]
         decided |= wins
     return MetaTensor(fused[None].to(torch.int16), affine=best.affine)
+
+
+def _by_class(votes: Tensor, maps: Tensor, reached: Tensor, weights: Tensor, annotated: Tensor) -> Tensor:
+    """Classes with the largest share of the votes on them, (X, Y, Z) int64; equal shares go to the more similar atlas.
+
+    Args:
+        votes: (C', X, Y, Z), for each class, of which the last ones may be missing.
+        maps: (K, X, Y, Z), the label maps, the most similar atlas first.
+        reached: bool (K, X, Y, Z), where an atlas votes.
+        weights: (K,).
+        annotated: bool (K, C + 1).
+    """
+    shares = torch.zeros_like(votes)
+    for number in range(1, len(votes)):
+        voters = (reached * (weights * annotated[:, number])[:, None, None, None]).sum(dim=0)  # (X, Y, Z)
+        shares[number] = torch.where(voters > 0, votes[number] / voters.clamp(min=1e-12), 0)
+    shares[0] = 1 - shares[1:].sum(dim=0)
+    for rank, (label, there) in enumerate(zip(maps, reached, strict=True)):
+        decided = there & ((label > 0) | annotated[rank].all())
+        shares.scatter_add_(0, label[None], (decided * TIE * 2.0**-rank)[None])
+    return shares.argmax(dim=0)

@@ -11,6 +11,7 @@ import torch
 from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter
 from torch import Tensor
 
+from custom.data.annotation import organ_mask
 from custom.registration.grids import thick_axis
 from custom.registration.settings import Settings
 from custom.registration.volume import Grid, RegistrationError, Volume, read_volume, same_grid
@@ -60,7 +61,7 @@ def read_region(region: Any, source: Volume) -> Volume:
     label = read_volume(region, label=True)
     if not same_grid(label.grid, source.grid):
         raise RegistrationError(f"{label.name} has another geometry than its image {source.name}; resample it.")
-    organ = label.values.numpy() > 0
+    organ = organ_mask(label.values, label.grid.spacing).numpy()
     if not organ.any():
         raise RegistrationError(f"{label.name} has no voxel above 0; give a label map that marks the organ, or none.")
     reach = np.maximum(np.round(3.0 / source.grid.spacing), 0).astype(int)

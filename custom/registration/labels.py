@@ -12,10 +12,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from monai.data import MetaTensor
+from torch import Tensor
 
+from custom.data.annotation import UNKNOWN, Annotation
 from custom.data.cases import Case
-from custom.data.slices import UNKNOWN
 from custom.registration.fusion import FUSIONS, fuse_labels
 from custom.registration.library import Registrations
 from custom.registration.storage import content_hash
@@ -34,8 +36,8 @@ FORMAT = 2  # raise it when the same registrations give other label maps
 
 def warped_labels(
     registrations: Registrations, case: str, labeled: Sequence[Case], usable: bool = True, outside: int = 0
-) -> tuple[list[MetaTensor], list[float]]:
-    """Warp the labels of all labeled cases that were registered onto a case.
+) -> tuple[list[MetaTensor], list[float], list[Case]]:
+    """Warp the labels of all labeled cases that were registered onto a case; UNKNOWN where they are not annotated.
 
     Args:
         registrations: of a finished run.
@@ -45,13 +47,16 @@ def warped_labels(
         outside: value of voxels that an atlas does not cover.
 
     Returns:
-        Label maps (1, X, Y, Z) on the grid of the case, and the similarity of each atlas after registration, the most
-        similar one first.
+        Label maps (1, X, Y, Z) on the grid of the case, the similarity of each atlas after registration, the most
+        similar one first, and the atlases.
     """
-    files = {atlas["case"]: atlas["label"] for atlas in labeled}
-    atlases = registrations.atlases(case, files, usable)
-    warped = [warp_label(files[name], registrations.between(case, name, usable), outside) for name, _ in atlases]
-    return warped, [similarity for _, similarity in atlases]
+    by_id = {atlas["case"]: atlas for atlas in labeled}
+    found = registrations.atlases(case, by_id, usable)
+    atlases = [by_id[name] for name, _ in found]
+    warped = [
+        warp_label(atlas["label"], registrations.between(case, atlas["case"], usable), outside) for atlas in atlases
+    ]
+    return warped, [similarity for _, similarity in found], atlases
 
 
 def check_choice(choice: str, allowed: Sequence[str] = CHOICES) -> None:
@@ -104,8 +109,9 @@ def propagated_labels(
             then uses their votes, or chooses one by its agreement with the network.
 
     Returns:
-        The unlabeled cases, with "label", a file or a list of files, and "registered", True. Cases without a usable
-        registration have neither, and a message names them.
+        The unlabeled cases, with "label", a file or a list of files, and "registered", True; and with "classes", those
+        that the atlases have, if some are not annotated. Cases without a usable registration have none of these, and a
+        message names them.
 
     Raises:
         SettingError: an unknown choice, or no case gets a label.
@@ -116,8 +122,10 @@ def propagated_labels(
         return [dict(case) for case in unlabeled]
     cases = []
     for case in progress_bar(unlabeled, "Propagating labels", "case"):
-        files = _label_files(registrations, case["case"], labeled, Path(folder), choice)
+        files, classes = _label_files(registrations, case["case"], labeled, Path(folder), choice)
         label = {"label": files if choice in SEVERAL else files[0], "registered": True} if files else {}
+        if any(classes):
+            label["classes"] = classes if choice in SEVERAL else classes[0]
         cases.append({**case, **label})
     without = [case["case"] for case in cases if "label" not in case]
     if cases and len(without) == len(cases):
@@ -131,28 +139,55 @@ def propagated_labels(
     if choice in SEVERAL:
         most = label_maps(cases)
         for case in cases:
-            if "label" in case:
-                case["label"] = [*case["label"], *[case["label"][0]] * (most - len(case["label"]))]
+            for key in ("label", "classes"):
+                if key in case:
+                    case[key] = [*case[key], *[case[key][0]] * (most - len(case[key]))]
     return cases
 
 
 def _label_files(
     registrations: Registrations, case: str, labeled: Sequence[Case], folder: Path, choice: str
-) -> list[str]:
-    """Files with the label maps of a case, written unless they exist; none if no atlas is usable."""
+) -> tuple[list[str], list[dict[str, int] | None]]:
+    """Files with the label maps of a case, written unless they exist; none if no atlas is usable.
+
+    Returns:
+        The files, and for each one the names and values of the classes that its atlases have; None for all.
+    """
     by_id = {atlas["case"]: atlas for atlas in labeled}
     atlases = [by_id[name] for name, _ in registrations.atlases(case, by_id)]
     several = choice in SEVERAL
     choice = "best" if several else choice
     sets = [[atlas] for atlas in atlases] if several else [atlases] if atlases else []
-    files = []
+    files, classes = [], []
     for chosen in sets:
         state = [[content_hash(a["label"]), *registrations.transforms(case, a["case"])] for a in chosen]
+        for own, atlas in zip(state, chosen, strict=True):
+            if annotation := Annotation.of_case(atlas):
+                own.append(annotation.state())
         digest = hashlib.sha256(json.dumps([FORMAT, choice, state]).encode()).hexdigest()[:12]
         files.append(str(folder / f"{case}.{digest}.nii.gz"))
         if not Path(files[-1]).is_file():
-            maps, similarities = warped_labels(registrations, case, chosen, outside=UNKNOWN)
-            label = fuse_labels(maps, similarities, choice, outside=UNKNOWN)
+            maps, similarities, atlases = warped_labels(registrations, case, chosen, outside=UNKNOWN)
+            label = fuse_labels(maps, similarities, choice, outside=UNKNOWN, annotated=annotated_values(atlases))
             with replacing(files[-1]) as temporary:
                 nib.save(nib.Nifti1Image(label[0].numpy().astype(np.uint8), label.affine.numpy()), temporary)
-    return files
+        known = [atlas.get("classes") for atlas in chosen]
+        classes.append({k: v for one in known for k, v in one.items()} if all(known) else None)
+    return files, classes
+
+
+def annotated_values(labeled: Sequence[Case]) -> Tensor | None:
+    """Which values in the files of atlases are annotated in each of them, for :func:`fuse_labels`.
+
+    Args:
+        labeled: cases; with "classes", names and values, where some classes are not annotated.
+
+    Returns:
+        (cases, 256) bool; None where all of them are annotated.
+    """
+    if not any(case.get("classes") for case in labeled):
+        return None
+    every = range(UNKNOWN + 1)
+    return torch.tensor(
+        [[v == 0 or not c or v in c.values() for v in every] for c in (x.get("classes") for x in labeled)]
+    )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from custom.data.annotation import organ_mask
 from custom.registration.transform import Transform
 from custom.registration.volume import RegistrationError, Volume, read_volume, same_grid
 
@@ -68,7 +69,7 @@ def _points(transform: Transform, region: Any, spacing: float) -> tuple[Tensor, 
         label = read_volume(region, label=True)
         if not same_grid(label.grid, transform.moving):
             raise RegistrationError(f"{label.name} does not lie on the moving grid of the transform; resample it.")
-        values = (label.values > 0).float()
+        values = organ_mask(label.values, label.grid.spacing).float()
     points = grid.points()
     mapped = transform(points)
     organ = Volume("region", values, transform.moving).at(mapped, outside=0.0) > 0.5

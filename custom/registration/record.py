@@ -10,13 +10,14 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from custom.data.annotation import ANNOTATION_KEYS, Annotation
 from custom.data.volume_file import know_case
 from custom.registration.demons import use_threads
 from custom.registration.pairwise import register, similarity
@@ -150,6 +151,7 @@ class Job:
         limits: see :class:`Limits`.
         path: of the result.
         spacings: voxel sizes in mm of the fixed and the moving volume that replace those of the headers, or None.
+        annotated: what is annotated of the region, keys of a case, see :class:`~custom.data.annotation.Annotation`.
     """
 
     fixed: str
@@ -162,6 +164,7 @@ class Job:
     limits: Limits
     path: str
     spacings: tuple[Sequence[float] | None, Sequence[float] | None] = (None, None)
+    annotated: Mapping[str, Any] = field(default_factory=dict)
 
 
 def job_for(
@@ -195,9 +198,13 @@ def job_for(
     spacings = (fixed.get("header_spacing"), moving.get("header_spacing"))
     if any(spacings):
         state["spacings"] = spacings
+    annotated = {} if moving.get("region") else {key: moving[key] for key in ANNOTATION_KEYS if key in moving}
+    if annotation := Annotation.of_case(annotated):
+        state["annotation"] = replace(annotation, classes=None).state()  # of the organ every class is a part
     key = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
     path = str(Path(os.path.abspath(folder)) / f"{key[:32]}.transform")
-    return Job(fixed["case"], moving["case"], *files, start, tuple(dict(s) for s in attempts), limits, path, spacings)
+    attempts = tuple(dict(settings) for settings in attempts)
+    return Job(fixed["case"], moving["case"], *files, start, attempts, limits, path, spacings, annotated)
 
 
 def finished(job: Job) -> PairResult | None:
@@ -224,7 +231,9 @@ def register_job(job: Job) -> PairResult:
     if result := finished(job):
         return result
     know_case({"image": job.fixed_image, "header_spacing": job.spacings[0]})
-    know_case({"image": job.moving_image, "label": job.region, "header_spacing": job.spacings[1]})
+    know_case(
+        {"image": job.moving_image, "label": job.region, "header_spacing": job.spacings[1], **job.annotated},
+    )
     with one_thread():
         return _registered(job)
 

@@ -116,7 +116,7 @@ def test_nothing_annotated_and_no_foreground_are_problems(case, tmp_path):
 def test_a_data_list_says_what_is_annotated(case, tmp_path):
     entry = {**case, "annotated_slices": [1, 2], "annotated_axis": 2, "classes": ["one"]}
     found = listed(tmp_path, entry, ignore_value=255)
-    assert Annotation.of_case(found) == Annotation((1, 2), 2, 255, ("one",))
+    assert Annotation.of_case(found) == Annotation((1, 2), 2, 255, (("one", 1),))
     assert Annotation.of_case(listed(tmp_path, case)) is None
     assert listed(tmp_path, {**case, "ignore_value": 9}, ignore_value=255)["ignore_value"] == 9
     (other,) = without_labels([found])
@@ -168,7 +168,7 @@ def dataset(cases: list[dict], size=(8, 8)) -> SliceDataset:
 
 def test_slices_know_what_is_annotated(case, tmp_path):
     """Slices are padded to 8 x 8; those of which nothing is annotated stay without a known pixel."""
-    other = {**case, "case": "b", "label": shutil.copy(case["label"], tmp_path / "b_gt.nii.gz"), "classes": ["two"]}
+    other = {**case, "case": "b", "label": shutil.copy(case["label"], tmp_path / "b_gt.nii.gz"), "classes": {"two": 2}}
     some = dataset([{**case, "annotated_slices": [1, 3]}, other, {"image": case["image"], "case": "c"}])
     assert some.known.tolist() == [False, True, False, True] + [True] * 4 + [False] * 4
     assert some.partly.tolist() == [True, False, True, False] + [True] * 4 + [False] * 4
@@ -189,7 +189,7 @@ def test_stored_slices_are_told_apart_by_what_is_annotated(case):
 
 
 def test_classes_of_label_maps_by_name():
-    cases = [{"classes": ["b"]}, {}, {"classes": [["a"], None]}]
+    cases = [{"classes": {"b": 2}}, {}, {"classes": [{"a": 1}, None]}]
     found = annotated_classes(cases, ["a", "b"])
     every = [True, True, True]
     assert found.tolist() == [[[True, False, True]] * 2, [every] * 2, [[True, True, False], every]]

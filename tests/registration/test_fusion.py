@@ -55,3 +55,28 @@ def test_an_atlas_has_no_vote_where_it_does_not_reach():
     maps = [label(1, 255, 255, 255), label(2, 2, 255, 255), label(2, 2, 3, 255)]
     for how, expected in (("best", [1, 2, 3, 255]), ("majority", [2, 2, 3, 255]), ("weighted", [2, 2, 3, 255])):
         assert fused(maps, [0.9, 0.89, 0.88], how, outside=255) == expected, how
+
+
+def test_an_atlas_has_no_vote_on_classes_that_are_not_annotated_in_it():
+    """The first atlas has class 1 alone, the second one class 2 alone, the third one both."""
+    maps = [label(1, 0, 1, 0, 1, 0), label(0, 2, 2, 0, 0, 0), label(0, 0, 1, 2, 1, 0)]
+    annotated = torch.tensor([[True, True, False], [True, False, True], [True, True, True]])
+    # of class 1 the first and the last know, of class 2 the last two; a tie is for the more similar atlas
+    assert fused(maps, [0.9, 0.9, 0.9], "majority", annotated=annotated) == [1, 2, 1, 2, 1, 0]
+    assert fused(maps, [0.9, 0.9, 0.9], "weighted", annotated=annotated) == [1, 2, 1, 2, 1, 0]
+    # the best atlas that has the class decides on it
+    assert fused(maps, [0.9, 0.8, 0.7], "best", annotated=annotated) == [1, 2, 1, 0, 1, 0]
+    assert fused(maps, [0.7, 0.8, 0.9], "best", annotated=annotated) == [0, 0, 1, 2, 1, 0]
+
+
+def test_complete_atlases_fuse_as_without_that_argument():
+    every = torch.ones(3, 4, dtype=torch.bool)
+    for how in ("best", "majority", "weighted"):
+        for similarities in ([0.9, 0.5, 0.4], [0.3, 0.2, 0.1], [0.1, 0.2, 0.3]):
+            assert fused([A, B, C], similarities, how, annotated=every) == fused([A, B, C], similarities, how), how
+
+
+def test_voxels_that_no_atlas_decides_stay_so():
+    maps = [label(255, 255, 1), label(255, 0, 2)]
+    annotated = torch.tensor([[True, True, False], [True, True, True]])
+    assert fused(maps, [0.9, 0.8], "majority", outside=255, annotated=annotated)[:2] == [255, 0]

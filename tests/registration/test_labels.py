@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from custom.data.slices import UNKNOWN
+from custom.data.volume_file import know_case
 from custom.registration import Registrations, label_maps, no_registrations, propagated_labels
 from custom.registration.record import Limits, PairResult
 from custom.registration.runner import write_table
@@ -134,3 +135,26 @@ def test_without_a_weight_the_best_atlas_is_enough(folder):
     votes, best = (propagated_labels(found, LABELED, UNLABELED, folder / "labels", "votes", w) for w in (0.5, 0.0))
     assert isinstance(votes[0]["label"], list)
     assert best == propagated_labels(found, LABELED, UNLABELED, folder / "labels", "best")
+
+
+def test_partly_annotated_atlases_vote_where_they_are_annotated(folder):
+    """Of atlas a slice 0 alone is annotated; atlas b lacks a class that a has, and draws the other one."""
+    found = finished(folder, ALL)
+    parts = [{**LABELED[0], "annotated_slices": [0], "annotated_axis": 2}, {**LABELED[1], "classes": {"one": 1}}]
+    for case in parts:
+        know_case({"image": str(folder / f"{case['case']}.nii.gz"), **case})
+    (votes, _) = propagated_labels(found, parts, UNLABELED, folder / "labels", "votes")
+    first, second = (read(path) for path in votes["label"])
+    assert (first[..., 1:] == UNKNOWN).all() and (first[..., 0] == label_of("a")[..., 0]).all()
+    assert (second == label_of("b")).all() and votes["classes"] == [None, {"one": 1}]
+    (fused, _) = propagated_labels(found, parts, UNLABELED, folder / "labels", "majority")
+    expected = label_of("b")
+    expected[..., 0] = label_of("a")[..., 0]  # equal votes: the more similar one
+    np.testing.assert_array_equal(read(fused["label"]), expected)
+    assert "classes" not in fused  # atlas a has all of them
+    (alone, _) = propagated_labels(found, parts[1:], UNLABELED, folder / "labels", "majority")
+    assert alone["classes"] == {"one": 1}
+    (other, _) = propagated_labels(
+        found, [{**parts[0], "annotated_slices": [1]}], UNLABELED, folder / "labels", "votes"
+    )
+    assert other["label"][0] != votes["label"][0]
