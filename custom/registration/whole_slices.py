@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from custom.data.annotation import organ_mask
 from custom.data.geometry import slice_axis
 from custom.registration.transform import Transform
 from custom.registration.volume import Grid, Volume
@@ -65,7 +66,8 @@ def whole_slices(transform: Transform, organs: Volume, direction: Sequence[float
     size = torch.tensor(moving.shape)
     inside = ((voxels >= -0.5) & (voxels <= size - 0.5)).all(dim=-1)
     nearest = torch.minimum(voxels.nan_to_num().round().long().clamp(min=0), size - 1)
-    shown = (organs.values[nearest.unbind(dim=-1)] > 0) & inside  # where organs are
+    organ = organ_mask(organs.values, moving.spacing)
+    shown = organ[nearest.unbind(dim=-1)] & inside  # where organs are
     anywhere = shown.any(dim=0)
     for number in range(len(voxels)):
         places = shown[number] if shown[number].any() else anywhere

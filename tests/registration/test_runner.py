@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,10 +90,16 @@ def test_other_settings_images_or_labels_are_other_transforms(cases, finished, t
     folder, rows = finished
     before = {row.transform for row in rows}
     changed = broken(tmp_path, cases[1], lambda values: values + 0.5 * (values > 5))
+    partly = {
+        **cases[0],
+        "label": shutil.copy(cases[0]["label"], tmp_path / "label.nii.gz"),
+        "annotated_slices": [4, 6],
+    }
     for again in (
         runner(folder, settings={**QUICK, "smoothing_sigma_voxels": 4.0})([Pair("b", "a")], cases),
         runner(folder, limits={"max_inverse_error_mm": None})([Pair("b", "a")], cases),
         runner(folder)([Pair("b", "a")], [cases[0], changed]),
+        runner(folder)([Pair("b", "a")], [partly, cases[1]]),
     ):
         assert again[0].state == "usable" and again[0].transform not in before
         before.add(again[0].transform)
