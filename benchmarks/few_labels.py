@@ -101,17 +101,20 @@ def finetune(method: str, cases: int, seed: int, arguments: argparse.Namespace, 
 def bundle(
     run_id: str,
     files: list[str],
-    dataset_dir: str,
+    dataset_dir: str | None,
     ckpt_dir: Path,
     output_dir: Path,
     configs: Path = CONFIGS,
     timeout: float | None = None,
     **settings,
 ) -> None:
-    """Run a workflow of a bundle in a process of its own; its command and what it prints go to a log."""
+    """Run a workflow of a bundle in a process of its own; its command and what it prints go to a log.
+
+    Settings that are None are not given.
+    """
     config = str([str(configs / f) for f in files]).replace('"', "'")
     settings = {"dataset_dir": dataset_dir, "ckpt_dir": ckpt_dir, "output_dir": output_dir, **settings}
-    options = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    options = [part for key, value in settings.items() if value is not None for part in (f"--{key}", str(value))]
     command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", config, *options]
     output_dir.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()

@@ -47,7 +47,9 @@ def dice(truth: Tensor, prediction: Tensor) -> float:
     return 2 * int((truth & prediction).sum()) / total if total else float("nan")
 
 
-def surface_distances(truth: Tensor, prediction: Tensor, spacing: Sequence[float]) -> tuple[float, float, float]:
+def surface_distances(
+    truth: Tensor, prediction: Tensor, spacing: Sequence[float], known: Tensor | None = None
+) -> tuple[float, float, float]:
     """Hausdorff distances (95th percentile) and average symmetric surface distance of two masks.
 
     Surfaces are those of MONAI, which treats voxels as points at their centers. They are computed within the joint
@@ -57,15 +59,21 @@ def surface_distances(truth: Tensor, prediction: Tensor, spacing: Sequence[float
     The pooled HD95 is the percentile of the distances of both directions together, as medpy computes it and most
     papers report it. It is never larger than the first one.
 
+    Where voxels are not annotated, surfaces are known voxels of a mask with a known neighbor outside of it: a slice
+    whose neighbors are not annotated has its outline as surface, and not its inside.
+
     Args:
         truth: (H, W, S) boolean.
         prediction: (H, W, S) boolean.
         spacing: (3,) distance of voxels along each axis, in mm.
+        known: (H, W, S) boolean, which voxels are annotated; None for all.
 
     Returns:
         HD95, pooled HD95 and ASD in mm. If only one mask is empty, the length of the volume's diagonal, which is the
         worst possible value; NaN if both are empty.
     """
+    if known is not None:
+        truth, prediction = truth & known, prediction & known
     found = bool(truth.any()), bool(prediction.any())
     if not any(found):
         return (float("nan"),) * 3
@@ -74,24 +82,31 @@ def surface_distances(truth: Tensor, prediction: Tensor, spacing: Sequence[float
         return diagonal, diagonal, diagonal
     start, end = generate_spatial_bounding_box((truth | prediction)[None], margin=1, allow_smaller=True)
     box = tuple(slice(a, b) for a, b in zip(start, end, strict=True))
+    masks, settings = (prediction[box], truth[box]), {}
+    if known is not None:  # what is not known is taken to continue the masks, and has no surface itself
+        masks, settings = tuple(mask | ~known[box] for mask in masks), {"mask": known[box]}
     with warnings.catch_warnings():
         # MONAI 1.6 gives its own function an argument that it has deprecated
         warnings.filterwarnings("ignore", ".*get_mask_edges:always_return_as_numpy", FutureWarning)
         _, (there, back), _ = get_edge_surface_distance(
-            prediction[box], truth[box], spacing=[float(s) for s in spacing], symmetric=True
+            *masks, spacing=[float(s) for s in spacing], symmetric=True, **settings
         )
     both = torch.cat([there, back])  # distances of each mask's surface voxels to the other's surface
     hd95 = max(torch.quantile(distances, 0.95) for distances in (there, back))
     return hd95.item(), torch.quantile(both, 0.95).item(), both.mean().item()
 
 
-def class_scores(truth: Tensor, prediction: Tensor, spacing: Sequence[float]) -> dict[str, float]:
+def class_scores(
+    truth: Tensor, prediction: Tensor, spacing: Sequence[float], known: Tensor | None = None
+) -> dict[str, float]:
     """Score one class of one case.
 
     Args:
         truth: (H, W, S) boolean.
         prediction: (H, W, S) boolean.
         spacing: (3,) distance of voxels along each axis, in mm.
+        known: (H, W, S) boolean, which voxels are annotated, if some are not: the others count for no score, and the
+            volume of the truth is NaN. None for all.
 
     Returns:
         "dice", "hd95_mm", "hd95_pooled_mm", "asd_mm" (all NaN if both masks are empty; 0 and the volume's diagonal if
@@ -99,14 +114,17 @@ def class_scores(truth: Tensor, prediction: Tensor, spacing: Sequence[float]) ->
         the truth and not in the prediction, else 0.
     """
     millilitres = float(np.prod(spacing)) / 1000
-    hd95, pooled, asd = surface_distances(truth, prediction, spacing)
+    hd95, pooled, asd = surface_distances(truth, prediction, spacing, known)
+    volumes = int(truth.sum()) * millilitres if known is None else float("nan"), int(prediction.sum()) * millilitres
+    if known is not None:
+        truth, prediction = truth & known, prediction & known
     return {
         "dice": dice(truth, prediction),
         "hd95_mm": hd95,
         "hd95_pooled_mm": pooled,
         "asd_mm": asd,
-        "volume_ml_truth": int(truth.sum()) * millilitres,
-        "volume_ml_prediction": int(prediction.sum()) * millilitres,
+        "volume_ml_truth": volumes[0],
+        "volume_ml_prediction": volumes[1],
         "empty_prediction": int(bool(truth.any()) and not bool(prediction.any())),
     }
 

@@ -192,3 +192,39 @@ def test_agreement_of_one_pair_has_no_limits_and_of_none_no_bias():
     one, none = agreement([10], [12]), agreement([], [])
     assert one.bias == 2 and math.isnan(one.std) and math.isnan(one.lower) and not one.is_biased
     assert none.pairs == 0 and math.isnan(none.bias) and not none.is_biased
+
+
+def test_scores_of_annotated_slices_are_those_of_their_outlines():
+    """Two of five slices are annotated: a slice alone has its outline as surface, whatever its neighbors hold."""
+    truth, prediction = blob((6, 6, 2), 4, (12, 12, 5)), blob((6, 7, 2), 4, (12, 12, 5))
+    known = torch.zeros_like(truth)
+    known[..., [1, 3]] = True
+    found = class_scores(truth, prediction, SPACING, known)
+    assert found["dice"] == dice(truth[..., [1, 3]], prediction[..., [1, 3]])
+    edges = []  # of each mask, points in mm, slice by slice
+    for mask in (truth, prediction):
+        inside = torch.stack([torch.from_numpy(binary_erosion(mask[..., k].numpy())) for k in range(5)], dim=-1)
+        edges.append((mask & ~inside & known).nonzero().double() * torch.tensor(SPACING))
+    distance = torch.cdist(*edges)
+    there, back = distance.amin(1), distance.amin(0)
+    assert found["hd95_mm"] == pytest.approx(max(float(torch.quantile(d, 0.95)) for d in (there, back)), rel=1e-5)
+    assert found["asd_mm"] == pytest.approx(float(torch.cat([there, back]).mean()), rel=1e-5)
+    assert math.isnan(found["volume_ml_truth"]) and found["volume_ml_prediction"] == pytest.approx(
+        int(prediction.sum()) * 0.03
+    )
+
+
+def test_what_is_predicted_where_nothing_is_annotated_counts_for_nothing():
+    truth, prediction = block((3, 3, 3), (3, 3, 3)), block((3, 3, 3), (3, 3, 3)) | block((8, 8, 8), (2, 2, 2))
+    known = torch.ones_like(truth)
+    known[8:, 8:, 8:] = False
+    found = class_scores(truth, prediction, SPACING, known)
+    assert (found["dice"], found["hd95_mm"], found["empty_prediction"]) == (1, 0, 0)
+    nothing = class_scores(truth, prediction, SPACING, torch.zeros_like(truth))
+    assert math.isnan(nothing["dice"]) and math.isnan(nothing["hd95_mm"]) and nothing["empty_prediction"] == 0
+
+
+def test_everything_annotated_gives_the_same_scores_to_the_last_digit():
+    truth, prediction = blob((6, 6, 2), 4, (12, 12, 5)), blob((6, 7, 3), 4, (12, 12, 5))
+    plain = surface_distances(truth, prediction, SPACING)
+    assert surface_distances(truth, prediction, SPACING, torch.ones_like(truth)) == plain

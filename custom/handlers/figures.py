@@ -23,8 +23,9 @@ from monai.data import MetaTensor
 from monai.transforms import ResampleToMatch
 from monai.utils import CommonKeys
 
+from custom.data.annotation import known_maps
 from custom.data.geometry import HEAD, OrientSlices
-from custom.handlers.report import identity
+from custom.handlers.report import classes_lacking, identity
 from custom.metrics import dice
 from custom.utils.distributed import process_rank
 from custom.utils.figures import ABOVE, COLORS, as_seen, class_style, outline, plain, show, view_square, window_around
@@ -101,7 +102,12 @@ class OverviewFigure:
             if "truth" not in maps and len(self._kept) >= self.max_cases:
                 continue
             name = identity(entry, output)["case"]
-            scores, mean = self._scores(**maps) if "truth" in maps else ("", float("nan"))
+            if "truth" in maps:
+                lacking = classes_lacking(maps["truth"], self.class_names)
+                (known,), (maps["truth"],) = known_maps([{"pred": maps["prediction"], "label": maps["truth"]}])
+                for value, name_of_class in enumerate(self.class_names, start=1):
+                    known = known.masked_fill(known == value, 0) if name_of_class in lacking else known
+            scores, mean = self._scores(maps["truth"], known) if "truth" in maps else ("", float("nan"))
             title = f"{name}     Dice: {scores}" if scores else name
             self._kept[name] = mean
             self._file(name).write_bytes(pickle.dumps(self._case(title, output[CommonKeys.IMAGE][:1].cpu(), maps)))

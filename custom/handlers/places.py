@@ -12,8 +12,9 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
+from custom.data.annotation import UNKNOWN
 from custom.data.geometry import HEAD, slice_axis
-from custom.handlers.report import identity
+from custom.handlers.report import classes_lacking, identity
 from custom.utils.distributed import process_rank
 from custom.utils.files import write_csv
 
@@ -56,17 +57,24 @@ class ErrorPlaces:
             truth, found = (np.moveaxis(output[key][0].cpu().numpy(), axis, 0) for key in (CommonKeys.LABEL, "pred"))
             if affine[:3, axis] @ np.asarray(self.direction, dtype=float) < 0:
                 truth, found = truth[::-1], found[::-1]
+            lacking = classes_lacking(label, self.class_names)
             volume = abs(np.linalg.det(affine[:3, :3])) / 1000
-            self.found[name["case"]] = (name["phase"], volume * self._errors(truth, found))
+            self.found[name["case"]] = (name["phase"], volume * self._errors(truth, found, lacking))
 
-    def _errors(self, truth: np.ndarray, found: np.ndarray) -> np.ndarray:
-        """Numbers of false, missing and true voxels, (classes, parts, 3), of label maps (S, H, W)."""
+    def _errors(self, truth: np.ndarray, found: np.ndarray, lacking: Sequence[str] = ()) -> np.ndarray:
+        """Numbers of false, missing and true voxels, (classes, parts, 3), of label maps (S, H, W).
+
+        Voxels that are not annotated count for nothing, and neither do the classes ``lacking`` in the truth.
+        """
         counts = np.zeros((len(self.class_names), len(PARTS), 3))
-        labeled = np.flatnonzero(truth.any(axis=(1, 2)))
-        for number, (one, other) in enumerate(zip(truth, found, strict=True)):
+        known = truth != UNKNOWN
+        labeled = np.flatnonzero(((truth > 0) & known).any(axis=(1, 2)))
+        for number, (one, other, counted) in enumerate(zip(truth, found, known, strict=True)):
             part = part_of(number, labeled)
-            for value in range(1, len(self.class_names) + 1):
-                ours, theirs = one == value, other == value
+            for value, name in enumerate(self.class_names, start=1):
+                if name in lacking:
+                    continue
+                ours, theirs = one == value, (other == value) & counted
                 counts[value - 1, part] += ((theirs & ~ours).sum(), (ours & ~theirs).sum(), ours.sum())
         return counts
 

@@ -15,7 +15,10 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
+from custom.data.annotation import UNKNOWN
 from custom.data.checks import DataError, case_id
+from custom.data.geometry import slice_axis
+from custom.data.volume_file import annotation_of
 from custom.metrics import class_scores, ejection_fraction
 from custom.utils.distributed import process_rank
 from custom.utils.errors import SettingError
@@ -29,6 +32,7 @@ Row = dict[str, Any]
 MEASURES = ("dice", "hd95_mm", "hd95_pooled_mm", "asd_mm")
 PRINTED = ("dice", "hd95_mm", "asd_mm")  # the others are in the files
 SIDES = ("truth", "prediction")
+LEFT_OUT = ("slices_left_out", "percent_left_out", "classes_left_out")  # columns of partly annotated cases
 
 
 class SegmentationReport:
@@ -42,6 +46,9 @@ class SegmentationReport:
     ``summary.csv`` has mean and standard deviation (over cases, not corrected) for each class, and for the mean over
     the classes of a case. The means are stored in ``engine.state.metrics``, e.g. "dice_RV", "hd95_mm_RV",
     "mean_dice".
+
+    Voxels that are not annotated count for nothing, and neither do classes that a case says it lacks. If any case has
+    some, further columns say how many: slices without annotation, the percentage of all voxels, and the classes.
 
     With ``ejection_fraction_class``, ``cases.csv`` has the ejection fraction in the rows of patients that have one ED
     and one ES volume, and ``ejection_fraction.csv`` its error. With several processes each scores its own cases, and
@@ -100,9 +107,18 @@ class SegmentationReport:
             _check_geometry(row["case"], truth, prediction)
             # on the CPU the distances do not depend on where the network runs
             truth_map, prediction_map = truth[0].cpu().as_tensor(), prediction[0].cpu().as_tensor()
+            known = truth_map != UNKNOWN
+            lacking = classes_lacking(truth, self.class_names)
             for value, name in enumerate(self.class_names, start=1):
-                scores = class_scores(truth_map == value, prediction_map == value, truth.pixdim.tolist())
+                here = torch.zeros_like(known) if name in lacking else known
+                scores = class_scores(
+                    truth_map == value, prediction_map == value, truth.pixdim.tolist(), None if here.all() else here
+                )
                 row |= {_column(measure, name): score for measure, score in scores.items()}
+            axis = slice_axis(truth.affine.cpu().numpy(), known.shape)
+            row["slices_left_out"] = int((~known).movedim(axis, 0).flatten(1).all(dim=1).sum())
+            row["percent_left_out"] = 100 * float((~known).double().mean())
+            row["classes_left_out"] = ", ".join(lacking)
             self.rows[row["case"]] = row
 
     def __call__(self, engine: Engine) -> None:
@@ -119,6 +135,8 @@ class SegmentationReport:
             metrics["ejection_fraction_bias"] = errors["bias_percentage_points"]
         if process_rank() != 0:
             return
+        if not any(row[column] for row in rows for column in LEFT_OUT):
+            rows = [{key: value for key, value in row.items() if key not in LEFT_OUT} for row in rows]
         write_csv(self.folder / "cases.csv", rows)
         write_csv(self.folder / "summary.csv", summary)
         unlock(self.folder / "cases.csv")
@@ -188,6 +206,14 @@ class SegmentationReport:
                 "empty: what was labeled and not found, over all classes in the last line; its Dice is 0, and its "
                 "distances are the diagonal of the volume."
             )
+        if partly := [row for row in rows if any(row.get(column) for column in LEFT_OUT)]:
+            slices, percent = sum(row["slices_left_out"] for row in partly), [row["percent_left_out"] for row in partly]
+            line = f"Left out of the scores, as not annotated: {counted(slices, 'whole slice')} and, in the mean, "
+            line += f"{np.mean(percent):.3g} % of the voxels of {counted(len(partly), 'case')}"
+            for name in self.class_names:
+                if count := sum(name in row["classes_left_out"].split(", ") for row in partly):
+                    line += f"; {name} in {count}"
+            lines.append(f"{line}.")
         return [*lines, f"Written to {self.folder / 'cases.csv'} and {self.folder / 'summary.csv'}."]
 
 
@@ -204,6 +230,14 @@ def identity(entry: dict[str, Any], output: dict[str, Any]) -> dict[str, str]:
     """
     case = case_id({**entry, "image": output[CommonKeys.IMAGE].meta["filename_or_obj"]})
     return {"case": case, "patient": entry.get("patient", case), "phase": entry.get("phase", "")}
+
+
+def classes_lacking(label: MetaTensor, class_names: Sequence[str]) -> list[str]:
+    """Names of the classes that are not annotated in a label map that was loaded from a file."""
+    file = label.meta.get("filename_or_obj")
+    annotation = annotation_of(file) if isinstance(file, str) else None
+    drawn = dict(annotation.classes) if annotation is not None and annotation.classes is not None else class_names
+    return [name for name in class_names if name not in drawn]
 
 
 def _column(measure: str, name: str) -> str:

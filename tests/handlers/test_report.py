@@ -13,7 +13,8 @@ from monai.engines import SupervisedEvaluator
 from processes import in_processes
 from torch.utils.data.distributed import DistributedSampler
 
-from custom.handlers import SegmentationReport
+from custom.data.volume_file import know_case
+from custom.handlers import ErrorPlaces, SegmentationReport
 
 SHAPE = (12, 10, 6)
 SPACING = (2.0, 3.0, 5.0)
@@ -206,3 +207,32 @@ def test_two_processes_write_one_report(tmp_path):
     assert rows[0]["ejection_fraction_percent_truth"] == "0"  # ED and ES were scored by different processes
     assert read(tmp_path / "0" / "summary.csv")[0]["cases"] == "3"
     assert not (tmp_path / "1").exists()
+
+
+def test_what_is_not_annotated_is_left_out_and_counted(tmp_path, capsys):
+    """Of p1 slices 1 and 2 are annotated, of p2 the RV is not, of p3 everything is."""
+    partly = case([(1, *CUBE), (255, (0, 0, 0), (12, 10, 1)), (255, (0, 0, 3), (12, 10, 3))], [(1, *CUBE), (1, *ABOVE)])
+    label = tmp_path / "p2_gt.nii.gz"
+    know_case({"image": "p2.nii.gz", "label": str(label), "classes": {"LV": 2}})
+    lacking = case([(2, *CORNER)], [(1, *CUBE), (2, *CORNER)])
+    lacking["label"].meta["filename_or_obj"] = str(label)
+    whole = case([(1, *CUBE), (2, *CORNER)], [(1, *CUBE), (2, *CORNER)])
+    cases = [{**one, "case": f"p{number}"} for number, one in enumerate((partly, lacking, whole), start=1)]
+    evaluator = evaluate(cases, SegmentationReport(tmp_path, ["RV", "LV"], "test"), ErrorPlaces(tmp_path, ["RV", "LV"]))
+    p1, p2, p3 = read(tmp_path / "cases.csv")
+    assert (p1["dice_RV"], p1["hd95_mm_RV"], p1["volume_ml_RV_truth"]) == ("1", "0", "nan")
+    assert (p2["dice_RV"], p2["dice_LV"], p2["empty_prediction_RV"]) == ("nan", "1", "0")
+    columns = ("slices_left_out", "percent_left_out", "classes_left_out")
+    assert [p1[c] for c in columns] == ["4", "66.6667", ""] and [p2[c] for c in columns] == ["0", "0", "RV"]
+    assert [p3[c] for c in columns] == ["0", "0", ""] and p3["dice_RV"] == "1"
+    assert evaluator.state.metrics["mean_dice"] == 1
+    said = capsys.readouterr().out
+    assert "as not annotated: 4 whole slices and, in the mean, 33.3 % of the voxels of 2 cases; RV in 1." in said
+    with open(tmp_path / "errors_by_place.csv", newline="", encoding="utf-8") as file:
+        assert not any(float(row["false_ml"]) or float(row["missing_ml"]) for row in csv.DictReader(file))
+
+
+def test_complete_cases_have_no_column_of_what_is_left_out(cases, tmp_path, capsys):
+    evaluate(cases, SegmentationReport(tmp_path, ["RV", "LV"]))
+    assert "slices_left_out" not in read(tmp_path / "cases.csv")[0]
+    assert "Left out" not in capsys.readouterr().out
