@@ -19,6 +19,8 @@ from custom.utils.errors import SettingError
 
 __all__ = ["check_case", "check_direction", "check_image", "check_label", "check_pair"]
 
+LARGEST_VOLUME = 10_000.0  # mm, of any side
+
 
 def check_case(
     entry: dict[str, Any], num_classes: int, labeled: bool = True, cine: bool = False, empty: bool = False
@@ -60,7 +62,7 @@ def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
     facts = file_facts(path)
     if facts.unreadable:
         return [facts.unreadable]
-    problems = _check_shape(path, facts, cine)
+    problems = _check_shape(path, facts, cine) or _check_extent(path, facts)
     frames = "" if len(facts.shape) < 4 else " (frame {})"
     for number, (low, high, bad) in enumerate(facts.frames):
         where = f"{path}{frames.format(number)}"
@@ -165,6 +167,17 @@ def _check_shape(path: str | os.PathLike, facts: Facts, cine: bool = False) -> l
             f"{path} has one slice, shape {shape}; a position along the slices needs two at least: remove the case."
         ]
     return []
+
+
+def _check_extent(path: str | os.PathLike, facts: Facts) -> list[str]:
+    """One sentence if the volume is so large that its resampling would fill the memory."""
+    extent = np.linalg.norm(facts.affine[:3, :3], axis=0) * facts.shape[:3]
+    if extent.max() <= LARGEST_VOLUME:
+        return []
+    return [
+        f"{path} is {' x '.join(f'{side:.3g}' for side in extent)} mm large by its header, which no body is; mend the "
+        'header, or give the voxel size in mm, --header_spacing "[x,y,z]".'
+    ]
 
 
 def _listed(values: Sequence[float]) -> str:

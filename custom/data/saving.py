@@ -18,6 +18,7 @@ from monai.transforms import SaveImaged
 
 from custom.data.checks import DataError, case_id
 from custom.data.itk_files import is_itk_file
+from custom.data.nifti_geometry import VolumeFileError, nifti_geometry
 from custom.data.parts import part_of
 from custom.utils.figures import color_table
 from custom.utils.files import replacing
@@ -93,11 +94,7 @@ def like_image(values: np.ndarray, image: str, affine: np.ndarray, dtype: np.dty
     part = part_of(image)
     image = part.base if part else image
     if os.path.isdir(image) or is_itk_file(image):
-        made = nib.Nifti1Image(values.astype(dtype), affine)
-        made.set_qform(affine, 1)
-        made.set_sform(affine, 1)
-        made.header.set_xyzt_units("mm")
-        return made
+        return _placed(values, affine, dtype)
     source = nib.load(image)
     if source.shape[:3] != values.shape:
         raise DataError(f"{image} has {source.shape[:3]} voxels, its segmentation {values.shape}; segment it again.")
@@ -110,7 +107,29 @@ def like_image(values: np.ndarray, image: str, affine: np.ndarray, dtype: np.dty
     for name, value in RESET.items():
         header[name] = value
     kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Image) else nib.Nifti1Image
-    return kind(values.astype(dtype), None, header)
+    made = kind(values.astype(dtype), None, header)
+    with nib.openers.ImageOpener(image) as file:
+        place, own = _place(type(source.header).from_fileobj(file, check=False), image), _place(made.header, image)
+    # nibabel changes values that cannot be, such as voxel sizes of 0, and the geometry with them
+    same = place is None or (own is not None and np.allclose(own, place, rtol=1e-5, atol=1e-4))
+    return made if same else _placed(values, place, dtype)
+
+
+def _place(header: nib.Nifti1Header, path: str) -> np.ndarray | None:
+    """The affine that a header is read with; None if it is not read without a voxel size of the user's."""
+    try:
+        return nifti_geometry(header, path).affine
+    except VolumeFileError:
+        return None
+
+
+def _placed(values: np.ndarray, affine: np.ndarray, dtype: np.dtype) -> nib.Nifti1Image:
+    """A NIfTI image with an affine in both forms."""
+    made = nib.Nifti1Image(values.astype(dtype), affine)
+    made.set_qform(affine, 1)
+    made.set_sform(affine, 1)
+    made.header.set_xyzt_units("mm")
+    return made
 
 
 def tell_of_predictions(output_dir: str, count: int) -> None:

@@ -310,7 +310,10 @@ def _open_nifti(path: str, size: int, spacing: Sequence[float] | None) -> Volume
         raise VolumeFileError(f"{path} is one file of a pair, header and image; convert them to one .nii.gz.")
     shape = tuple(int(n) for n in image.shape)
     voxels, dtype = math.prod(shape), image.get_data_dtype()
-    if any(n < 1 for n in shape) or dtype.kind not in "iuf":
+    if any(n < 1 for n in shape):
+        claimed = " x ".join(map(str, shape)) or "no"
+        raise VolumeFileError(damaged.format(f"its header claims {claimed} voxels"))
+    if dtype.kind not in "iuf":
         raise VolumeFileError(f"{path} holds {voxels} voxels of type {dtype}, not gray values; export it again.")
     if voxels * dtype.itemsize > size * (DENSEST if path.endswith(".gz") else 1) + 4096:
         claimed = f"its header claims {' x '.join(map(str, shape))} voxels, more than the file can hold"
