@@ -22,6 +22,7 @@ from custom.utils.log import logger
 __all__ = ["DECATHLON", "NNUNET", "label_names"]
 
 FILE = "dataset.json"
+IGNORE = "ignore"  # what nnU-Net calls the voxels that nobody has decided
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 REMEDY = "mend it, or write a data list"
 
@@ -85,6 +86,8 @@ def _is_channel(path: Path) -> bool:
 def _read(root: Path) -> FolderList:
     description = read_json(root / FILE, "datalist", error=DataError)
     classes = label_names(description.get("labels"), root / FILE)
+    ignored = next((value for value, name in classes.items() if name == IGNORE), None)
+    classes = {value: name for value, name in classes.items() if value != ignored}
     if isinstance(description.get("dataset"), Mapping):  # version 2 may list its files
         training, unlabeled = _listed(root, description["dataset"])
     else:
@@ -93,6 +96,8 @@ def _read(root: Path) -> FolderList:
     if scored and others:
         names = ", ".join(case["case"] for case in others[:3]) + (", ..." if len(others) > 3 else "")
         logger.warning(f"datalist: {len(others)} images of imagesTs without a label are left out ({names}).")
+    if ignored is not None:
+        training, scored = ([{**case, "ignore_value": ignored} for case in cases] for cases in (training, scored))
     return FolderList({"training": training, "unlabeled": unlabeled, "test": scored or others}, classes)
 
 

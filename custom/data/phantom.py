@@ -12,12 +12,21 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from scipy.ndimage import binary_dilation
 from tqdm import tqdm
 
+from custom.data.layouts import layout_of
 from custom.data.phantom_anatomy import Abdomen, Heart
 from custom.utils.log import logger
 
-__all__ = ["abdominal_folder", "abdominal_map", "cardiac_folder", "write_abdominal", "write_cardiac"]
+__all__ = [
+    "abdominal_folder",
+    "abdominal_map",
+    "cardiac_folder",
+    "write_abdominal",
+    "write_cardiac",
+    "write_partly_annotated",
+]
 
 FORMAT = 1  # raise it when the files change for the same (cases, seed): folders of another format are rewritten
 RECORD = "phantom.json"
@@ -53,6 +62,49 @@ def write_cardiac(folder: str | Path, cases: int, seed: int) -> None:
         train = _write_splits(build, np.random.default_rng([seed, 0]).permutation(ids).tolist())
         for number, name in enumerate(tqdm(ids, desc="cardiac phantom", delay=2), start=1):
             _write_patient(build / name, seed, number, cine=name in train[::3])
+
+
+def write_partly_annotated(folder: str | Path, cases: int, seed: int, slices: int = 5) -> str:
+    """Write the phantom of :func:`write_cardiac` with labels of which a part is annotated, and a data list of it.
+
+    The training patients are in turn annotated in some slices, which are spread evenly over the stack; everywhere but
+    in a band about the heart, whose voxels are undecided and have the value 255; and without the RV.
+
+    Args:
+        folder, cases, seed: see :func:`write_cardiac`.
+        slices: number of annotated slices of a volume.
+
+    Returns:
+        The data list, ``partly_annotated.json`` in the folder. Validation and test cases are annotated completely.
+    """
+    write_cardiac(folder, cases, seed)
+    folder = Path(folder)
+    sections: dict[str, list[dict]] = {"training": [], "validation": [], "test": []}
+    for name, file in zip(sections, ("train", "val", "test"), strict=True):
+        for number, patient in enumerate((folder / "splits" / f"{file}.txt").read_text().split()):
+            found = layout_of(folder).cases(folder, patient)
+            sections[name] += [_partly(case, number % 3, slices) for case in found] if name == "training" else found
+    content = {"labels": {"0": "background", "1": "RV", "2": "MYO", "3": "LV"}, **sections}
+    path = folder / "partly_annotated.json"
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def _partly(case: dict, kind: int, slices: int) -> dict:
+    """A case of which some slices, the voxels off a band, or two classes are annotated, for ``kind`` 0, 1 and 2."""
+    label = nib.load(case["label"])
+    values = np.asarray(label.dataobj).copy()
+    if kind == 0:
+        chosen = np.linspace(0, values.shape[2] - 1, slices).round().astype(int)
+        return {**case, "annotated_slices": sorted(set(chosen.tolist()))}
+    if kind == 1:
+        heart = values > 0
+        values[binary_dilation(heart, np.ones((5, 5, 1))) & ~heart] = 255
+    else:
+        values[values == 1] = 0
+    path = case["label"].replace("_gt.nii.gz", "_partly_gt.nii.gz")
+    nib.save(nib.Nifti1Image(values, label.affine, label.header), path)
+    return {**case, "label": path, **({"ignore_value": 255} if kind == 1 else {"classes": ["MYO", "LV"]})}
 
 
 def _write_patient(folder: Path, seed: int, number: int, cine: bool) -> None:

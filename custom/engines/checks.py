@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from custom.data.annotation import Annotation
 from custom.data.cases import Case
 from custom.data.checks import check_training
 from custom.data.studies import announce
@@ -86,7 +87,9 @@ def check_two_streams(
     check_slice_size(slice_size, multiple, smallest)
     check_slice_size(crop_size or slice_size, multiple, smallest, "crop_size")
     check_choice(propagated_labels, choices)
-    check_streams(batch_size, labeled_per_batch, len(sections["unlabeled"]), labeled_only)
+    # the slices of a volume that are not annotated are unlabeled ones
+    partly = [case for case in sections["training"] if Annotation.of_case(case) is not None]
+    check_streams(batch_size, labeled_per_batch, len([*sections["unlabeled"], *partly]), labeled_only)
 
 
 def check_cross_teaching(

@@ -142,10 +142,11 @@ class ResumeCheckpoint:
 
 
 class SaveWeights:
-    """Save the weights of a network, the file that is deployed.
+    """Save the weights of a network after every epoch, so that a run that is stopped leaves a usable network.
 
-    With an evaluator these are the weights with the best key metric so far, else those at the end of the training. A
-    message at the end says which ones and where.
+    The file that is deployed has the weights with the best key metric so far; before the first validation, and without
+    one, those of the last epoch. With validations the weights of the last epoch are in a second file, such as
+    ``model_last.pt`` beside ``model.pt``. A message at the end says which ones are where.
 
     Args:
         path: of the state dict.
@@ -184,6 +185,7 @@ class SaveWeights:
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self._validated)
         engine.add_event_handler(Events.STARTED, self._started)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_ended)
         engine.add_event_handler(Events.COMPLETED, self._trained)
 
     def _started(self, engine: Engine) -> None:
@@ -203,35 +205,51 @@ class SaveWeights:
         content = {**self.settings, TRAINED_ON: {name: sorted(those) for name, those in hashes.items()}}
         return content
 
+    @property
+    def _best(self) -> int:
+        """The epoch of the best validation so far; 0 if there was none, or its weights have been removed."""
+        best = self.evaluator.state.best_metric_epoch if self.evaluator is not None else 0
+        return max(best, 0) if self.path.is_file() else 0
+
     def _validated(self, engine: Engine) -> None:
         if engine.state.best_metric_epoch == engine.state.epoch:
             self._save()
+            self._keeps(f"epoch {engine.state.epoch}, the best so far")
+
+    def _epoch_ended(self, engine: Engine) -> None:
+        if self._best:
+            self._save(self.path.with_stem(f"{self.path.stem}_last"))
+        else:
+            self._save()
+            self._keeps(f"epoch {engine.state.epoch}, the last whole one")
 
     def _trained(self, engine: Engine) -> None:
-        best = self.evaluator.state.best_metric_epoch if self.evaluator is not None else -1
-        # no validation, or the best network was of the run that was resumed, and its file has been removed
-        if best < 0 or not self.path.is_file():
-            best = -1
+        if not (best := self._best):
             self._save()
         if process_rank() == 0:
-            which = f"epoch {best}, the best in validation" if best > 0 else f"the last epoch, {engine.state.epoch}"
+            which = f"epoch {best}, the best in validation" if best else f"the last epoch, {engine.state.epoch}"
             logger.info(f"Weights of {which}: {self.path}.")
             unlock(self.path)
 
-    def _save(self) -> None:
+    def _save(self, path: Path | None = None) -> None:
+        path = path or self.path
         if process_rank() > 0:
             return
         weights = unwrapped(self.network).state_dict()
-        check_finite(weights, f"{self.path} is not written: the network")
-        with replacing(self.path) as temporary:
+        check_finite(weights, f"{path} is not written: the network")
+        with replacing(path) as temporary:
             torch.save(weights, temporary)
             if self.settings is not None:
                 self._notes = self._notes or self._all_notes()  # because a finished run that is resumed does not start
                 # before the weights, with the hash of the previous ones as well, in case the run is killed in between
-                hashes = [file_hash(file) for file in (temporary, self.path) if file.is_file()]
-                with replacing(self.path.with_suffix(".json")) as notes:
+                hashes = [file_hash(file) for file in (temporary, path) if file.is_file()]
+                with replacing(path.with_suffix(".json")) as notes:
                     notes.write_text(json.dumps({**self._notes, HASHES: hashes}, indent=4) + "\n", encoding="utf-8")
-        keeps(str(self.path), f"{self.path} holds the weights of the best epoch so far")
+
+    def _keeps(self, which: str) -> None:
+        if process_rank() == 0:
+            use = "with which inference segments, given the settings and the --ckpt_dir of this training"
+            keeps(str(self.path), f"{self.path} holds the weights of {which}, {use}")
 
 
 class LoadWeights:

@@ -19,7 +19,7 @@ from custom.registration.plan import Pair
 from custom.registration.record import Job, Limits, PairResult, finished, job_for, register_job
 from custom.registration.settings import Settings
 from custom.registration.volume import RegistrationError
-from custom.utils.errors import SettingError
+from custom.utils.errors import SettingError, keeps
 from custom.utils.files import write_csv
 from custom.utils.log import logger
 from custom.utils.words import counted
@@ -124,6 +124,10 @@ class PairRunner:
             for pair, result in self._computed(jobs):
                 results[pair] = result
                 bar.update()
+                keeps(
+                    str(self.folder),
+                    f"{self.folder} holds the pairs that are registered, which are not registered again",
+                )
         return [results[pair] for pair in pairs]
 
     def _computed(self, jobs: Mapping[Pair, Job]) -> Iterator[tuple[Pair, PairResult]]:

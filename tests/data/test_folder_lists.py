@@ -77,6 +77,15 @@ def sections_of(root: Path, **settings) -> dict:
     return sections
 
 
+def test_the_label_ignore_of_nnunet_is_the_value_of_undecided_voxels(tmp_path):
+    root = nnunet(tmp_path / "Dataset001_X", ".nii.gz")
+    description = json.loads((root / "dataset.json").read_text())
+    description["labels"]["ignore"] = 3
+    (root / "dataset.json").write_text(json.dumps(description))
+    assert [case["ignore_value"] for case in load_sections("", "", None, str(root))["training"]] == [3, 3]
+    assert class_names(str(root), []) == ["liver", "spleen"]
+
+
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
 def test_nnunet_version_2(tmp_path, ending, capsys):
     root = nnunet(tmp_path / "Dataset001_X", ending)

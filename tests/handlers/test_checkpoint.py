@@ -13,6 +13,8 @@ from monai.engines import SupervisedEvaluator
 
 from custom.handlers import LoadWeights, SaveWeights
 from custom.networks import WeightsError
+from custom.utils.errors import kept
+from custom.utils.files import unlock
 
 
 @pytest.fixture
@@ -51,6 +53,39 @@ def test_with_an_evaluator_the_best_weights_are_kept(network, tmp_path, capsys):
     assert torch.load(tmp_path / "model.pt")["weight"].item() == 2
     assert capsys.readouterr().out == f"Weights of epoch 2, the best in validation: {tmp_path / 'model.pt'}.\n"
     assert (tmp_path / "model.json").is_file()
+
+
+@pytest.mark.parametrize(("first", "held", "last"), [(0, 2, None), (3, 2, None), (1, 1, 2)])
+def test_a_run_that_is_stopped_leaves_the_best_and_the_last_weights(first, held, last, network, tmp_path):
+    """Stopped in the third epoch: without validation, before the first one, and after one whose network is the best."""
+    handler = SaveWeights(tmp_path / "model.pt", network, {"spacing": 2.0}, evaluator_of(network))
+
+    def step(engine: Engine, _: int) -> None:
+        if engine.state.epoch == 3:
+            raise KeyboardInterrupt
+        torch.nn.init.constant_(network.weight, engine.state.epoch)
+
+    trainer = Engine(step)
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def validate(engine: Engine) -> None:
+        if first and engine.state.epoch >= first:
+            handler.evaluator.state.epoch, handler.evaluator.state.best_metric_epoch = engine.state.epoch, first
+            handler.evaluator.fire_event(Events.COMPLETED)
+
+    handler.attach(trainer)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run([0], max_epochs=5)
+    unlock(tmp_path / "model.pt")
+    assert torch.load(tmp_path / "model.pt")["weight"].item() == held
+    assert (tmp_path / "model_last.pt").is_file() == (last is not None)
+    for file in tmp_path.glob("*.pt"):  # each with notes that fit
+        load(network, file)
+    if last:
+        assert torch.load(tmp_path / "model_last.pt")["weight"].item() == last
+    (sentence,) = [sentence for sentence in kept() if str(tmp_path / "model.pt") in sentence]
+    which = "epoch 1, the best so far" if last else "epoch 2, the last whole one"
+    assert f"holds the weights of {which}, with which inference segments, given the settings and the" in sentence
 
 
 def test_an_evaluator_that_never_runs_chooses_nothing(network, tmp_path, capsys):

@@ -33,7 +33,7 @@ from custom.registration.runner import write_table
 from custom.registration.storage import load_transform, read_notes, save_transform
 from custom.registration.transform import Affine, Transform
 from custom.registration.volume import RegistrationError, read_volume
-from custom.utils.errors import SettingError
+from custom.utils.errors import SettingError, kept
 
 MOVES = {"a": (0.0, 0.0, 0.0), "b": (7.0, -4.0, 3.0), "c": (-6.0, 8.0, -3.0)}
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +76,10 @@ def test_rows_say_how_good_each_pair_is(cases, finished):
         transform = load_transform(folder / row.transform)
         points = np.array([[0.0, 0.0, 0.0], [10, 5, 0]]) + MOVES[row.fixed]
         assert np.abs(map_points(points, transform).numpy() - (points - MOVES[row.fixed])).max() < 2
+
+
+def test_what_is_registered_is_said_where_a_run_is_stopped(finished):
+    assert f"{finished[0]} holds the pairs that are registered, which are not registered again" in kept()
 
 
 def test_a_second_run_computes_nothing(cases, finished, monkeypatch):
