@@ -215,16 +215,18 @@ def test_inference_repeats_the_network_and_the_preprocessing_of_training(bundle)
     for key in (
         "network_def",
         "network",
-        "spacing",
-        "slice_size",
         "slice_direction",
         "features",
         "norm",
-        "class_names",
         "turned_copies",
         "largest_component",
     ):
         assert inference.get(key) == train.get(key), key
+    evaluating = json.loads((configs(bundle) / "evaluate.json").read_text())
+    for key in {"spacing", "slice_size", "crop_size", "intensity_window"} & set(train):
+        default = re.search(r", (\[[^@]*\]|None|[\d.]+)\)$", train[key])[1]
+        assert inference[key] == f"$custom.networks.trained_with(@checkpoint, '{key}', {default})" == evaluating[key]
+    assert inference["class_names"]["default"] == train["class_names"]
     assert inference["intensities"] == train["train"]["intensities"]
     assert inference["inferer"] == train["validate"]["inferer"]
     decided = [t for t in inference["postprocessing"]["transforms"] if t["_target_"] != "custom.data.SaveVolumed"]
@@ -304,7 +306,7 @@ def test_expressions_are_short_and_logic_has_a_name(bundle):
 @pytest.mark.parametrize("bundle", WORKFLOWS)
 def test_a_training_is_read_at_a_glance(bundle):
     text = (configs(bundle) / "train.json").read_text()
-    assert len(text.splitlines()) <= 280 and len(json.loads(text)) <= 45
+    assert len(text.splitlines()) <= 290 and len(json.loads(text)) <= 46
 
 
 def texts(value, key: str = ""):

@@ -24,6 +24,7 @@ method, are overlays of those bundles alone, by name.
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import re
@@ -53,12 +54,14 @@ be is refused before anything is built. This page is written by `make bundles`.
 | --- | --- | --- | --- |"""
 MACHINERY = {
     *("imports", "initialize", "check", "run", "sections", "handlers", "network", "transformer_network", "students"),
-    *("training", "pretraining", "evaluating", "inference", "registration", "atlas_segmentation", "selection"),
-    "export_transforms",
+    *("planning", "training", "pretraining", "evaluating", "inference", "registration", "atlas_segmentation"),
+    *("selection", "export_transforms", "intensities"),
 }
 PLACE = re.compile(r"\{\{ (\w+) \}\}")
 LISTED = re.compile(r"\{\{ \*(\w+) \}\}")
 OPTIONAL = re.compile(r"\{\{ \?(\w+) \}\}")
+# the bundle's default of a setting that a plan or the file beside the weights may change
+DEFAULT = re.compile(r"\$custom\.(?:planning|networks\.trained_with)\b.*?, (\[[^@]*\]|None|[\d.]+)\)")
 DESCRIPTIONS = "settings.json"  # a sentence for each setting
 WIDTH = 130  # characters of a line
 STEP = 230  # characters of a transform that is written on one line
@@ -274,7 +277,9 @@ def settings_page(bundles: str | Path) -> str:
         for key, value in read_json(file, "config").items():
             if key in described or _is_setting(key, value):
                 computed = "_target_" in json.dumps(value) or str(value).startswith(("$", "@", "%"))
-                shown = "computed" if computed else f"`{json.dumps(value)}`"
+                default = DEFAULT.fullmatch(str(value))
+                value = ast.literal_eval(default[1]) if default else value
+                shown = "computed" if computed and not default else f"`{json.dumps(value)}`"
                 defaults.setdefault(key, {}).setdefault(file.relative_to(bundles).parts[0], shown)
     if unknown := sorted(set(defaults) ^ set(described)):
         raise SettingError(

@@ -25,7 +25,6 @@ from custom.data.datalist import (
     cases_to_segment,
     class_names,
     default_count,
-    default_crop,
     default_folder,
     held_out,
     label_values,
@@ -38,7 +37,7 @@ from custom.data.datalist import (
 from custom.data.deciding import DecideSlicesd
 from custom.data.geometry import OrientSlices, OrientSlicesd, SpaceSlicesd, slice_axis, slice_positions
 from custom.data.image_folder import images_in
-from custom.data.intensities import ClipPercentilesd, NormalizeContentd
+from custom.data.intensities import ClipPercentilesd, NormalizeContentd, normalization
 from custom.data.intensity import IntensityAugment, random_boxes
 from custom.data.loading import LoadVolumed
 from custom.data.phantom import abdominal_folder, cardiac_folder
@@ -93,7 +92,6 @@ __all__ = [
     "check_training",
     "class_names",
     "default_count",
-    "default_crop",
     "default_folder",
     "held_out",
     "images_in",
@@ -105,6 +103,7 @@ __all__ = [
     "labeled_only",
     "load_sections",
     "named_class",
+    "normalization",
     "patients",
     "phase_of",
     "random_boxes",

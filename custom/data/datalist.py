@@ -44,7 +44,6 @@ __all__ = [
     "cases_to_segment",
     "class_names",
     "default_count",
-    "default_crop",
     "default_folder",
     "held_out",
     "images_in",
@@ -264,14 +263,6 @@ def default_folder(phantom: str, bundle_root: str, *given: Any) -> str:
 def default_count(count: int, datalist: str | None) -> int | None:
     """Default number of labeled cases: ``count``, or None, which means all, for a data list."""
     return None if datalist else count
-
-
-def default_crop(crop_size: Sequence[int] | None, datalist: str | None) -> Sequence[int] | None:
-    """Default of ``crop_size``: that of the bundle's data set, or None, which means whole slices, for a data list.
-
-    A crop suits organs that lie together. Those of a data list may lie anywhere.
-    """
-    return None if datalist else crop_size
 
 
 def named_class(name: str, class_names: Sequence[str]) -> str | None:

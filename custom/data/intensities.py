@@ -4,13 +4,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from monai.transforms import ClipIntensityPercentiles, ClipIntensityPercentilesd, NormalizeIntensity
+from monai.transforms import (
+    ClipIntensityPercentiles,
+    ClipIntensityPercentilesd,
+    Compose,
+    NormalizeIntensity,
+    ScaleIntensityRanged,
+    Transform,
+)
 from monai.transforms import NormalizeIntensityd as MonaiNormalizeIntensityd
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 from torch import Tensor
 
-__all__ = ["ClipPercentilesd", "NormalizeContentd"]
+from custom.utils.errors import SettingError
+
+__all__ = ["ClipPercentilesd", "NormalizeContentd", "normalization"]
 
 SPARSE = 0.98  # fraction of voxels with the same value from which on the percentiles 1 and 99 may be that value
 SAMPLE = 100_000  # number of voxels of a first test
@@ -86,3 +97,27 @@ class NormalizeContentd(MonaiNormalizeIntensityd):
     def __init__(self, keys, channel_wise=False, allow_missing_keys=False) -> None:
         super().__init__(keys, channel_wise=channel_wise, allow_missing_keys=allow_missing_keys)
         self.normalizer = _NormalizeContent(channel_wise=channel_wise)
+
+
+def normalization(window: Sequence[float] | None, keys: str = "image") -> Transform:
+    """Normalization of the intensities of a modality.
+
+    Args:
+        window: [low, high] in HU for CT, which becomes 0 to 1; None for percentiles 1 to 99 of each image, then mean 0
+            and deviation 1.
+        keys: of images, (C, ...).
+
+    Raises:
+        SettingError: the window is empty.
+    """
+    if window is None:
+        return Compose(
+            [
+                ClipPercentilesd(keys, lower=1, upper=99, channel_wise=True),
+                NormalizeContentd(keys, channel_wise=True),
+            ]
+        )
+    low, high = window
+    if low >= high:
+        raise SettingError(f"intensity_window: {[low, high]} is empty; give the lower end first.")
+    return ScaleIntensityRanged(keys, a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)

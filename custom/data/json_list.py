@@ -16,7 +16,7 @@ from custom.data.folder_lists import folder_list, root_of
 from custom.data.parts import class_label
 from custom.utils.json_files import read_json
 
-__all__ = ["SECTIONS", "checked_spacing", "class_names", "label_values", "read_sections"]
+__all__ = ["SECTIONS", "checked_spacing", "class_names", "classes_of", "label_values", "read_sections"]
 
 SECTIONS = ("training", "unlabeled", "validation", "test")
 
@@ -32,7 +32,7 @@ def class_names(datalist: str | None, default: Sequence[str]) -> list[str]:
     Raises:
         DataError: the data list has no "labels", or they are not 0, 1, 2, ...
     """
-    return list(_classes(datalist).values()) if datalist else list(default)
+    return list(classes_of(datalist).values()) if datalist else list(default)
 
 
 def label_values(datalist: str | None, class_names: Sequence[str]) -> list[int] | None:
@@ -44,7 +44,7 @@ def label_values(datalist: str | None, class_names: Sequence[str]) -> list[int] 
     """
     if not datalist:
         return None
-    classes = _classes(datalist)
+    classes = classes_of(datalist)
     values = {name: value for value, name in classes.items()}
     if set(class_names) <= set(values):
         found = [values[name] for name in class_names]
@@ -55,7 +55,7 @@ def label_values(datalist: str | None, class_names: Sequence[str]) -> list[int] 
     return None if found == list(range(1, len(classes) + 1)) else found
 
 
-def _classes(datalist: str) -> dict[int, str]:
+def classes_of(datalist: str) -> dict[int, str]:
     """Value to name of the classes of a data list, without the background."""
     if root := root_of(datalist):
         return folder_list(root).classes

@@ -29,6 +29,7 @@ __all__ = ["LoadWeights", "ResumeCheckpoint", "SaveWeights"]
 
 # key in the file of settings next to the weights
 TRAINED_ON = "trained_on"
+LONG = 60  # characters of a value
 HASHES = "sha256"  # keys of the hash of the weights, and of the previous ones
 
 
@@ -110,7 +111,8 @@ class ResumeCheckpoint:
                 f"resume: {self.path} lacks {missing}: it is of another kind of run; start without resume."
             )
         before, now = content["settings"], self._all_settings(engine)
-        for name in sorted(set(before) | set(now)):
+        # a setting of the user before what follows from it, which is described at length
+        for name in sorted(set(before) | set(now), key=lambda name: (len(repr(before.get(name))) > LONG, name)):
             if before.get(name) != now.get(name):
                 raise WeightsError(
                     f"resume: {self.path} is of a run with {name} {_short(before.get(name))}, now it is "

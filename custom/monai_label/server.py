@@ -40,8 +40,6 @@ APP = "monaibundle"  # MONAI Label's app for bundles
 BUNDLES = ROOT / "bundles"
 # code that runs in the server and does not import this package
 PACKAGE = Path(__file__).absolute().with_name("few_label_server")
-# settings that depend on whether there is a data list; the studies of a server are none
-BY_DATA = ("class_names", "crop_size")
 WILDCARDS = ("0.0.0.0", "::", "*")
 SHORTEST = 16  # smallest number of characters of a token
 
@@ -110,14 +108,15 @@ def _check_settings(bundle: Path) -> None:
     """Check the settings of the weights, because MONAI Label silently loads all weights whose names match."""
     notes = bundle / "models" / "model.json"
     trained = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+    # some settings depend on a data list, which the studies of a server are not
+    without = {"datalist": None, "checkpoint": str(notes.with_name("model.pt")), "train": {"planned": None}}
     for file in ("inference.json", "train.json"):
         config = json.loads((bundle / "configs" / file).read_text(encoding="utf-8"))
         for name, value in trained.items():
             own = config.get(name, value)
-            if name in BY_DATA:
-                content = {"imports": ["$import custom", "$import custom.data"], "datalist": None, name: own}
-                own = ConfigParser(content).get_parsed_content(name)
-            if own != value and not str(own).startswith(("$", "@")):
+            if str(own).startswith("$"):
+                own = ConfigParser({**config, **without}).get_parsed_content(name)
+            if own != value:
                 raise SettingError(
                     f"{bundle / 'configs' / file} has {name} {json.dumps(own)}, its weights were trained with "
                     f"{json.dumps(value)}; write that there, or remove {notes.parent} to begin anew."

@@ -10,7 +10,15 @@ from custom.networks.projected import ProjectedNetwork, check_slice_size, projec
 from custom.networks.swin import load_swin
 from custom.networks.turned import TurnedSliceInferer
 from custom.networks.uncertainty import Uncertaintyd
-from custom.networks.weights import WeightsError, default_encoder, load_encoder, load_weights, read_weights, unwrapped
+from custom.networks.weights import (
+    WeightsError,
+    default_encoder,
+    load_encoder,
+    load_weights,
+    read_weights,
+    trained_with,
+    unwrapped,
+)
 
 __all__ = [
     "BothStudents",
@@ -34,5 +42,6 @@ __all__ = [
     "projector_parameters",
     "read_weights",
     "synchronize",
+    "trained_with",
     "unwrapped",
 ]

@@ -88,6 +88,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "header_spacing": or_null(listed(SIZE, "three voxel sizes in mm, such as [1.5,1.5,8]", 3, 3)),
     "slice_size": PIXELS,
     "crop_size": or_null(PIXELS),
+    "intensity_window": or_null(listed({"type": "number"}, "the lowest and the highest HU, such as [-125,275]", 2, 2)),
     "slice_direction": listed({"type": "number"}, "a direction in RAS, such as [0,0,1]", 3, 3),
     "features": listed({"type": "integer", "minimum": 1}, "six whole numbers from 1 on", 6, 6),
     "transformer_features": whole(1),

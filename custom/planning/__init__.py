@@ -1,0 +1,19 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""Settings that a user's data suggest, each with its reason, and what a training with them will take."""
+
+from custom.planning.facts import Facts, look_at
+from custom.planning.rules import crop_size, intensity_strength, intensity_window, slice_size, spacing
+from custom.planning.write import check_planned, write_plan
+
+__all__ = [
+    "Facts",
+    "check_planned",
+    "crop_size",
+    "intensity_strength",
+    "intensity_window",
+    "look_at",
+    "slice_size",
+    "spacing",
+    "write_plan",
+]

@@ -1,0 +1,216 @@
+# Copyright 2026 The few-label segmentation bundles authors
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a training: a table with a reason for each setting, estimates, and what does not fit."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from custom.data.cases import Case
+from custom.data.datalist import phase_of
+from custom.engines import fast_bfloat16
+from custom.planning.estimates import GB, Estimates, estimate, try_network
+from custom.planning.facts import FILE, Facts
+from custom.planning.rules import explain
+from custom.registration.plan import atlas_pairs
+from custom.utils.distributed import process_rank
+from custom.utils.errors import SettingError
+from custom.utils.files import replacing
+from custom.utils.json_files import read_json
+from custom.utils.log import logger
+
+__all__ = ["check_planned", "write_plan"]
+
+SETTINGS = (  # in the order of the table
+    *("spacing", "slice_size", "crop_size", "intensity_window", "intensity_strength"),
+    *("batch_size", "max_epochs"),
+)
+THIN = 3  # pixels across a class, below which it is easily lost
+LONG = 3 * 3600  # seconds on a CPU
+UNEQUAL = 3  # largest ratio of pixel sizes that is usual within a data set
+
+
+def check_planned(facts: Facts | None, datalist: str | None) -> None:
+    """Check that there is something to plan.
+
+    Raises:
+        SettingError: there is no data list, or no label in it can be read.
+    """
+    if not datalist:
+        raise SettingError(
+            "datalist: a plan is made for data of your own; give --datalist with a JSON list or a folder. The data "
+            "sets of the bundle, and the phantom, have settings that were chosen for them."
+        )
+    if facts is None:
+        raise SettingError(f"datalist: no labeled image of {datalist} can be read; add one under 'training'.")
+
+
+def write_plan(
+    facts: Facts | None,
+    parameters: Mapping[str, Any],
+    sections: Mapping[str, Sequence[Case]],
+    network: nn.Module,
+    cache: Mapping[str, Any],
+    folder: str | Path,
+    datalist: str | None = None,
+    pair_seconds: float = 0.0,
+) -> None:
+    """Log the plan as a table, warn of what does not fit, and complete ``plan.json``.
+
+    Args:
+        facts: about the data; nothing is done without.
+        parameters: that the run takes; "weights" holds those of the preprocessing, such as "spacing" and "slice_size".
+        sections: "training" and "unlabeled" cases.
+        network: on the device of the training; a copy of it is tried.
+        cache: "memory_gib" for preprocessed volumes.
+        folder: of ``plan.json``.
+        datalist: of the user.
+        pair_seconds: of a registration on one core.
+    """
+    if facts is None or process_rank() > 0:
+        return
+    device = next(network.parameters()).device
+    memory_gib = cache["memory_gib"]
+    known = {**parameters, **parameters["weights"]}
+    settings = {name: known[name] for name in SETTINGS if name in known}
+    size = settings.get("crop_size") or settings["slice_size"]
+    each = parameters.get("iterations_per_epoch")
+    if each is None:  # all labeled slices
+        each = math.ceil(facts.total_slices * facts.labeled / facts.cases / parameters["batch_size"])
+    iterations = parameters["max_epochs"] * each
+    warps = parameters.get("warped_share", 0) > 0
+    pairs = 0
+    if warps or parameters.get("propagation_weight", 0) > 0:
+        group_by = phase_of(sections, datalist, "phase")
+        pairs = len(atlas_pairs(sections["training"], sections["unlabeled"], group_by))
+    estimates = estimate(
+        facts,
+        try_network(network, size, device, fast_bfloat16(device)),
+        settings["slice_size"],
+        settings["batch_size"],
+        iterations,
+        pairs,
+        pair_seconds,
+        pairs if warps else 0,
+        _cores(),
+        folder,
+        device,
+    )
+    rows = {name: (value, _reason(name, value, facts, dict(settings), iterations)) for name, value in settings.items()}
+    for line in _table(facts, rows, estimates, pairs, memory_gib, device, datalist):
+        logger.info(line)
+    for line in _misfits(facts, settings, estimates, memory_gib, device):
+        logger.warning(f"Plan: {line}")
+    file = Path(folder) / FILE
+    with replacing(file) as temporary:
+        content = read_json(file, "output_dir") if file.is_file() else {"facts": asdict(facts)}
+        content["settings"] = {name: {"value": value, "reason": reason} for name, (value, reason) in rows.items()}
+        content["estimates"] = {**asdict(estimates), "registrations": pairs, "device": str(device), "cores": _cores()}
+        temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _reason(name: str, value: Any, facts: Facts, settings: dict[str, Any], iterations: int) -> str:
+    choice = explain(name, facts, settings)
+    if choice is None:
+        return f"{iterations} iterations, as in the bundle" if name == "max_epochs" else "as in the bundle"
+    same = list(value) == list(choice.value) if _is_list(value) and _is_list(choice.value) else value == choice.value
+    return choice.reason if same else f"given; the plan would take {choice.value}"
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _table(
+    facts: Facts,
+    rows: Mapping[str, tuple[Any, str]],
+    estimates: Estimates,
+    pairs: int,
+    memory_gib: float,
+    device: torch.device | str,
+    datalist: str | None,
+) -> list[str]:
+    kind = "CT" if facts.ct else "not CT"
+    low, high = facts.slices_labeled
+    lines = [
+        f"Plan for {datalist}: {facts.cases} images, {facts.labeled} labeled, {kind}; {_range(facts.slices)} slices, "
+        f"{_range((low, high))} of them labeled; pixels of {_range(facts.pixel[::2])} mm, slices "
+        f"{_range(facts.slice_distance[::2])} mm apart."
+    ]
+    width = max(len(str(value)) for value, _ in rows.values())
+    lines += [f"  {name:18s} {value!s:{width}s}  {reason}" for name, (value, reason) in rows.items()]
+    registering = f"{_minutes(estimates.registration_s)} for {pairs} registrations, " if pairs else ""
+    free = "" if estimates.available_bytes is None else f"; {_gigabytes(estimates.available_bytes)} are free"
+    lines += [
+        f"  {'time, about':18s} {registering}{_minutes(estimates.training_s)} for the training; {device}, "
+        f"{_cores()} cores",
+        f"  {'memory, about':18s} {_gigabytes(estimates.volumes_bytes)} for volumes (memory_gib {memory_gib:g}), "
+        f"{_gigabytes(estimates.network_bytes)} for the network{free}",
+        f"  {'disk, about':18s} {_gigabytes(estimates.disk_bytes)}; {_gigabytes(estimates.free_bytes)} are free",
+    ]
+    return lines
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = (f"{value:g}" for value in values)
+    return low if low == high else f"{low} to {high}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{max(1, round(seconds / 60))} min"
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / GB:.1f} GB" if count >= GB / 10 else f"{max(1, round(count / 1e6))} MB"
+
+
+def _misfits(
+    facts: Facts, settings: Mapping[str, Any], estimates: Estimates, memory_gib: float, device: torch.device | str
+) -> list[str]:
+    """What does not fit, a sentence each with the remedy."""
+    lines = []
+    if estimates.volumes_bytes > memory_gib * 2**30:
+        lines.append(
+            f"memory_gib: the volumes take {_gigabytes(estimates.volumes_bytes)}, more than {memory_gib:g} GiB; "
+            "raise --memory_gib, give --cache_dir, or raise --spacing."
+        )
+    on_gpu = torch.device(device).type == "cuda"
+    needed = estimates.network_bytes + (0 if on_gpu else min(estimates.volumes_bytes, memory_gib * 2**30))
+    if estimates.available_bytes is not None and needed > estimates.available_bytes:
+        lines.append(
+            f"memory: about {_gigabytes(needed)} are needed, {_gigabytes(estimates.available_bytes)} are free; lower "
+            "--batch_size or --memory_gib, or raise --spacing."
+        )
+    if estimates.disk_bytes > estimates.free_bytes:
+        lines.append(
+            f"output_dir: about {_gigabytes(estimates.disk_bytes)} are needed, {_gigabytes(estimates.free_bytes)} are "
+            "free; give an --output_dir on another disk."
+        )
+    if not on_gpu and estimates.training_s + estimates.registration_s > LONG:
+        total = _minutes(estimates.training_s + estimates.registration_s)
+        lines.append(f"time: about {total}; lower --max_epochs or raise --spacing, or train on a GPU.")
+    if thin := [name for name, width in facts.widths.items() if width < THIN * settings["spacing"]]:
+        shown = ", ".join(f"{name} ({facts.widths[name]:g} mm)" for name in thin[:5])
+        lines.append(
+            f"spacing: {shown} {'is' if len(thin) == 1 else 'are'} less than {THIN} pixels of {settings['spacing']:g} "
+            "mm wide; a lower --spacing shows more of it, and takes longer."
+        )
+    if facts.pixel[2] > UNEQUAL * facts.pixel[0]:
+        lines.append(
+            f"header: pixels are of {_range(facts.pixel[::2])} mm, unusually different; see whether a header has lost "
+            "its spacing (--header_spacing)."
+        )
+    return lines
