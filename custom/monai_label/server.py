@@ -114,7 +114,7 @@ def _check_settings(bundle: Path) -> None:
         config = json.loads((bundle / "configs" / file).read_text(encoding="utf-8"))
         for name, value in trained.items():
             own = config.get(name, value)
-            if str(own).startswith("$"):
+            if name in config and (str(own).startswith("$") or isinstance(own, dict)):
                 own = ConfigParser({**config, **without}).get_parsed_content(name)
             if own != value:
                 raise SettingError(

@@ -185,14 +185,14 @@ def _misfits(
     if estimates.volumes_bytes > memory_gib * 2**30:
         lines.append(
             f"memory_gib: the volumes take {_gigabytes(estimates.volumes_bytes)}, more than {memory_gib:g} GiB; "
-            "raise --memory_gib, give --cache_dir, or raise --spacing."
+            "raise --cache#memory_gib, give --cache#folder, or raise --spacing."
         )
     on_gpu = torch.device(device).type == "cuda"
     needed = estimates.network_bytes + (0 if on_gpu else min(estimates.volumes_bytes, memory_gib * 2**30))
     if estimates.available_bytes is not None and needed > estimates.available_bytes:
         lines.append(
             f"memory: about {_gigabytes(needed)} are needed, {_gigabytes(estimates.available_bytes)} are free; lower "
-            "--batch_size or --memory_gib, or raise --spacing."
+            "--batch_size or --cache#memory_gib, or raise --spacing."
         )
     if estimates.disk_bytes > estimates.free_bytes:
         lines.append(

@@ -55,7 +55,7 @@ def test_what_does_not_fit_is_said(tmp_path, capsys, monkeypatch):
     planned(tmp_path, facts, {**PARAMETERS, "max_epochs": 40_000})
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Plan: ")]
     for words in (
-        "Plan: memory_gib: the volumes take 41.0 GB, more than 4 GiB; raise --memory_gib",
+        "Plan: memory_gib: the volumes take 41.0 GB, more than 4 GiB; raise --cache#memory_gib",
         "Plan: memory: about 4.3 GB are needed, 1.0 GB are free; lower --batch_size",
         "free; give an --output_dir on another disk",
         "lower --max_epochs or raise --spacing, or train on a GPU",
