@@ -31,7 +31,7 @@ SMALL = {
 SMALL_CCTR = {**SMALL, "slice_size": [64, 64], "batch_size": 4, "labeled_per_batch": 2, "propagation_weight": 0}
 
 # of libraries, about what no user can change
-NOISE = ("nvImageCodec", "overflow encountered", "tensorboard: ", "get_mask_edges")
+NOISE = ("nvImageCodec", "overflow encountered", "tensorboard: ", "get_mask_edges", "deprecated name")
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
 

@@ -177,8 +177,7 @@ def test_metadata_agree_with_the_project(bundle):
     assert f"## {custom.__version__}" in (ROOT / "CHANGELOG.md").read_text()
     own = {"monai": about["monai_version"], "numpy": about["numpy_version"]}
     assert {**own, **about["required_packages_version"]} == pins((ROOT / "requirements.txt").read_text().splitlines())
-    extras = re.findall(r'^(?:dicom-seg|tracking) = \["(.*)"\]$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert about["optional_packages_version"] == pins(extras)
+    assert "optional_packages_version" not in about  # MONAI 1.6 renames it at every command, and says so
     classes = about["network_data_format"]["outputs"]["pred"]["channel_def"]
     assert list(classes.values()) == ["background", *merged(bundle, ["train.json"])["class_names"]["default"]]
 

@@ -15,6 +15,7 @@ from commands import BUNDLES, NOISE, SMALL, start
 from web import serving
 
 from custom.cli.package import write_archive
+from custom.monai_label.server import add_bundle
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +112,7 @@ def test_a_downloaded_archive_trains_and_segments_with_its_own_code(phantom, tmp
     done = start("inference", ["inference.json"], cwd=bundle, configs=bundle / "configs", **segmenting)
     assert done.returncode == 0, done.stdout[-4000:]
     assert list((bundle / "eval" / "predictions").glob("*_seg.nii.gz"))
+
+    (tmp_path / "app").mkdir()  # that of a MONAI Label server
+    model = add_bundle(tmp_path / "app", bundle)
+    assert (model / "models" / "model.pt").read_bytes() == (bundle / "models" / "model.pt").read_bytes()
