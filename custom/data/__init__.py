@@ -3,7 +3,7 @@
 """Data: lists of cases, checks, reading, preprocessing, slices, augmentation, phantoms."""
 
 from custom.data.annotation import Annotation, known_maps
-from custom.data.atlas_cases import atlas_cases, atlas_folder, atlas_section, check_atlases, unless_images
+from custom.data.atlas_cases import atlas_cases, atlas_folder, atlas_section, check_atlases, none_if_images
 from custom.data.augment import SpatialAugment, iteration_generator
 from custom.data.cases import case_ids, patients, without_labels
 from custom.data.checks import (
@@ -41,7 +41,7 @@ from custom.data.intensities import ClipPercentilesd, NormalizeContentd, normali
 from custom.data.intensity import IntensityAugment, random_boxes
 from custom.data.loading import LoadVolumed
 from custom.data.phantom import abdominal_folder, cardiac_folder
-from custom.data.saving import SaveVolumed, tell_of_predictions
+from custom.data.saving import SaveVolumed, log_predictions
 from custom.data.slices import CenterSlicesd, SelectLabelsd, SliceDataset, SliceGeometry, StackSlicesd
 from custom.data.studies import (
     announce,
@@ -112,9 +112,9 @@ __all__ = [
     "split_folder",
     "studies_to_annotate",
     "study_sections",
-    "tell_of_predictions",
+    "log_predictions",
     "training_sections",
-    "unless_images",
+    "none_if_images",
     "usable_images",
     "validation_cases",
     "with_labels",

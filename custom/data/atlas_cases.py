@@ -11,7 +11,7 @@ from custom.data.cases import Case
 from custom.data.checks import check_datalist, check_label_values, label_count
 from custom.data.datalist import cases_to_segment, held_out
 
-__all__ = ["atlas_cases", "atlas_folder", "atlas_section", "check_atlases", "unless_images"]
+__all__ = ["atlas_cases", "atlas_folder", "atlas_section", "check_atlases", "none_if_images"]
 
 
 def atlas_section(sections: Mapping[str, list[Case]], images: str | None) -> str | None:
@@ -54,7 +54,7 @@ def atlas_folder(registration_dir: str, images: str | None) -> str:
     return f"{registration_dir}/{'images' if images else 'atlas'}"
 
 
-def unless_images(value: Any, images: str | None) -> Any:
+def none_if_images(value: Any, images: str | None) -> Any:
     """``value`` for held-out cases; None for images, which have no phase to be grouped by."""
     return None if images else value
 

@@ -14,7 +14,7 @@ from custom.data.annotation import UNKNOWN
 from custom.data.facts import Facts, file_facts
 from custom.data.geometry import OrientSlices, slice_axis
 from custom.data.nifti_geometry import corner_distance
-from custom.data.volume_file import aligned_affine, annotation_of, know_case
+from custom.data.volume_file import aligned_affine, annotation_of, remember_case
 from custom.utils.errors import SettingError
 
 __all__ = ["check_case", "check_direction", "check_image", "check_label", "check_pair"]
@@ -39,7 +39,7 @@ def check_case(
     """
     if not entry.get("image"):
         return [f'the entry {entry} has no "image"; give the path of a NIfTI file, or of the folder of a DICOM series.']
-    know_case(entry)
+    remember_case(entry)
     problems = check_image(entry["image"], cine)
     if labeled and not entry.get("label"):
         problems.append(f'{entry["image"]} has no "label", which this section needs; add it or remove the case.')

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from custom.data.case_checks import check_case, check_direction, check_image, check_label, check_pair
 from custom.data.cases import DataError, case_id, check_class_names
 from custom.data.facts import file_facts
-from custom.data.headers import tell_of_headers
-from custom.data.slice_order import tell_of_slice_order
+from custom.data.headers import warn_about_headers
+from custom.data.slice_order import warn_about_slice_order
 from custom.data.unique import check_unique, name_of
-from custom.data.volume_file import know_case
+from custom.data.volume_file import remember_case
 from custom.utils.log import logger
 
 __all__ = [
@@ -136,7 +136,7 @@ def check_datalist(
         if len(problems) > MOST_LINES:
             shown.append(f"  ... and {len(problems) - MOST_LINES} more.")
         raise DataError("\n".join([f"The data has {len(problems)} problem(s):", *shown]))
-    tell_of_headers([entry["image"] for _, entry in cases])
+    warn_about_headers([entry["image"] for _, entry in cases])
 
 
 def _checked(check: Callable[[Any], list[str]], cases: Sequence[Any], progress: bool = True) -> list[list[str]]:
@@ -170,7 +170,7 @@ def check_training(
     used = {"training": sections["training"], "unlabeled": sections["unlabeled"], "validation": validation}
     check_datalist(used, label_count(class_names, label_values), cine=[], direction=direction)
     check_classes(sections["training"], class_names, label_values)
-    tell_of_slice_order(sections["training"], label_values or range(1, len(class_names) + 1), direction)
+    warn_about_slice_order(sections["training"], label_values or range(1, len(class_names) + 1), direction)
 
 
 def check_pretraining(
@@ -277,11 +277,11 @@ def usable_images(cases: Sequence[dict[str, Any]], direction: Sequence[float] | 
 def without_faults(cases: Sequence[dict[str, Any]], direction: Sequence[float] | None = None) -> list[dict[str, Any]]:
     """The cases whose image can be used, maybe none; a message names the problem of each other case."""
     for case in cases:
-        know_case(case)
+        remember_case(case)
     problems = _checked(lambda case: [*check_image(case["image"]), *check_direction(case["image"], direction)], cases)
     for found in problems:
         for problem in found:
             logger.warning(f"Left out: {problem}")
     usable = [case for case, found in zip(cases, problems, strict=True) if not found]
-    tell_of_headers([case["image"] for case in usable])
+    warn_about_headers([case["image"] for case in usable])
     return usable

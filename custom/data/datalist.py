@@ -33,7 +33,7 @@ from custom.data.image_folder import image_files, images_in
 from custom.data.json_list import checked_spacing, class_names, label_values, read_sections
 from custom.data.layouts import layout_of
 from custom.data.phantom import abdominal_folder, cardiac_folder
-from custom.data.volume_file import know_case
+from custom.data.volume_file import remember_case
 from custom.utils.json_files import read_text
 from custom.utils.log import log_aside, logger
 from custom.utils.words import counted
@@ -157,7 +157,7 @@ def with_spacing(cases: list[Case], header_spacing: Sequence[float] | None) -> l
     spacing = checked_spacing(header_spacing, "header_spacing")
     cases = [{"header_spacing": spacing, **case} for case in cases] if spacing else cases
     for case in cases:
-        know_case(case)
+        remember_case(case)
     return cases
 
 

@@ -14,7 +14,7 @@ from custom.data.geometry import slice_axis
 from custom.data.volume_file import assumed_spacing
 from custom.utils.log import logger
 
-__all__ = ["tell_of_headers"]
+__all__ = ["warn_about_headers"]
 
 THINNEST_STACK = 20.0  # mm, from first slice to last
 SMALLEST_VIEW, LARGEST_VIEW = 20.0, 1000.0  # mm, side of a slice
@@ -26,7 +26,7 @@ REMEDY = 'if that is not so, give the voxel size in mm, --header_spacing "[x,y,z
 _told: set[str] = set()
 
 
-def tell_of_headers(images: Sequence[str | os.PathLike]) -> None:
+def warn_about_headers(images: Sequence[str | os.PathLike]) -> None:
     """Log implausible properties of the headers of images, each once in a program.
 
     Args:

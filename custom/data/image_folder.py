@@ -88,11 +88,11 @@ def _of_folder(root: Path) -> list[dict[str, Any]]:
             series.append(Path(folder))
         elif Path(folder) != root:
             deeper += [Path(folder, name) for name in sorted(names) if _is_image(name)]
-            _tell_of_other_images([Path(folder, name) for name in sorted(names)])
+            _warn_about_other_images([Path(folder, name) for name in sorted(names)])
     if root not in series:
         known = {*files, *map(_voxels_of, files)}
         others = [f for f in sorted(root.iterdir()) if not f.is_dir() and f not in known and f.name[0] != "."]
-        _tell_of_other_images(others)
+        _warn_about_other_images(others)
         _tell([f for f in others if not _is_other_image(f)], "files left out, which are no images")
     _tell(
         deeper,
@@ -110,7 +110,7 @@ def _is_other_image(file: Path) -> bool:
     return file.name.lower().endswith(OTHER_IMAGES)
 
 
-def _tell_of_other_images(files: Sequence[Path]) -> None:
+def _warn_about_other_images(files: Sequence[Path]) -> None:
     for file in filter(_is_other_image, files):
         logger.warning(f"Left out: {file} is none of {', '.join(IMAGE_ENDINGS)} and no DICOM series; convert it.")
 

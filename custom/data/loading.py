@@ -16,7 +16,7 @@ from monai.utils import ensure_tuple
 
 from custom.data.annotation import ANNOTATION_KEYS
 from custom.data.nifti_geometry import VolumeFileError
-from custom.data.volume_file import VolumeFile, know_case, open_volume
+from custom.data.volume_file import VolumeFile, open_volume, remember_case
 
 __all__ = ["LoadVolumed"]
 
@@ -50,7 +50,7 @@ class LoadVolumed(LoadImaged):
             VolumeFileError: a file cannot be used.
         """
         loaded = {key: value for key, value in data.items() if key not in ANNOTATION_KEYS}
-        know_case(data)
+        remember_case(data)
         for key in self.key_iterator(loaded):
             files = [open_volume(name) for name in ensure_tuple(data[key])]
             read = VolumeFile.classes if key in self.labels else VolumeFile.values

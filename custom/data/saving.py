@@ -24,7 +24,7 @@ from custom.utils.figures import color_table
 from custom.utils.files import replacing
 from custom.utils.log import logger
 
-__all__ = ["SaveVolumed", "like_image", "tell_of_predictions"]
+__all__ = ["SaveVolumed", "like_image", "log_predictions"]
 
 COLORS = "labels.ctbl"
 # fields of the header of an image that do not apply to its segmentation
@@ -132,7 +132,7 @@ def _placed(values: np.ndarray, affine: np.ndarray, dtype: np.dtype) -> nib.Nift
     return made
 
 
-def tell_of_predictions(output_dir: str, count: int) -> None:
+def log_predictions(output_dir: str, count: int) -> None:
     """Log where the segmentations of a run are, and how many."""
     logger.info(f"Segmentations written to {output_dir}/predictions: {count}")
 

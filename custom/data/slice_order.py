@@ -12,11 +12,11 @@ import numpy as np
 
 from custom.data.annotation import UNKNOWN
 from custom.data.geometry import HEAD, OrientSlices
-from custom.data.volume_file import VolumeFileError, know_case, open_volume
+from custom.data.volume_file import VolumeFileError, open_volume, remember_case
 from custom.utils.errors import SettingError
 from custom.utils.log import logger
 
-__all__ = ["opposite_slices", "tell_of_slice_order"]
+__all__ = ["opposite_slices", "warn_about_slice_order"]
 
 PLACES = 16  # along the classes, from the first slice with any to the last
 # Of 160 labels of ACDC and 18 of Synapse, no two are so much more alike with one of them turned round that both hold;
@@ -25,7 +25,7 @@ CLEAR = 0.15  # difference in the share of a class's voxels that lie elsewhere
 _told: set[str] = set()
 
 
-def tell_of_slice_order(
+def warn_about_slice_order(
     cases: Sequence[Mapping[str, Any]], values: Sequence[int], direction: Sequence[float] | None = None
 ) -> None:
     """Name the labeled cases whose slices clearly run the other way than those of the others, each once in a program.
@@ -37,7 +37,7 @@ def tell_of_slice_order(
     """
     profiles, names = [], []
     for case in cases:
-        know_case(case)
+        remember_case(case)
         try:
             profiles.append(_profile(case["label"], values, direction or HEAD))
         except (SettingError, VolumeFileError):  # the other checks say so

@@ -61,7 +61,7 @@ class CenterSlicesd(ResizeWithPadOrCropd):
         cut = super().__call__(data, lazy)
         shape = data["image"].shape[1:3]
         if "label" not in self.keys and any(n > m for n, m in zip(shape, self.slice_size, strict=True)):
-            _tell_of_wider_images(*self.slice_size)
+            _log_wider_images(*self.slice_size)
         if "label" in self.keys and "label" in data and "onto" not in data:
             before, after = (int(((d["label"] > 0) & (d["label"] != UNKNOWN)).sum()) for d in (data, cut))
             lost = 1 - after / max(before, 1)
@@ -87,7 +87,7 @@ def _without_unknown_slices(cut: Tensor, label: Tensor) -> Tensor:
 
 
 @functools.cache
-def _tell_of_wider_images(height: int, width: int) -> None:
+def _log_wider_images(height: int, width: int) -> None:
     """Log the message once in a program; a flag in the transform would change the names of cached files."""
     logger.info(f"slice_size: the central {height} x {width} pixels of each slice are used; there are larger images.")
 

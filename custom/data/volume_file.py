@@ -32,7 +32,7 @@ __all__ = [
     "aligned_affine",
     "annotation_of",
     "belongs_to",
-    "know_case",
+    "remember_case",
     "open_volume",
 ]
 
@@ -149,8 +149,8 @@ def belongs_to(label: str | os.PathLike, image: str | os.PathLike) -> None:
     _images[_real(label)] = _real(image)
 
 
-def know_case(case: Mapping[Any, Any]) -> None:
-    """Let the files of a case be read as one: its label with the geometry of its image, both as the case says.
+def remember_case(case: Mapping[Any, Any]) -> None:
+    """Remember that the files of a case belong together: its label has the geometry of its image, both as the case says.
 
     Args:
         case: "image", and maybe "label", "header_spacing" and what is annotated, see

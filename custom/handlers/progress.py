@@ -39,7 +39,7 @@ class Progress:
             return
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.bar.update())
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._tell)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._log_epoch)
         engine.add_event_handler(Events.COMPLETED, self._end)
 
     def _begin(self, engine: Engine) -> None:
@@ -47,7 +47,7 @@ class Progress:
         total = state.max_epochs * state.epoch_length
         self.bar = tqdm(total=total, initial=state.iteration, desc=self.description, unit="iteration")
 
-    def _tell(self, engine: Engine) -> None:
+    def _log_epoch(self, engine: Engine) -> None:
         """Update the values once in each epoch, since reading them waits for the GPU."""
         state = engine.state
         numbers = {"loss": float(state.output["loss"]), **state.metrics}

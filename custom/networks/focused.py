@@ -98,7 +98,7 @@ def check_crop(dataset: Dataset, volumes: int, crop_size: Sequence[int] | None) 
         SettingError: more than a hundredth of what is labeled in a volume lies outside of a window about its center.
     """
     if crop_size is None:
-        _tell_of_crops([_foreground(dataset, volume) for volume in range(volumes)])
+        _suggest_crop([_foreground(dataset, volume) for volume in range(volumes)])
         return
     for volume in range(volumes):
         foreground = _foreground(dataset, volume)
@@ -122,7 +122,7 @@ def _foreground(dataset: Dataset, volume: int) -> Tensor:
     return (labels > 0) & (labels != UNKNOWN)
 
 
-def _tell_of_crops(volumes: Sequence[Tensor]) -> None:
+def _suggest_crop(volumes: Sequence[Tensor]) -> None:
     """Say into which crop, with a margin, the foreground of all volumes (H, W, S) fits, if that is half of a slice."""
     needed = [0, 0]
     for foreground in volumes:

@@ -104,7 +104,7 @@ def draw_pairs(
     for result, axes in zip(drawn, panels, strict=True):
         view = _view(by_id[result.fixed], by_id[result.moving], load_transform(Path(folder) / result.transform))
         _draw(axes, view)
-        _entitle(axes[0], result)
+        _set_title(axes[0], result)
     shown = f"{len(drawn)} of {counted(len(candidates), 'registered pair')}, the worst first"
     _head_and_foot(figure, panels, results, shown)
     with replacing(path) as temporary:
@@ -217,8 +217,8 @@ def _draw(axes: Sequence[Axes], view: _View) -> None:
         if stage.label is not None:
             outline(outlined, stage.label, view.spacing)
         overlaps = np.isfinite(stage.image).any()
-        _remark(checkered, "" if overlaps else "no overlap")
-        _remark(outlined, _about_label(stage.label) if overlaps else "no overlap")
+        _write_note(checkered, "" if overlaps else "no overlap")
+        _write_note(outlined, _about_label(stage.label) if overlaps else "no overlap")
     for panel in axes:
         panel.set(xticks=[], yticks=[], facecolor="black")
         view_square(panel, gray.shape, view.spacing)
@@ -264,7 +264,7 @@ def _about_label(label: np.ndarray | None) -> str:
     return "" if label.any() else "label elsewhere"
 
 
-def _remark(axes: Axes, text: str) -> None:
+def _write_note(axes: Axes, text: str) -> None:
     """Write a text at the lower edge of a panel."""
     if text:
         box = {"facecolor": "black", "edgecolor": "none", "alpha": 0.6, "pad": 2.5}
@@ -272,7 +272,7 @@ def _remark(axes: Axes, text: str) -> None:
         axes.annotate(text, (0.5, 0.04), **place, color="white", fontsize=9, bbox=box)
 
 
-def _entitle(axes: Axes, result: PairResult) -> None:
+def _set_title(axes: Axes, result: PairResult) -> None:
     """Write the title and the message of a pair above its row; a dollar sign does not begin a formula."""
     usable, message = result.state == "usable", result.message
     left = {**ABOVE, "ha": "left", "fontsize": 9, "parse_math": False}

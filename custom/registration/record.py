@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from custom.data.annotation import ANNOTATION_KEYS, Annotation
-from custom.data.volume_file import know_case
+from custom.data.volume_file import remember_case
 from custom.registration.demons import use_threads
 from custom.registration.pairwise import register, similarity
 from custom.registration.plan import Pair
@@ -230,8 +230,8 @@ def register_job(job: Job) -> PairResult:
     """
     if result := finished(job):
         return result
-    know_case({"image": job.fixed_image, "header_spacing": job.spacings[0]})
-    know_case(
+    remember_case({"image": job.fixed_image, "header_spacing": job.spacings[0]})
+    remember_case(
         {"image": job.moving_image, "label": job.region, "header_spacing": job.spacings[1], **job.annotated},
     )
     with one_thread():

@@ -139,7 +139,7 @@ class PairRunner:
                 try:
                     yield pair, register_job(job)
                 except Exception as error:  # whatever the error, the other pairs continue
-                    yield pair, PairResult(*pair, message=_told(error))
+                    yield pair, PairResult(*pair, message=_message_of(error))
             return
         from dask.distributed import CancelledError, KilledWorker, as_completed
 
@@ -164,7 +164,7 @@ class PairRunner:
                 except KilledWorker:
                     result = PairResult(*pair, message=KILLED)
                 except Exception as error:
-                    result = PairResult(*pair, message=_told(error))
+                    result = PairResult(*pair, message=_message_of(error))
                 yield pair, result
 
     def __enter__(self) -> PairRunner:
@@ -246,5 +246,5 @@ def _fitting_workers() -> int:
     return max(1, min(CPU_COUNT, MEMORY_LIMIT // MEMORY))
 
 
-def _told(error: BaseException) -> str:
+def _message_of(error: BaseException) -> str:
     return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"

@@ -26,7 +26,7 @@ from custom.data import (
 from custom.data.annotation import UNKNOWN, Annotation, annotated_classes, known_maps, organ_mask
 from custom.data.case_checks import check_label
 from custom.data.slices import _cache_key
-from custom.data.volume_file import know_case, open_volume
+from custom.data.volume_file import open_volume, remember_case
 
 AFFINE = np.diag([-1.0, -1.0, 8.0, 1.0])  # stored as LPS: the loader turns rows and columns round
 SHAPE = (6, 5, 4)
@@ -48,7 +48,7 @@ def case(tmp_path) -> dict:
 
 
 def read(case: dict) -> np.ndarray:
-    know_case(case)
+    remember_case(case)
     return open_volume(case["label"]).classes()
 
 
@@ -99,17 +99,17 @@ def test_an_ignore_value_is_unknown_whatever_number_it_has(case, tmp_path):
 
 
 def test_a_slice_that_is_not_there_is_named(case):
-    know_case({**case, "annotated_slices": [1, 4]})
+    remember_case({**case, "annotated_slices": [1, 4]})
     (problem,) = check_label(case["label"], 3)
     assert "annotated_slices names 4, but there are 4 slices along axis 2" in problem and case["label"] in problem
 
 
 def test_nothing_annotated_and_no_foreground_are_problems(case, tmp_path):
     empty = {**case, "label": write(tmp_path / "empty_gt.nii.gz", np.full(SHAPE, 7, np.uint8)), "ignore_value": 7}
-    know_case(empty)
+    remember_case(empty)
     assert "nothing of it is annotated, with ignore_value 7" in check_label(empty["label"], 3)[0]
     outside = {**case, "label": shutil.copy(case["label"], tmp_path / "c_gt.nii.gz"), "annotated_slices": [0]}
-    know_case(outside)
+    remember_case(outside)
     assert "no foreground" in check_label(outside["label"], 3)[0]
 
 

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom.data import DataError, atlas_cases, atlas_folder, atlas_section, check_atlases, unless_images
+from custom.data import DataError, atlas_cases, atlas_folder, atlas_section, check_atlases, none_if_images
 
 
 def case(folder: Path, name: str, values: tuple[int, ...] = (0, 1, 2)) -> dict:
@@ -29,7 +29,7 @@ def test_held_out_cases_are_segmented_and_scored(sections):
     for none in (None, ""):
         assert atlas_section(sections, none) == "test"
         assert atlas_cases(sections, "validation", none) == sections["validation"]
-        assert atlas_folder("runs", none) == "runs/atlas" and unless_images("phase", none) == "phase"
+        assert atlas_folder("runs", none) == "runs/atlas" and none_if_images("phase", none) == "phase"
     with pytest.raises(DataError, match="no test and no validation cases"):
         atlas_section({**sections, "validation": [], "test": []}, None)
 
@@ -43,7 +43,7 @@ def test_images_of_the_user_take_their_place(sections, tmp_path):
     assert [(one["case"], one["header_spacing"]) for one in found] == [("d", [2.0, 2.0, 5.0])] and "label" not in found[
         0
     ]
-    assert atlas_section(sections, str(folder)) is None and unless_images("phase", str(folder)) is None
+    assert atlas_section(sections, str(folder)) is None and none_if_images("phase", str(folder)) is None
     assert atlas_folder("runs", str(folder)) == "runs/images"
     check_atlases(sections["training"], None, found, ["x", "y"], None)
 

@@ -6,8 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom.data.headers import tell_of_headers
-from custom.data.volume_file import know_case
+from custom.data.headers import warn_about_headers
+from custom.data.volume_file import remember_case
 
 
 def scans(folder, shape, spacing, count=1) -> list[str]:
@@ -29,17 +29,17 @@ def scans(folder, shape, spacing, count=1) -> list[str]:
 )
 def test_sizes_that_are_hardly_true_are_said_once(shape, spacing, words, tmp_path, capsys):
     files = scans(tmp_path, shape, spacing, 2)
-    tell_of_headers(files)
+    warn_about_headers(files)
     printed = capsys.readouterr().out
     assert words.split("(.*)")[-1] in printed and "--header_spacing" in printed and files[0] in printed
-    tell_of_headers(files)
+    warn_about_headers(files)
     assert capsys.readouterr().out == ""
     for file in files:
-        know_case({"image": file, "header_spacing": [1.5, 1.5, 8]})
-    tell_of_headers(files)
+        remember_case({"image": file, "header_spacing": [1.5, 1.5, 8]})
+    warn_about_headers(files)
     assert capsys.readouterr().out == ""
 
 
 def test_usual_sizes_are_not(tmp_path, capsys):
-    tell_of_headers([*scans(tmp_path, (60, 60, 10), (1.5, 1.5, 8)), *scans(tmp_path, (50, 50, 50), (1, 1, 1))])
+    warn_about_headers([*scans(tmp_path, (60, 60, 10), (1.5, 1.5, 8)), *scans(tmp_path, (50, 50, 50), (1, 1, 1))])
     assert capsys.readouterr().out == ""

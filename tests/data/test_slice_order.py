@@ -10,7 +10,7 @@ import pytest
 
 from custom.data import slice_order
 from custom.data.phantom import write_abdominal, write_cardiac
-from custom.data.slice_order import opposite_slices, tell_of_slice_order
+from custom.data.slice_order import opposite_slices, warn_about_slice_order
 
 CLASSES = {"cardiac": range(1, 4), "abdominal": range(1, 14)}
 
@@ -47,27 +47,27 @@ def turned(case: dict, folder: Path) -> dict:
 @pytest.mark.parametrize("kind", CLASSES)
 def test_the_phantoms_give_no_false_alarm(phantoms, kind, caplog):
     assert len(phantoms[kind]) >= 4
-    tell_of_slice_order(phantoms[kind], CLASSES[kind])
-    tell_of_slice_order(phantoms[kind][:1], CLASSES[kind])
-    tell_of_slice_order(phantoms[kind], CLASSES[kind], [0.0, 0.0, -1.0])
+    warn_about_slice_order(phantoms[kind], CLASSES[kind])
+    warn_about_slice_order(phantoms[kind][:1], CLASSES[kind])
+    warn_about_slice_order(phantoms[kind], CLASSES[kind], [0.0, 0.0, -1.0])
     assert "Slice order" not in caplog.text
 
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_a_case_that_is_turned_round_is_named_and_no_other(phantoms, kind, tmp_path, caplog):
     cases = [turned(phantoms[kind][0], tmp_path), *phantoms[kind][1:]]
-    tell_of_slice_order(cases, CLASSES[kind])
+    warn_about_slice_order(cases, CLASSES[kind])
     told = caplog.text
     assert f"Slice order: {cases[0]['case']}: by where the classes lie" in told and "mend its affine" in told
     assert not any(case["case"] in told for case in cases[1:])
     caplog.clear()
-    tell_of_slice_order(cases, CLASSES[kind])
+    warn_about_slice_order(cases, CLASSES[kind])
     assert "Slice order" not in caplog.text  # once
 
 
 def test_of_two_both_are_named(phantoms, tmp_path, caplog):
     one, other = phantoms["cardiac"][0], phantoms["cardiac"][-1]
-    tell_of_slice_order([turned(one, tmp_path), other], CLASSES["cardiac"])
+    warn_about_slice_order([turned(one, tmp_path), other], CLASSES["cardiac"])
     assert f"{one['case']}, {other['case']}: by" in caplog.text
 
 
@@ -76,7 +76,7 @@ def test_slices_that_are_stored_the_other_way_with_their_header_are_right(phanto
     image = nib.load(case["label"])
     flip = image.slicer[:, :, ::-1]  # nibabel turns the affine round, too
     nib.save(flip, tmp_path / "flipped.nii.gz")
-    tell_of_slice_order(
+    warn_about_slice_order(
         [{**case, "label": str(tmp_path / "flipped.nii.gz")}, *phantoms["cardiac"][1:]], CLASSES["cardiac"]
     )
     assert "Slice order" not in caplog.text

@@ -178,7 +178,7 @@ def test_cache_key_is_the_same_in_another_process(cases):
 
 
 def test_images_wider_than_the_slices_are_mentioned_once(capsys):
-    slices._tell_of_wider_images.cache_clear()
+    slices._log_wider_images.cache_clear()
     for size in ([20, 24], [16, 24], [16, 24]):
         CenterSlicesd("image", size)({"image": torch.rand(1, 20, 20, 3), "case": "a"})
     told = "slice_size: the central 16 x 24 pixels of each slice are used; there are larger images.\n"

@@ -15,7 +15,7 @@ import pytest
 from custom.data.checks import check_image, check_label, check_pair, without_faults
 from custom.data.loading import LoadVolumed
 from custom.data.saving import SaveVolumed
-from custom.data.volume_file import VolumeFileError, assume_spacing, know_case, open_volume
+from custom.data.volume_file import VolumeFileError, assume_spacing, open_volume, remember_case
 from custom.registration.volume import RegistrationError, read_volume
 
 AFFINE = np.array([[-2.0, 0, 0, 20], [0, 2, 0, -15], [0, 0, 8, 5], [0, 0, 0, 1]])
@@ -112,7 +112,7 @@ def test_what_is_uncertain_is_refused_by_every_reader(header, words, tmp_path):
 
 def test_the_spacing_of_a_case_takes_the_place_of_the_headers(tmp_path):
     image, label = (write(tmp_path / f"{n}.nii.gz", s=scaled(1, 1, 1), pixdim=(1, 1, 1)) for n in "ab")
-    know_case({"image": image, "label": label, "header_spacing": [2, 2, 8]})
+    remember_case({"image": image, "label": label, "header_spacing": [2, 2, 8]})
     for path in (image, label):
         for affine in all_readers(path):
             np.testing.assert_allclose(spacing(affine), [2, 2, 8])

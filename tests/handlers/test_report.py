@@ -13,7 +13,7 @@ from monai.engines import SupervisedEvaluator
 from processes import in_processes
 from torch.utils.data.distributed import DistributedSampler
 
-from custom.data.volume_file import know_case
+from custom.data.volume_file import remember_case
 from custom.handlers import ErrorPlaces, SegmentationReport
 
 SHAPE = (12, 10, 6)
@@ -213,7 +213,7 @@ def test_what_is_not_annotated_is_left_out_and_counted(tmp_path, capsys):
     """Of p1 slices 1 and 2 are annotated, of p2 the RV is not, of p3 everything is."""
     partly = case([(1, *CUBE), (255, (0, 0, 0), (12, 10, 1)), (255, (0, 0, 3), (12, 10, 3))], [(1, *CUBE), (1, *ABOVE)])
     label = tmp_path / "p2_gt.nii.gz"
-    know_case({"image": "p2.nii.gz", "label": str(label), "classes": {"LV": 2}})
+    remember_case({"image": "p2.nii.gz", "label": str(label), "classes": {"LV": 2}})
     lacking = case([(2, *CORNER)], [(1, *CUBE), (2, *CORNER)])
     lacking["label"].meta["filename_or_obj"] = str(label)
     whole = case([(1, *CUBE), (2, *CORNER)], [(1, *CUBE), (2, *CORNER)])

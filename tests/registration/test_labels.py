@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from custom.data.slices import UNKNOWN
-from custom.data.volume_file import know_case
+from custom.data.volume_file import remember_case
 from custom.registration import Registrations, label_maps, no_registrations, propagated_labels
 from custom.registration.record import Limits, PairResult
 from custom.registration.runner import write_table
@@ -142,7 +142,7 @@ def test_partly_annotated_atlases_vote_where_they_are_annotated(folder):
     found = finished(folder, ALL)
     parts = [{**LABELED[0], "annotated_slices": [0], "annotated_axis": 2}, {**LABELED[1], "classes": {"one": 1}}]
     for case in parts:
-        know_case({"image": str(folder / f"{case['case']}.nii.gz"), **case})
+        remember_case({"image": str(folder / f"{case['case']}.nii.gz"), **case})
     (votes, _) = propagated_labels(found, parts, UNLABELED, folder / "labels", "votes")
     first, second = (read(path) for path in votes["label"])
     assert (first[..., 1:] == UNKNOWN).all() and (first[..., 0] == label_of("a")[..., 0]).all()
