@@ -150,7 +150,7 @@ def belongs_to(label: str | os.PathLike, image: str | os.PathLike) -> None:
 
 
 def remember_case(case: Mapping[Any, Any]) -> None:
-    """Remember that the files of a case belong together: its label has the geometry of its image, both as the case says.
+    """Remember that the files of a case belong together: its label has the geometry of its image.
 
     Args:
         case: "image", and maybe "label", "header_spacing" and what is annotated, see
