@@ -339,7 +339,7 @@ def test_torchrun_trains_with_the_loss_of_one_process(files, over_torchrun, sett
 def test_faults_are_named_before_training(abdomen, registrations, tmp_path):
     with pytest.raises(Exception) as caught:  # MONAI wraps what a component raises
         train(tmp_path, abdomen, registrations, propagated_labels="magic")
-    assert "propagated_labels: 'magic' is none of votes, best, majority, weighted" in told(caught.value)
+    assert "propagated_labels: 'magic' is not one of votes, best, majority, weighted" in told(caught.value)
     with pytest.raises(Exception) as caught:
         train(tmp_path, abdomen, registrations, labeled_cases=3, propagation_weight=0)
     assert "but there are no unlabeled volumes; list some under 'unlabeled'" in told(caught.value)

@@ -202,9 +202,9 @@ def test_the_command_works_from_any_folder(place, registered, abdomen):
 def test_faults_end_with_what_to_do(abdomen, tmp_path):
     settings = {"dataset_dir": abdomen, "output_dir": tmp_path, **QUICK}
     for changed, message in (
-        ({"plan": "nothing"}, "plan: 'nothing' is none of atlas, template, similar, all, and no .json file."),
+        ({"plan": "nothing"}, "plan: 'nothing' is neither one of atlas, template, similar, all nor a .json file."),
         ({"settings#spacing": -1}, "settings#spacing: -1 is not a number above 0"),
-        ({"labeled_cases": 9}, "labeled_cases: 9 labeled cases were asked for, the training list has 2"),
+        ({"labeled_cases": 9}, "labeled_cases: 9 are asked for, but the training list has 2"),
     ):
         done = start("registration", ["registration.json"], configs=CONFIGS, **{**settings, **changed})
         assert done.returncode != 0 and message in done.stdout.strip().splitlines()[-1]

@@ -105,7 +105,7 @@ def _entries(item: Any, values: Mapping[str, Any]) -> list[Any]:
     place = LISTED.fullmatch(item) if isinstance(item, str) else None
     found = filled(_value(place[1], values), values) if place else [filled(item, values)]
     if not isinstance(found, list):
-        raise SettingError(f"{item}: the value is {found!r}, which is no list; leave the star out.")
+        raise SettingError(f"{item}: the value is {found!r}, which is not a list; leave the star out.")
     return found
 
 
@@ -283,7 +283,8 @@ def settings_page(bundles: str | Path) -> str:
                 defaults.setdefault(key, {}).setdefault(file.relative_to(bundles).parts[0], shown)
     if unknown := sorted(set(defaults) ^ set(described)):
         raise SettingError(
-            f"{DESCRIPTIONS}: {', '.join(unknown)} must be settings of a config with a sentence there; mend either."
+            f"{DESCRIPTIONS}: {', '.join(unknown)} are settings of a config without a sentence there, or the "
+            f"reverse; add the sentence, or remove it."
         )
     lines = [PAGE]
     for key in described:

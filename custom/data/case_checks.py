@@ -16,6 +16,7 @@ from custom.data.geometry import OrientSlices, slice_axis
 from custom.data.nifti_geometry import corner_distance
 from custom.data.volume_file import aligned_affine, annotation_of, remember_case
 from custom.utils.errors import SettingError
+from custom.utils.words import counted
 
 __all__ = ["check_case", "check_direction", "check_image", "check_label", "check_pair"]
 
@@ -67,9 +68,11 @@ def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
     for number, (low, high, bad) in enumerate(facts.frames):
         where = f"{path}{frames.format(number)}"
         if bad:
-            problems.append(f"{where} has {bad} voxels that are NaN or infinite; replace them, e.g. by the background.")
+            problems.append(
+                f"{where} has {counted(bad, 'voxel')} of value NaN or infinity; replace them, e.g. by the background."
+            )
         elif low == high:
-            problems.append(f"{where} is constant, every voxel is {low:g}; export the image again or remove the case.")
+            problems.append(f"{where} is constant: every voxel is {low:g}; export the image again or remove the case.")
     return problems
 
 
@@ -118,16 +121,16 @@ def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) 
     broken = values[~np.isfinite(values) | (values != np.round(values))]
     outside = np.setdiff1d(values[(values < 0) | (values >= num_classes)], broken)
     if broken.size:
-        problems.append(f"{path} has label values that are no integers: {_listed(broken)}; round or resample it anew.")
+        problems.append(
+            f"{path} has label values that are not integers: {_listed(broken)}; round or resample it again."
+        )
     if outside.size:
         problems.append(
             f"{path} has the label values {_listed(outside)}, outside 0..{num_classes - 1}; "
             f"relabel the file or name all classes{ignored}."
         )
     if not values.any() and not empty:
-        problems.append(
-            f"{path} has no foreground, every voxel is 0; draw the label or move the case to the unlabeled."
-        )
+        problems.append(f"{path} has no foreground: every voxel is 0; draw the label, or list the case as unlabeled.")
     return problems
 
 
@@ -149,22 +152,22 @@ def check_pair(image: str | os.PathLike, label: str | os.PathLike) -> list[str]:
         return [f"{image} has the shape {a.shape} and {label} {b.shape}; export both on the same grid."]
     if aligned_affine(b.file, a.file) is None:
         apart = corner_distance(a.affine, b.affine, a.shape)
-        return [f"{image} and {label} have different affines, corners are {apart:.3g} mm apart; export both anew."]
+        return [
+            f"{image} and {label} have different affines: their corners are {apart:.3g} mm apart; export both again."
+        ]
     return []
 
 
 def _check_shape(path: str | os.PathLike, facts: Facts, cine: bool = False) -> list[str]:
     shape = facts.shape
     if len(shape) == 4 and not cine:
-        return [
-            f"{path} is 4-D, {shape}, where a 3-D volume is expected; save one frame (channel) to a file of its own."
-        ]
+        return [f"{path} is 4-D, {shape}, where a 3-D volume is expected; save one frame (channel) to a separate file."]
     if not 3 <= len(shape) <= 4:
         return [f"{path} is {len(shape)}-D, {shape}, where a volume is expected; stack the slices in one 3-D file."]
     axis = slice_axis(facts.affine, shape[:3])
     if shape[axis] < 2:
         return [
-            f"{path} has one slice, shape {shape}; a position along the slices needs two at least: remove the case."
+            f"{path} has one slice, shape {shape}; a position along the slices needs at least two: remove the case."
         ]
     return []
 

@@ -80,6 +80,6 @@ def check_class_names(names: Any, key: str = "class_names") -> None:
         DataError: the names are not a list of different texts.
     """
     if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) and n.strip() for n in names) or not names:
-        raise DataError(f"{key}: {names} are no names; give each class a name, a text that is not empty.")
+        raise DataError(f"{key}: {names} are not names; give each class a name, a text that is not empty.")
     if twice := [name for name, count in Counter(n.strip() for n in names).items() if count > 1]:
-        raise DataError(f"{key}: {', '.join(twice)} names more than one class; give each a name of its own.")
+        raise DataError(f"{key}: {', '.join(twice)} names more than one class; give each class a different name.")

@@ -20,6 +20,7 @@ from custom.data.slice_order import warn_about_slice_order
 from custom.data.unique import check_unique, name_of
 from custom.data.volume_file import remember_case
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = [
     "DataError",
@@ -77,11 +78,11 @@ def check_labeled_count(available: int, wanted: int) -> None:
         DataError: there are fewer, or ``wanted`` is less than 1.
     """
     if wanted < 1:
-        raise DataError(f"labeled_cases: {wanted} labeled cases were asked for; give --labeled_cases at least 1.")
+        raise DataError(f"labeled_cases: {wanted}; give at least 1.")
     if available < wanted:
         raise DataError(
-            f"labeled_cases: {wanted} labeled cases were asked for, the training list has {available}; "
-            f"label more cases or give --labeled_cases at most {available}."
+            f"labeled_cases: {wanted} are asked for, but the training list has {counted(available, 'labeled case')}; "
+            f"label more cases, or give at most {available}."
         )
 
 
@@ -135,7 +136,7 @@ def check_datalist(
         shown = [f"  - {line}" for line in problems[:MOST_LINES]]
         if len(problems) > MOST_LINES:
             shown.append(f"  ... and {len(problems) - MOST_LINES} more.")
-        raise DataError("\n".join([f"The data has {len(problems)} problem(s):", *shown]))
+        raise DataError("\n".join([f"The data has {counted(len(problems), 'problem')}:", *shown]))
     warn_about_headers([entry["image"] for _, entry in cases])
 
 
@@ -254,7 +255,10 @@ def check_label_values(class_names: Sequence[str], label_values: Sequence[int] |
         DataError: the numbers differ.
     """
     if label_values is not None and len(label_values) != len(class_names):
-        raise DataError(f"label_values: {len(label_values)} values for {len(class_names)} classes; give one for each.")
+        raise DataError(
+            f"label_values: {counted(len(label_values), 'value')} for {counted(len(class_names), 'class', 'classes')}; "
+            "give one for each class."
+        )
 
 
 def usable_images(cases: Sequence[dict[str, Any]], direction: Sequence[float] | None = None) -> list[dict[str, Any]]:
@@ -270,7 +274,7 @@ def usable_images(cases: Sequence[dict[str, Any]], direction: Sequence[float] | 
     usable = without_faults(cases, direction)
     if not usable:
         first = [*check_image(cases[0]["image"]), *check_direction(cases[0]["image"], direction)][0]
-        raise DataError(f"images: none of {len(cases)} can be used, the first one because: {first}")
+        raise DataError(f"images: none of {counted(len(cases), 'image')} can be used. The first one: {first}")
     return usable
 
 

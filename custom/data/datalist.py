@@ -207,7 +207,7 @@ def _read_ids(file: Path, optional: bool = False) -> list[str]:
     if not file.is_file():
         if optional:
             return []
-        raise DataError(f"split_dir: {file} is missing; it lists the training patients, one a line.")
+        raise DataError(f"split_dir: {file} is missing; it lists the training patients, one per line.")
     return read_text(file, "split_dir", DataError).split()
 
 
@@ -219,8 +219,8 @@ def _from_json(file: Path, split_dir: str) -> tuple:
         moved = [case for case in sections["training"] if {case["case"], case["patient"]} & ids]
         if lost := ids - {case[key] for case in moved for key in ("case", "patient")}:
             raise DataError(
-                f"split_dir: {Path(split_dir) / name} names {', '.join(sorted(lost)[:5])}, no labeled training case of "
-                f"{file}; correct the name."
+                f"split_dir: {Path(split_dir) / name} names {', '.join(sorted(lost)[:5])}; the labeled training cases "
+                f"of {file} do not include this; correct the names."
             )
         sections[section] += moved
         sections["training"] = [case for case in sections["training"] if case not in moved]
@@ -348,7 +348,7 @@ def cases_to_annotate(
     cases = load_sections(dataset_dir, split_dir, labeled_cases, datalist, header_spacing)["unlabeled"]
     if not cases:
         raise DataError(
-            f"labeled_cases: nothing is left to annotate, all training cases of {datalist or dataset_dir} have labels; "
+            f"labeled_cases: nothing is left to annotate: all training cases of {datalist or dataset_dir} have labels; "
             "give --images with a folder of further ones."
         )
     return _with_names_of_their_own(cases)

@@ -24,7 +24,7 @@ __all__ = ["DECATHLON", "NNUNET", "label_names"]
 FILE = "dataset.json"
 IGNORE = "ignore"  # what nnU-Net calls the voxels that nobody has decided
 CHANNEL = re.compile(r"(.+)_(\d{4})")
-REMEDY = "mend it, or write a data list"
+REMEDY = "correct it, or write a data list"
 
 
 def label_names(labels: Any, file: Path) -> dict[int, str]:
@@ -46,7 +46,7 @@ def label_names(labels: Any, file: Path) -> dict[int, str]:
         )
     pairs = [(value, key) if isinstance(value, int) else (key, value) for key, value in labels.items()]
     if broken := [f"{name}: {value}" for value, name in pairs if not str(value).isdigit()]:
-        raise DataError(f'datalist: "labels" of {file} has {broken[0]}, which is no value of 0 or more; {REMEDY}.')
+        raise DataError(f'datalist: "labels" of {file} has {broken[0]}, which is not a value of 0 or more; {REMEDY}.')
     names = {int(value): str(name) for value, name in pairs}
     if len(names) < len(labels):
         raise DataError(f'datalist: "labels" of {file} names a value twice; {REMEDY}.')

@@ -122,6 +122,6 @@ def check_series(cases: Sequence[Mapping[str, Any]]) -> None:
     """
     if others := [case["image"] for case in cases if not is_series(case["image"])]:
         raise DataError(
-            f"dicom_seg.json: {others[0]} is no folder of a DICOM series, as DICOM-SEG refers to "
-            f"({len(others)} of {len(cases)} images are none); leave the overlay out."
+            f"dicom_seg.json: {others[0]} is not the folder of a DICOM series, to which DICOM-SEG "
+            f"would refer ({len(others)} of {len(cases)} images are not); leave the overlay out."
         )

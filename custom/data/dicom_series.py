@@ -11,6 +11,7 @@ import numpy as np
 
 from custom.data.dicom import dicom_files
 from custom.data.nifti_geometry import LPS, VolumeFileError
+from custom.utils.words import counted
 
 __all__ = ["Series", "read_series"]
 
@@ -74,8 +75,8 @@ def read_series(folder: str, spacing: Sequence[float] | None = None) -> Series:
         raise _unreadable(folder, error) from error
     if len(names) < len(files):
         raise VolumeFileError(
-            f"{folder} holds {len(files)} DICOM images, {len(names)} of which are one series; "
-            "give each series (and each localizer) a folder of its own."
+            f"{folder} holds {counted(len(files), 'DICOM image')}, of which only {len(names)} belong to one series; "
+            "give each series (and each localizer) a separate folder."
         )
     _check_slices(folder, slices, spacing is not None)
     _check_stack(folder, slices)
@@ -114,7 +115,7 @@ def _one_series(folder: str, itk) -> list[str]:
     generator.SetDirectory(folder)
     series = generator.GetSeriesUIDs()
     if not series:
-        raise OSError("no file of it is an image")
+        raise OSError("none of its files is an image")
     return list(generator.GetFileNames(series[0]))
 
 
@@ -141,24 +142,25 @@ def _check_slices(folder: str, slices: Sequence[dict[str, str]], spacing_given: 
     for tags in slices:
         if tags["frames"] not in ("", "1"):
             raise VolumeFileError(
-                f"{folder} holds an image of {tags['frames']} frames; convert it to .nii.gz, e.g. with dcm2niix."
+                f"{folder} holds one image of several frames ({tags['frames']}); convert it to .nii.gz, e.g. with "
+                f"dcm2niix."
             )
         for name, count in (("position", 3), ("orientation", 6)):
             if len(_numbers(tags[name])) != count:
                 raise VolumeFileError(
-                    f"{folder} has a slice without a usable {name} of the patient: where it lies cannot be told; "
-                    "export it again, without removing that."
+                    f"{folder} has a slice without a usable {name} of the patient: its place is unknown; "
+                    "export it again, and keep that element."
                 )
         sizes = _numbers(tags["pixel spacing"])
         if not spacing_given and (len(sizes) != 2 or min(sizes) <= 0):
             raise VolumeFileError(
-                f"{folder} has a slice without a usable pixel spacing; export it again, or say the voxel size with "
+                f"{folder} has a slice without a usable pixel spacing; export it again, or give the voxel size with "
                 '--header_spacing "[x,y,z]" in mm.'
             )
         for name in ("rescale slope", "rescale intercept"):
             number = _numbers(tags[name])
             if tags[name] and (len(number) != 1 or (name == "rescale slope" and number[0] == 0)):
-                raise VolumeFileError(f"{folder} has a slice with the {name} {tags[name]}; export it again.")
+                raise VolumeFileError(f"{folder} has a slice whose {name} is {tags[name]}; export it again.")
         if tags["samples per pixel"] not in ("", "1") or tags["photometric interpretation"] not in ("", "MONOCHROME2"):
             raise VolumeFileError(
                 f"{folder} holds images of the kind {tags['photometric interpretation'] or 'color'}, not gray values "
@@ -167,12 +169,13 @@ def _check_slices(folder: str, slices: Sequence[dict[str, str]], spacing_given: 
     for name in SAME:
         if len(kinds := sorted({tags[name] for tags in slices})) > 1:
             raise VolumeFileError(
-                f"{folder} has slices with different {name} ({', '.join(kinds[:3])}); give each stack its own folder."
+                f"{folder} has slices with different {name} ({', '.join(kinds[:3])}); give each stack a separate "
+                f"folder."
             )
     for name in ("orientation", "pixel spacing"):
         numbers = [_numbers(tags[name]) for tags in slices]
         if numbers[0] and not np.allclose(numbers, numbers[0], atol=1e-3):
-            raise VolumeFileError(f"{folder} has slices with different {name}; give each stack a folder of its own.")
+            raise VolumeFileError(f"{folder} has slices with different {name}; give each stack a separate folder.")
 
 
 def _check_stack(folder: str, slices: Sequence[dict[str, str]]) -> None:
@@ -189,11 +192,12 @@ def _check_stack(folder: str, slices: Sequence[dict[str, str]]) -> None:
     if gaps.min() < 1e-3 * max(gaps.max(), 1.0):
         raise VolumeFileError(
             f"{folder} has several slices at one place: a series in time, or one that was copied twice; "
-            "give each volume a folder of its own."
+            "give each volume a separate folder."
         )
     if (uneven := float(np.abs(gaps - gaps.mean()).max())) > SLICE_TOLERANCE:
         raise VolumeFileError(
-            f"{folder} has slices at uneven distances, by up to {uneven:.1f} mm: some are missing, or it is no stack; "
+            f"{folder} has slices at uneven distances, by up to {uneven:.1f} mm: some are missing, or it is not a "
+            f"stack; "
             "export it again."
         )
     shifts = np.diff(positions, axis=0) - np.outer(gaps, normal)

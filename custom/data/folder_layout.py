@@ -88,7 +88,7 @@ def classes_of_labels(labels: Sequence[Path | str], names: Mapping[int, str] | N
     """Names of the classes: those given, or else "class <value>" of each value in the label files.
 
     Args:
-        labels: files, which are read if there are no names; one that cannot be read is left to the checks.
+        labels: files, which are read if there are not names; one that cannot be read is left to the checks.
         names: value to name, or None.
 
     Raises:

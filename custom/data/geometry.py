@@ -77,7 +77,7 @@ class OrientSlices(Orientation):
         self.direction = tuple(float(d) for d in direction)
         if len(self.direction) != 3 or not np.linalg.norm(self.direction) > 0:
             raise SettingError(
-                f"slice_direction: {direction} is no direction; give three numbers in RAS, such as [0, 0, 1]."
+                f"slice_direction: {direction} is not a direction; give three numbers in RAS, such as [0, 0, 1]."
             )
 
     def codes(self, affine: np.ndarray, shape: Sequence[int]) -> str:

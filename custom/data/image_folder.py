@@ -14,6 +14,7 @@ from custom.data.dicom import dicom_files
 from custom.data.itk_files import data_file, is_itk_file
 from custom.data.nifti_geometry import VolumeFileError
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = ["images_in", "image_files"]
 
@@ -112,13 +113,13 @@ def _is_other_image(file: Path) -> bool:
 
 def _warn_about_other_images(files: Sequence[Path]) -> None:
     for file in filter(_is_other_image, files):
-        logger.warning(f"Left out: {file} is none of {', '.join(IMAGE_ENDINGS)} and no DICOM series; convert it.")
+        logger.warning(f"Left out: {file} is not one of {', '.join(IMAGE_ENDINGS)} and not a DICOM series; convert it.")
 
 
 def _tell(files: Sequence[Path], what: str) -> None:
     if files:
         names = ", ".join(f.name for f in files[:SHOWN]) + (", ..." if len(files) > SHOWN else "")
-        logger.warning(f"images: {len(files)} {what} ({names}).")
+        logger.warning(f"images: {counted(len(files), 'file')} left out: {what} ({names}).")
 
 
 def _voxels_of(file: Path) -> Path | None:
@@ -132,7 +133,7 @@ def _voxels_of(file: Path) -> Path | None:
 def _without_segmentations(files: list[Path]) -> list[Path]:
     names = {case_id({"image": f}) for f in files}
     images = [f for f in files if not _is_segmentation(case_id({"image": f}), names)]
-    _tell([f for f in files if f not in images], "files left out, which look like segmentations of images beside them")
+    _tell([f for f in files if f not in images], "segmentations, by their names, of images beside them")
     return images
 
 

@@ -109,7 +109,7 @@ def open_itk(path: str, spacing: Sequence[float] | None, most_voxels: int, dense
         raise VolumeFileError(_damaged(path, error)) from error
     if components != 1 or kind not in GRAY:
         raise VolumeFileError(
-            f"{path} holds {components} values of type {kind} a voxel, not one gray value or class; export it again."
+            f"{path} holds {components} values of type {kind} per voxel, not one gray value or class; export it again."
         )
     count = int(np.prod(size, dtype=object))
     shown = " x ".join(map(str, size))

@@ -148,7 +148,7 @@ def checked_spacing(spacing: Any, key: str) -> list[float] | None:
         return None
     numbers = spacing if isinstance(spacing, (list, tuple)) else []
     if len(numbers) != 3 or not all(type(n) in (int, float) and 0 < n < float("inf") for n in numbers):  # no bool
-        raise DataError(f"{key}: {_short(spacing)} are no three voxel sizes in mm; write e.g. [1.5, 1.5, 8].")
+        raise DataError(f"{key}: {_short(spacing)} are not three voxel sizes in mm; write e.g. [1.5, 1.5, 8].")
     return [float(n) for n in numbers]
 
 

@@ -30,7 +30,7 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to the axes of DICOM and ITK, and b
 SIZE_TOLERANCE = 0.01  # relative
 RIGHT_ANGLE_TOLERANCE = 1e-3  # cosine
 SCANNER = 1  # code of a form in the coordinates of the scanner
-REMEDY = 'mend the header, or say the voxel size with --header_spacing "[x,y,z]" in mm'
+REMEDY = 'correct the header, or give the voxel size with --header_spacing "[x,y,z]" in mm'
 
 
 class VolumeFileError(UserError, ValueError):
@@ -73,7 +73,7 @@ def nifti_geometry(header: nib.Nifti1Header, path: str, spacing: Sequence[float]
         header["pixdim"][0] = 1
     unit = int(header["xyzt_units"]) & 7
     if unit not in MILLIMETERS:
-        raise VolumeFileError(f"{path} has the unit of length {unit} (xyzt_units), which there is not; set it to mm.")
+        raise VolumeFileError(f"{path} has the unknown unit of length {unit} (xyzt_units); set it to mm.")
     scale = np.diag([MILLIMETERS[unit]] * 3 + [1.0])
     codes = {"sform": int(header["sform_code"]), "qform": int(header["qform_code"])}
     found = {name: _form(header, name) for name, code in codes.items() if code > 0}

@@ -23,6 +23,7 @@ from custom.data.parts import part_of
 from custom.utils.figures import color_table
 from custom.utils.files import replacing
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = ["SaveVolumed", "like_image", "log_predictions"]
 
@@ -140,5 +141,8 @@ def log_predictions(output_dir: str, count: int) -> None:
 def _values(volume: MetaTensor, case: str) -> np.ndarray:
     values = volume[0].detach().cpu().numpy()
     if broken := int(values.size - np.isfinite(values).sum()):
-        raise DataError(f"{case}: {broken} voxels of the network's output are not finite; train it again.")
+        raise DataError(
+            f"{case}: the network's output has {counted(broken, 'voxel')} of value NaN or infinity; train the "
+            f"network again, with a lower --learning_rate."
+        )
     return values

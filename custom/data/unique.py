@@ -39,8 +39,8 @@ def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
         doubled.update(repeated)
         for case in repeated:
             problems.append(
-                f"{section}: the case id {case} occurs more than once; in the data list give each of them a "
-                '"case" of its own, or rename the files.'
+                f"{section}: the case id {case} occurs more than once; give each of these cases a "
+                'different "case" in the data list, or rename the files.'
             )
         for image in _repeated(os.path.realpath(entry["image"]) for entry in entries):
             problems.append(f"{section}: the image {image} is listed more than once; remove the repetition.")

@@ -23,6 +23,7 @@ from custom.data.itk_files import is_itk_file, open_itk
 from custom.data.nifti_geometry import VolumeFileError, corner_distance, nifti_geometry
 from custom.data.parts import Part, class_file, part_of
 from custom.utils.errors import SettingError
+from custom.utils.words import counted
 
 __all__ = [
     "VolumeFile",
@@ -82,7 +83,7 @@ class VolumeFile:
         with np.errstate(over="ignore", invalid="ignore"):
             values = self._scaled().astype(np.float32)
         if broken := values.size - int(np.isfinite(values).sum()):
-            raise VolumeFileError(f"{self.path} has {broken} voxels that are NaN or infinite; replace them.")
+            raise VolumeFileError(f"{self.path} has {counted(broken, 'voxel')} of value NaN or infinity; replace them.")
         return values
 
     def classes(self) -> np.ndarray:
@@ -96,7 +97,7 @@ class VolumeFile:
         whole = self.annotated(self.rounded(self._scaled()))
         largest = max(float(whole.max()), -float(whole.min()))  # as Python's, since those of uint8 are float16
         if not np.array_equal(whole, np.rint(whole)) or largest > np.iinfo(np.int32).max:
-            raise VolumeFileError(f"{self.path} holds values that are no classes; round or relabel it.")
+            raise VolumeFileError(f"{self.path} holds values that are not classes; round or relabel it.")
         return whole.astype(np.int32)
 
     def annotated(self, values: np.ndarray) -> np.ndarray:
@@ -222,7 +223,8 @@ def _open_frame(path: str, part: Part, spacing: Sequence[float] | None) -> Volum
     whole = _open_file(part.base, spacing)
     if len(whole.shape) != 4 or part.frame >= whole.shape[3]:
         raise VolumeFileError(
-            f"{path} is no frame: {part.base} has the shape {whole.shape}; give a number below that of its frames, or "
+            f"{path} is not a frame: {part.base} has the shape {whole.shape}; give a number below that of its "
+            f"frames, or "
             "the file itself if it is one volume."
         )
     # a copy, so that the other frames need not be kept
@@ -239,7 +241,7 @@ def _open_classes(path: str, part: Part, spacing: Sequence[float] | None) -> Vol
     first = files[0]
     for file in files[1:]:
         if aligned_affine(file, first) is None:
-            raise VolumeFileError(f"{file.path} and {first.path} are not on the same grid; export both anew.")
+            raise VolumeFileError(f"{file.path} and {first.path} are not on the same grid; export both again.")
 
     def stored() -> np.ndarray:
         label = np.zeros(first.shape, dtype=np.uint8 if len(files) < 256 else np.uint16, order="F")
@@ -247,7 +249,7 @@ def _open_classes(path: str, part: Part, spacing: Sequence[float] | None) -> Vol
             voxels = file._scaled()
             here = voxels != 0
             if here.any() and voxels[here].min() != voxels[here].max():
-                raise VolumeFileError(f"{file.path} has more than one value beside 0; it is to be one class.")
+                raise VolumeFileError(f"{file.path} has several values other than 0; it must hold one class.")
             if shared := int(np.count_nonzero(label[here])):
                 other = files[int(label[here].max()) - 1].path
                 raise VolumeFileError(f"{file.path} and {other} share {shared} voxels; give each voxel one class.")
@@ -282,7 +284,7 @@ def _check_file(path: str) -> int:
             ) from error
         raise VolumeFileError(f"the file {path} is missing; correct the path or restore the file.") from error
     except ValueError as error:  # a NUL, or half of a surrogate pair
-        raise VolumeFileError(f"{path!r} is no file name ({error}); correct the path.") from error
+        raise VolumeFileError(f"{path!r} is not a file name ({error}); correct the path.") from error
     except OSError as error:
         what = "a link that leads back to itself" if error.errno == errno.ELOOP else f"no readable file ({error})"
         raise VolumeFileError(f"{path} is {what}; put the file in its place.") from error

@@ -60,7 +60,7 @@ def check_terms(
             anchors >= 1,
             "1 or more pixels of each class; --contrast_weight 0 switches the contrast off",
         ),
-        "negatives": (negatives, negatives is None or negatives >= 2, "2 or more, as an anchor is no key of itself"),
+        "negatives": (negatives, negatives is None or negatives >= 2, "2 or more, since an anchor is not its own key"),
         "positives_share": (
             positives_share,
             0 < positives_share <= 1,
@@ -163,9 +163,9 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         **arguments: Any,
     ) -> None:
         if unknown := sorted(set(weights) ^ set(TERMS)):
-            raise SettingError(f"weights: {', '.join(unknown)} unknown or missing; give {', '.join(TERMS)}.")
+            raise SettingError(f"weights: {', '.join(unknown)} are unknown or missing; give {', '.join(TERMS)}.")
         if not 0 <= confidence <= 1:
-            raise SettingError(f"confidence: {confidence} is no probability; give 0 to 1.")
+            raise SettingError(f"confidence: {confidence} is not a probability; give 0 to 1.")
         self.partner = partner
         self.weights = {n: w if isinstance(w, Schedule) else Schedule(float(w)) for n, w in weights.items()}
         self.teaching_loss, self.propagation_loss = teaching_loss, propagation_loss
@@ -178,7 +178,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         ours, theirs = ({tap: p[-1] for tap, p in one.projectors.items()} for one in (self.network, partner))
         if ours != theirs:  # modules compare by identity
             raise SettingError(
-                "partner: its features lie in another space than the network's; make it with share_head_with."
+                "partner: its features are not in the space of the network's; build it with share_head_with."
             )
         self.add_event_handler(Events.EPOCH_STARTED, self.fill_banks)
         self.add_event_handler(Events.ITERATION_STARTED(event_filter=self._positives_begin), self.fill_banks)

@@ -85,11 +85,11 @@ class MeanTeacherTrainer(TwoStreamTrainer):
     ) -> None:
         if unknown := sorted(set(weights) ^ set(MEAN_TEACHER_TERMS)):
             raise SettingError(
-                f"weights: {', '.join(unknown)} unknown or missing; give {', '.join(MEAN_TEACHER_TERMS)}."
+                f"weights: {', '.join(unknown)} are unknown or missing; give {', '.join(MEAN_TEACHER_TERMS)}."
             )
         for name, probability in {"cut_mix": cut_mix, "confidence": confidence}.items():
             if not 0 <= probability <= 1:
-                raise SettingError(f"{name}: {probability} is no probability; give 0 to 1.")
+                raise SettingError(f"{name}: {probability} is not a probability; give 0 to 1.")
         if strong_factor < 0 or gradient_norm <= 0:
             raise SettingError(
                 f"strong_factor {strong_factor} must be 0 or more, and gradient_norm {gradient_norm} more than 0."

@@ -60,7 +60,7 @@ class PatientSelector:
             )
         left = len(names) - len(set(self.annotated))
         if not 1 <= count <= left:
-            raise SettingError(f"count: {count}; there are {left} patients to choose from.")
+            raise SettingError(f"count: {count}; give 1 to {left}, the number of patients to choose from.")
 
     def run(self) -> list[str]:
         """Rank the patients, write the lists, and log the setting for the training.

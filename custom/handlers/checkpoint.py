@@ -24,6 +24,7 @@ from custom.utils.errors import keeps
 from custom.utils.files import lock, replacing, save_atomically, unlock
 from custom.utils.json_files import read_json
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = ["LoadWeights", "ResumeCheckpoint", "SaveWeights"]
 
@@ -108,15 +109,15 @@ class ResumeCheckpoint:
         missing = [name for name in ("epoch", "iteration", "settings", *self.objects) if name not in content]
         if missing:
             raise WeightsError(
-                f"resume: {self.path} lacks {missing}: it is of another kind of run; start without resume."
+                f"resume: {self.path} lacks {missing}: it was written by another kind of run; start without --resume."
             )
         before, now = content["settings"], self._all_settings(engine)
         # a setting of the user before what follows from it, which is described at length
         for name in sorted(set(before) | set(now), key=lambda name: (len(repr(before.get(name))) > LONG, name)):
             if before.get(name) != now.get(name):
                 raise WeightsError(
-                    f"resume: {self.path} is of a run with {name} {_short(before.get(name))}, now it is "
-                    f"{_short(now.get(name))}; keep {name}, or start without resume."
+                    f"resume: {self.path} was written with {name} {_short(before.get(name))}, this run has "
+                    f"{_short(now.get(name))}; give the same {name}, or start without --resume."
                 )
         for name, item in self.objects.items():
             try:
@@ -124,7 +125,7 @@ class ResumeCheckpoint:
             except (RuntimeError, ValueError, KeyError) as error:
                 raise WeightsError(
                     f"resume: '{name}' in {self.path} does not fit this run ({str(error)[:300]}); "
-                    "use the settings that it was made with, or start without resume."
+                    "use the settings that it was written with, or start without --resume."
                 ) from error
         engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
         if self.evaluator is not None and "best" in content:
@@ -326,7 +327,7 @@ class LoadWeights:
         for kind, those in trained_on.items():
             if not (seen := [name for name, own in hashes.items() if own in those]):
                 continue
-            which = f"{len(seen)} of the {len(hashes)} cases to be scored"
+            which = f"{len(seen)} of the {counted(len(hashes), 'case')} to be scored"
             which += f" ({', '.join(seen[:5])}{', ...' if len(seen) > 5 else ''})"
             if kind == "labeled" and self.unseen:
                 raise WeightsError(
@@ -335,7 +336,7 @@ class LoadWeights:
                     "those of the training."
                 )
             how = {"labeled": "trained on", "validation": "chosen by"}.get(kind, "trained, without their labels, on")
-            logger.warning(f"{self.path} was {how} {which}: no scores of unseen cases.")
+            logger.warning(f"{self.path} was {how} {which}: these are not scores of unseen cases.")
 
 
 def read_notes(path: Path) -> dict[str, Any]:
@@ -349,7 +350,7 @@ def read_notes(path: Path) -> dict[str, Any]:
     if not isinstance(hashes, dict) or not all(_are_texts(those) for those in hashes.values()):
         raise WeightsError(f"checkpoint: {path}: {TRAINED_ON} holds no lists of hashes; copy the file again.")
     if not _are_texts(notes.get(HASHES, [])):
-        raise WeightsError(f"checkpoint: {path}: {HASHES} is no list of hashes; copy the file again.")
+        raise WeightsError(f"checkpoint: {path}: {HASHES} is not a list of hashes; copy the file again.")
     return notes
 
 

@@ -92,7 +92,8 @@ class EmbeddingReport:
         collapsed = [patient for patient in order if is_constant(projections[patients == patient])]
         if collapsed:
             logger.warning(
-                f"Collapsed: the slices of {len(collapsed)} of {len(order)} patients ({', '.join(collapsed[:5])}) all "
+                f"Collapsed: the slices of {len(collapsed)} of {counted(len(order), 'patient')} "
+                f"({', '.join(collapsed[:5])}) all "
                 "have the same projection, which counts as rho 0."
             )
         return median

@@ -76,7 +76,7 @@ class PositivesReport:
         seed: int = 0,
     ) -> None:
         if list(data.geometry.cases) != list(truth.geometry.cases):
-            raise SettingError("truth: it is not of the training cases in their order; list the same cases.")
+            raise SettingError("truth: its cases are not those of the training in the same order; list the same cases.")
         self.path, self.network, self.points = Path(path), network, points
         self.class_names = ["background", *class_names]
         self.data, self.truth = data, truth

@@ -35,7 +35,7 @@ class UncertaintyRanking:
 
     def __init__(self, folder: str | Path, count: int = 3) -> None:
         if count < 1:
-            raise SettingError(f"count: {count}; name at least one patient.")
+            raise SettingError(f"count: {count}; give at least 1.")
         self.folder, self.count = Path(folder), count
         self.scores: dict[str, list[float]] = {}
 

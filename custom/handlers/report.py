@@ -61,7 +61,7 @@ class SegmentationReport:
         ejection_fraction_class: class whose volumes at ED and ES give the ejection fraction, or None.
 
     Raises:
-        SettingError: when ``ejection_fraction_class`` is none of the classes.
+        SettingError: when ``ejection_fraction_class`` is not one of the classes.
         DataError: during the run, when a case has no label, or the id of a case before it.
         ValueError: during the run, when a prediction has another geometry than its label.
     """
@@ -75,7 +75,7 @@ class SegmentationReport:
     ) -> None:
         if ejection_fraction_class is not None and ejection_fraction_class not in class_names:
             raise SettingError(
-                f"ejection_fraction_class: {ejection_fraction_class!r} is none of the classes {list(class_names)}; "
+                f"ejection_fraction_class: {ejection_fraction_class!r} is not one of the classes {list(class_names)}; "
                 "name one of them, or give null."
             )
         self.folder = Path(folder)

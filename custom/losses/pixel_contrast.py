@@ -34,7 +34,7 @@ def draw_pixels(labels: Tensor, count: int, generator: torch.Generator | None = 
     if labels.ndim != 3 or labels.is_floating_point():
         raise ValueError(f"labels must be integers of shape (B, H, W), found {labels.dtype} of {tuple(labels.shape)}.")
     if count < 1:
-        raise ValueError(f"count must be at least 1, found {count}: the paper draws up to 1000 pixels a class.")
+        raise ValueError(f"count must be at least 1, found {count}: the paper draws up to 1000 pixels per class.")
     shuffled = torch.randperm(labels.numel(), generator=generator, device=labels.device)
     classes, order = labels.flatten()[shuffled].sort(stable=True)
     place = torch.arange(len(classes), device=classes.device) - _runs(classes)[0]
@@ -164,7 +164,7 @@ class PixelContrastLoss(nn.Module):
         _check_negatives(negatives)
         _check_extra_weight(extra_weight)
         if anchors < 1:
-            raise ValueError(f"anchors must be at least 1, found {anchors}: the paper draws up to 1000 a class.")
+            raise ValueError(f"anchors must be at least 1, found {anchors}: the paper draws up to 1000 per class.")
         self.anchors, self.negatives, self.temperature = anchors, negatives, temperature
         self.extra_weight = extra_weight
 

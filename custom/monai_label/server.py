@@ -119,7 +119,7 @@ def _check_settings(bundle: Path) -> None:
             if own != value:
                 raise SettingError(
                     f"{bundle / 'configs' / file} has {name} {json.dumps(own)}, its weights were trained with "
-                    f"{json.dumps(value)}; write that there, or remove {notes.parent} to begin anew."
+                    f"{json.dumps(value)}; write that there, or remove {notes.parent} to start over."
                 )
     metadata = bundle / "configs" / "metadata.json"
     output = json.loads(metadata.read_text(encoding="utf-8"))["network_data_format"]["outputs"]["pred"]
@@ -128,7 +128,7 @@ def _check_settings(bundle: Path) -> None:
         raise SettingError(
             f"{metadata} names the classes {json.dumps(names)} in the channel_def of its output, its weights were "
             f"trained with {json.dumps(trained['class_names'])}; write these there, after the background, with "
-            f"num_channels {len(trained['class_names']) + 1}, or remove {notes.parent} to begin anew."
+            f"num_channels {len(trained['class_names']) + 1}, or remove {notes.parent} to start over."
         )
 
 
@@ -217,10 +217,12 @@ def allowed(host: str, names: Sequence[str], origins: Sequence[str], folder: Pat
     """
     for name in names:
         if not re.fullmatch(r"[\w.:-]+", name) or name in WILDCARDS:
-            raise SettingError(f"allow: {name!r} is no name or address of this machine; give one without a port.")
+            raise SettingError(f"allow: {name!r} is not a name or address of this machine; give one without a port.")
     for origin in origins:
         if not re.fullmatch(r"https?://[\w.\[\]:-]+", origin):
-            raise SettingError(f"origins: {origin!r} is no web page's; give it as https://viewer.example.org.")
+            raise SettingError(
+                f"origins: {origin!r} is not the address of a web page; give one such as https://viewer.example.org."
+            )
     local = host in LOOPBACK
     if host in WILDCARDS and not names:
         raise SettingError(
@@ -265,7 +267,9 @@ def main() -> None:
     options = parser.parse_args()
     try:
         if "://" not in options.studies and not Path(options.studies).is_dir():
-            raise SettingError(f"studies: {options.studies} is no folder; give the one that holds the .nii.gz files.")
+            raise SettingError(
+                f"studies: {options.studies} is not a folder; give the one that holds the .nii.gz files."
+            )
         access = allowed(options.host, options.allow, options.origins, options.folder)
         check_torchvision()
         app = write_app(options.folder.absolute(), server_environment())

@@ -133,7 +133,7 @@ def _suggest_crop(volumes: Sequence[Tensor]) -> None:
     if volumes and all(needed) and 2 * math.prod(size) <= math.prod(volumes[0].shape[:2]):
         logger.info(
             f"crop_size: none. What is labeled fits into {size} of {[*volumes[0].shape[:2]]} pixels; if it always lies "
-            f'together, train, score and segment with --crop_size "{size}" and maybe a smaller --spacing.'
+            f'together, train, score and segment with --crop_size "{size}", and consider a smaller --spacing.'
         )
 
 

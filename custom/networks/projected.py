@@ -196,7 +196,9 @@ def _channels(network: nn.Module, taps: Mapping[str, str]) -> dict[str, int]:
 
 def _check_name(name: str) -> None:
     if not name or "." in name or hasattr(nn.ModuleDict(), name):
-        raise SettingError(f"taps: PyTorch takes no module called {name!r}; give the tap another name, such as 'full'.")
+        raise SettingError(
+            f"taps: PyTorch does not accept a module called {name!r}; give the tap another name, such as 'full'."
+        )
 
 
 def _check_path(network: nn.Module, name: str, path: str) -> None:

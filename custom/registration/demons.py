@@ -79,7 +79,7 @@ def use_threads(count: int) -> int:
         ValueError: less than one.
     """
     if count < 1:
-        raise ValueError(f"threads: {count}; at least one.")
+        raise ValueError(f"threads: {count}; give at least 1.")
     threader = load_itk().MultiThreaderBase
     before = threader.GetGlobalDefaultNumberOfThreads()
     threader.SetGlobalDefaultNumberOfThreads(count)

@@ -58,7 +58,7 @@ def export_transforms(
         RegistrationError: a pair of the plan has no usable registration.
     """
     if transform_format not in FORMATS:
-        raise SettingError(f"transform_format: {transform_format!r} is none of {', '.join(FORMATS)}.")
+        raise SettingError(f"transform_format: {transform_format!r} is not one of {', '.join(FORMATS)}.")
     registrations = Registrations(registration_dir)
     if isinstance(plan, str) and plan.endswith(".json"):
         pairs = read_plan(plan)
@@ -147,7 +147,9 @@ def _mapped(transform: Any, points: Tensor, name: str) -> Tensor:
     flat = points.reshape(-1, 3)
     mapped = torch.cat([transform(part) for part in flat.split(CHUNK)])
     if lost := int(mapped.isnan().any(dim=1).sum()):
-        raise RegistrationError(f"{name}: the transform leads nowhere at {lost} voxels; export another pair instead.")
+        raise RegistrationError(
+            f"{name}: the transform is undefined at {counted(lost, 'voxel')}; export another pair instead."
+        )
     return mapped.reshape(points.shape)
 
 

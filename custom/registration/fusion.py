@@ -25,7 +25,7 @@ def check_fusion(how: str) -> None:
         SettingError: it is none of :data:`FUSIONS`.
     """
     if how not in FUSIONS:
-        raise SettingError(f"fusion: {how!r} is none of {', '.join(FUSIONS)}.")
+        raise SettingError(f"fusion: {how!r} is not one of {', '.join(FUSIONS)}.")
 
 
 def fuse_labels(

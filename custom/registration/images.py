@@ -50,7 +50,7 @@ def intensity_window(volume: Volume) -> tuple[float, float]:
     if not high > low:  # a few bright voxels in an empty image
         low, high = volume.values.min(), volume.values.max()
     if not high > low:
-        raise RegistrationError(f"{volume.name} is constant, every voxel is {low:g}; export it again or leave it out.")
+        raise RegistrationError(f"{volume.name} is constant: every voxel is {low:g}; export it again or leave it out.")
     return float(low), float(high)
 
 
@@ -60,7 +60,7 @@ def read_region(region: Any, source: Volume) -> Volume:
         return Volume(source.name, torch.ones_like(source.values), source.grid)
     label = read_volume(region, label=True)
     if not same_grid(label.grid, source.grid):
-        raise RegistrationError(f"{label.name} has another geometry than its image {source.name}; resample it.")
+        raise RegistrationError(f"{label.name} does not have the geometry of its image {source.name}; resample it.")
     organ = organ_mask(label.values, label.grid.spacing).numpy()
     if not organ.any():
         raise RegistrationError(f"{label.name} has no voxel above 0; give a label map that marks the organ, or none.")

@@ -26,6 +26,7 @@ from custom.utils.bars import progress_bar
 from custom.utils.errors import SettingError
 from custom.utils.files import replacing
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = ["check_choice", "label_maps", "no_registrations", "propagated_labels", "warped_labels"]
 
@@ -70,7 +71,7 @@ def check_choice(choice: str, allowed: Sequence[str] = CHOICES) -> None:
         SettingError: it is not allowed.
     """
     if choice not in allowed:
-        raise SettingError(f"propagated_labels: {choice!r} is none of {', '.join(allowed)}.")
+        raise SettingError(f"propagated_labels: {choice!r} is not one of {', '.join(allowed)}.")
 
 
 def no_registrations() -> None:
@@ -130,9 +131,9 @@ def propagated_labels(
     without = [case["case"] for case in cases if "label" not in case]
     if cases and len(without) == len(cases):
         raise SettingError(
-            f"propagated_labels: no labeled case was registered onto any of the {len(cases)} unlabeled ones and is "
-            f"usable (see {registrations.folder}/pairs.csv): the plan must have 'atlas' or such pairs; look at its "
-            "pictures, or train with --propagation_weight 0 --warped_share 0."
+            f"propagated_labels: no registration of a labeled case onto one of {counted(len(cases), 'unlabeled case')} "
+            f"is usable (see {registrations.folder}/pairs.csv). The plan must hold 'atlas' or such pairs; look at the "
+            "pictures of the pairs, or train with --propagation_weight 0 --warped_share 0."
         )
     if without:
         logger.warning(f"propagated_labels: none for {', '.join(without)}: no labeled case has a usable registration.")

@@ -90,7 +90,7 @@ class Registrations:
         for name in (fixed, moving):
             if name not in self._direct:
                 known = f"{', '.join([*self._direct][:5])}{', ...' if len(self._direct) > 5 else ''}"
-                raise RegistrationError(f"{name} is no case of {self.folder}; there are {known}.")
+                raise RegistrationError(f"{name} is not a case of {self.folder}; there are {known}.")
         if fixed == moving:
             return self._identity(fixed)
         route = self._route(fixed, moving)
@@ -109,7 +109,7 @@ class Registrations:
                 found = self._load(self.folder / result.transform)
                 grid = found.fixed if name == pair.fixed else found.moving
                 return Transform((), grid, grid)
-        raise RegistrationError(f"{name} has no registration in {self.folder} that did not fail.")
+        raise RegistrationError(f"{name} has no registration in {self.folder} that succeeded.")
 
     def atlases(
         self, fixed: str, labeled: Collection[str] | None = None, usable: bool = True

@@ -79,7 +79,7 @@ def register(
         attempts.append((affine_similarity(target, source, mask, matrix, options), matrix))
     if not attempts:
         raise RegistrationError(
-            f"{target.name} and {source.name}: the organ finds no place within the fixed volume; are they the same "
+            f"{target.name} and {source.name}: the organ does not fit anywhere in the fixed volume; are they the same "
             "region of the body, and are their headers right?"
         )
     _, matrix = max(attempts, key=lambda attempt: attempt[0])

@@ -30,7 +30,7 @@ MEMORY = 3 << 30  # bytes that a process may need, a few copies of a large CT
 TRIES = 3  # attempts at a pair whose worker process is killed
 WORKER_TIMEOUT = 60  # seconds to wait for the first worker of a scheduler
 SHOWN = 5  # number of problems that are logged
-KILLED = "its process was killed several times, maybe because memory ran out; use fewer --workers and run again"
+KILLED = "its process was killed several times, perhaps because memory ran out; run again with fewer --workers"
 LOOPBACK = "127.0.0.1"
 
 
@@ -158,8 +158,8 @@ class PairRunner:
                     result = future.result()
                 except CancelledError as error:
                     raise SettingError(
-                        f"scheduler: {address} was lost; start it again, and run this again: the pairs that were "
-                        "finished are kept."
+                        f"dask_scheduler: the connection to {address} was lost; start it and this run again: finished "
+                        "pairs are kept."
                     ) from error
                 except KilledWorker:
                     result = PairResult(*pair, message=KILLED)
@@ -198,14 +198,15 @@ class PairRunner:
                 client = self._open.enter_context(Client(self.scheduler, timeout=10))
             except (OSError, ValueError) as error:
                 raise SettingError(
-                    f"scheduler: {self.scheduler} cannot be reached ({error}); start one with 'dask scheduler' and "
-                    "give its address as tcp://host:port, or leave --scheduler away to work on this machine."
+                    f"dask_scheduler: {self.scheduler} cannot be reached ({error}); start one with 'dask "
+                    f"scheduler' and "
+                    "give its address as tcp://host:port, or leave --dask_scheduler out to work on this machine."
                 ) from error
             try:
                 client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
             except NoWorkerError as error:
                 raise SettingError(
-                    f"scheduler: {self.scheduler} has no workers; start some with 'dask worker {self.scheduler} "
+                    f"dask_scheduler: {self.scheduler} has no workers; start some with 'dask worker {self.scheduler} "
                     "--nthreads 1', which need this package and the same paths."
                 ) from error
             return client
@@ -236,7 +237,9 @@ def write_table(path: str | Path, results: Sequence[PairResult]) -> None:
     if len(problems) > SHOWN:
         logger.warning(f"  ... and {len(problems) - SHOWN} more in the table.")
     if results and states["failed"] == len(results):
-        raise RegistrationError(f"All {len(results)} pairs failed, the first one with: {results[0].message}")
+        raise RegistrationError(
+            f"None of {counted(len(results), 'pair')} was registered. The first one: {results[0].message}"
+        )
 
 
 def _fitting_workers() -> int:

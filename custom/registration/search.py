@@ -50,7 +50,10 @@ def locate(target: Volume, source: Volume, mask: Volume, options: Settings) -> l
             shift[:3, 3] = -grid.affine[:3, :3] @ (place - corner)
             found.append((value, matrix @ shift))
     if not found:
-        raise RegistrationError(f"{target.name} and {source.name}: the organ fits nowhere; are they the same region?")
+        raise RegistrationError(
+            f"{target.name} and {source.name}: the organ does not fit anywhere; check that both show the same "
+            f"region of the body."
+        )
     found.sort(key=lambda result: -result[0])
     return [matrix for _, matrix in found[: options.candidates]]
 

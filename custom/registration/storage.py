@@ -134,7 +134,7 @@ def _digest(path: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise StorageError(f"{path} is truncated or no gzip file ({error}); copy it again.") from error
+        raise StorageError(f"{path} is truncated, or not a gzip file ({error}); copy it again.") from error
     return digest.hexdigest()
 
 
@@ -142,7 +142,7 @@ def _read(path: str | Path) -> Any:
     data = Path(path).read_bytes()
     remedy = "remove it, and it is computed again."
     if not data.startswith(FORMAT):
-        raise StorageError(f"{path} is no stored transform of this version; {remedy}")
+        raise StorageError(f"{path} is not a stored transform of this version; {remedy}")
     digest, _, content = data.removeprefix(FORMAT).partition(b"\n")
     if hashlib.sha256(content).hexdigest().encode() != digest:
         raise StorageError(f"{path} is damaged: its content does not match its hash; {remedy}")

@@ -182,7 +182,7 @@ def _on_moving_grid(image: Any, transform: Transform, label: bool) -> Volume:
     volume = read_volume(image, label=label)
     if not same_grid(volume.grid, transform.moving):
         raise RegistrationError(
-            f"{volume.name} has another geometry than the moving volume of the transform "
+            f"{volume.name} does not have the geometry of the moving volume of the transform "
             f"({volume.grid.shape}, {transform.moving.shape}, or shifted); give a volume of the same scan."
         )
     return volume

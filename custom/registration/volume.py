@@ -17,6 +17,7 @@ from torch import Tensor
 
 from custom.data.volume_file import VolumeFileError, open_volume
 from custom.utils.errors import UserError
+from custom.utils.words import counted
 
 __all__ = ["Grid", "RegistrationError", "Volume", "read_volume", "same_grid"]
 
@@ -193,17 +194,17 @@ def read_volume(image: Any, label: bool = False) -> Volume:
     grid = Grid(tuple(values.shape), affine)
     if not np.isfinite(affine).all() or not grid.spacing.min() > 0:
         raise RegistrationError(
-            f"{name} has the affine {affine.tolist()}, which gives voxels no size; mend its header."
+            f"{name} has the affine {affine.tolist()}, which gives voxels no size; correct its header."
         )
     if np.abs(grid.directions.T @ grid.directions - np.eye(3)).max() > DIRECTION_TOLERANCE:
         raise RegistrationError(f"{name} has axes that are not perpendicular; resample it to a straight grid first.")
     if broken := int((~values.isfinite()).sum()):
-        raise RegistrationError(f"{name} has {broken} voxels that are NaN or infinite; replace them.")
+        raise RegistrationError(f"{name} has {counted(broken, 'voxel')} of value NaN or infinity; replace them.")
     if not label:
         return Volume(name, values.float(), grid)
     classes = values.to(torch.int16)
     if not torch.equal(classes.to(values.dtype), values):
-        raise RegistrationError(f"{name} holds values that are no classes from 0 to 32767; round or relabel it.")
+        raise RegistrationError(f"{name} holds values that are not classes from 0 to 32767; round or relabel it.")
     return Volume(name, classes, grid)
 
 

@@ -101,7 +101,7 @@ class RegistrationWorkflow:
         self.given = read_plan(plan) if isinstance(plan, str) and plan.endswith(".json") else None
         self.plan = () if self.given is not None else ((plan,) if isinstance(plan, str) else tuple(plan))
         if unknown := [name for name in self.plan if name not in PLANS]:
-            raise SettingError(f"plan: {unknown[0]!r} is none of {', '.join(PLANS)}, and no .json file.")
+            raise SettingError(f"plan: {unknown[0]!r} is neither one of {', '.join(PLANS)} nor a .json file.")
         if not self.plan and not self.given:
             raise SettingError(f"plan: {plan} holds no pairs; name one or more of {', '.join(PLANS)}.")
         if leading is not None and group_by is None:
@@ -113,9 +113,9 @@ class RegistrationWorkflow:
         if unknown := sorted({name for pair in self.given or () for name in pair} - ids):
             raise SettingError(f"plan: no such case: {', '.join(unknown[:5])}; the cases are {', '.join(sorted(ids))}.")
         if not self.labeled:
-            raise SettingError("registration: no case is labeled; the label says where the organ is: label one.")
+            raise SettingError("registration: no case is labeled; label one, since the label says where the organ is.")
         if template is not None and template not in {case["case"] for case in self.labeled}:
-            raise SettingError(f"template: {template} is none of the labeled cases.")
+            raise SettingError(f"template: {template} is not one of the labeled cases.")
         if figure_count < 0:
             raise SettingError(f"figure_count: {figure_count}; give a number of pairs, or 0 for no picture.")
         self.figure_count = figure_count

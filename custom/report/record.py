@@ -94,7 +94,9 @@ def remember(folder: str | Path, record: Record) -> dict[str, Record]:
     try:
         records = {name: Record(**content) for name, content in found.items() if name in WORKFLOWS}
     except TypeError as error:
-        raise SettingError(f"output_dir: {file} is of another version; remove it; runs write it again.") from error
+        raise SettingError(
+            f"output_dir: {file} was written by another version; remove it, and the next run writes it again."
+        ) from error
     records = {**records, record.workflow: record}
     kept = {name: records[name] for name in WORKFLOWS if name in records and name not in WORKFLOWS[record.workflow]}
     with replacing(file) as temporary:

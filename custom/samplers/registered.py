@@ -58,7 +58,7 @@ def check_positives(positive_volumes: int = 1, **distances: float) -> None:
         )
     for key, value in distances.items():
         if not value > 0:
-            raise SettingError(f"{key}: {value} is no distance in mm; give one above 0.")
+            raise SettingError(f"{key}: {value} is not a distance in mm; give one above 0.")
 
 
 class Correspondence(NamedTuple):
@@ -272,9 +272,9 @@ def _numbers(cases: Sequence[str], partners: Mapping[str, Sequence[str]]) -> lis
     number = {case: volume for volume, case in enumerate(cases)}
     if len(number) < len(cases):
         double = next(case for volume, case in enumerate(cases) if number[case] != volume)
-        raise SettingError(f"training: the case {double} has several volumes; registration is between single ones.")
+        raise SettingError(f"training: the case {double} has several volumes; give each case one volume to register.")
     if unknown := sorted({*partners, *(name for names in partners.values() for name in names)} - set(number)):
-        raise SettingError(f"partners: {unknown} are no training cases; name cases of the training data only.")
+        raise SettingError(f"partners: {unknown} are not training cases; name cases of the training data only.")
     return [[number[name] for name in partners.get(case, ())] for case in cases]
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import Sampler
 
 from custom.utils.distributed import process_count, process_rank
 from custom.utils.errors import SettingError
+from custom.utils.words import counted
 
 __all__ = ["SpreadBatchSampler"]
 
@@ -55,12 +56,15 @@ class SpreadBatchSampler(Sampler[list[int]]):
         drawn = torch.arange(len(positions)) if known is None else known.nonzero()[:, 0]
         if len(drawn) < batch_size:
             raise SettingError(
-                f"batch_size: {batch_size} slices a batch are asked for, but there are {len(drawn)} in all; "
+                f"batch_size: a batch is to have {batch_size} slices, but the cases have only {len(drawn)} in all; "
                 "lower batch_size or add cases."
             )
         world = process_count() if world is None else world
         if batch_size % world:
-            raise SettingError(f"batch_size: {batch_size} does not divide by {world} processes; choose a multiple.")
+            raise SettingError(
+                f"batch_size: {counted(batch_size, 'slice')} cannot be divided among {world} processes; choose a "
+                f"multiple of {world}."
+            )
         self.patients = patients.tolist()
         self.batch_size = batch_size
         self.seed = seed

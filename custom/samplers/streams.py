@@ -44,7 +44,7 @@ def check_streams(
     if batch_size <= labeled_per_batch:
         raise SettingError(
             f"batch_size: {batch_size} with labeled_per_batch {labeled_per_batch} leaves no unlabeled slice in a "
-            "batch; raise the one or lower the other, or train with the overlay variants/supervised.json."
+            "batch; raise the first or lower the second, or train with the overlay variants/supervised.json."
         )
     if not unlabeled:
         raise SettingError(
@@ -154,6 +154,7 @@ def _check_batch(batch_size: int, labeled: int, world: int) -> None:
         raise SettingError(f"labeled_per_batch: {labeled} of a batch of {batch_size}; take 1 to {batch_size}.")
     if labeled % world or batch_size % world:
         raise SettingError(
-            f"batch_size: {labeled} labeled and {batch_size - labeled} unlabeled slices a batch do not divide by "
-            f"{world} processes; choose multiples."
+            f"batch_size: {labeled} labeled and {batch_size - labeled} unlabeled slices per batch cannot be "
+            f"divided among "
+            f"{world} processes; choose multiples of {world}."
         )

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from custom.utils.errors import SettingError
+from custom.utils.words import counted
 
 __all__ = [
     "average_gradients",
@@ -122,7 +123,8 @@ def process_share(cases: list, key: str) -> list:
     """
     if cases and len(cases) < process_count():
         raise SettingError(
-            f"{key}: {len(cases)} cases cannot be shared by {process_count()} processes; start fewer, or add cases."
+            f"{key}: {counted(len(cases), 'case')} cannot be shared by {process_count()} processes; start fewer "
+            f"processes, or add cases."
         )
     return cases[process_rank() :: process_count()]
 

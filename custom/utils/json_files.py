@@ -20,7 +20,7 @@ KINDS = {dict: "an object, {...}", list: "a list, [...]"}
 
 
 def read_json(
-    path: str | Path, key: str, kind: type = dict, error: type[UserError] = SettingError, remedy: str = "mend it"
+    path: str | Path, key: str, kind: type = dict, error: type[UserError] = SettingError, remedy: str = "correct it"
 ) -> Any:
     """Read a JSON file.
 
@@ -48,7 +48,7 @@ def read_json(
     return content
 
 
-def read_text(path: str | Path, key: str, error: type[UserError] = SettingError, remedy: str = "mend it") -> str:
+def read_text(path: str | Path, key: str, error: type[UserError] = SettingError, remedy: str = "correct it") -> str:
     """Read a text file in UTF-8, with a byte order mark or without.
 
     Args:
@@ -72,7 +72,7 @@ def read_table(
     key: str,
     columns: Iterable[str] = (),
     error: type[UserError] = SettingError,
-    remedy: str = "mend it",
+    remedy: str = "correct it",
 ) -> list[dict[str, str]]:
     """Read a CSV file that :func:`~custom.utils.files.write_csv` wrote.
 
@@ -86,7 +86,7 @@ def read_table(
     try:
         rows = list(read_csv(io.StringIO(read_text(path, key, error, remedy), newline="")))
     except csv.Error as found:
-        raise error(f"{key}: {path} is no CSV table ({found}); {remedy}.") from found
+        raise error(f"{key}: {path} is not a CSV table ({found}); {remedy}.") from found
     for number, row in enumerate(rows, start=1):
         if missing := [name for name in dict.fromkeys([*columns, *row]) if row.get(name) is None]:
             raise error(f"{key}: {path} has no {', '.join(missing)} in row {number}; {remedy}.")

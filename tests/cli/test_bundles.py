@@ -158,7 +158,7 @@ def test_places_are_filled_and_a_missing_value_is_named():
     values = {"spacing": 2.5, "name": "x", "names": ["RV"]}
     assert filled(template, values) == {"a": 2.5, "b": ["$f('x', ['RV'])"], "c": 1}
     assert filled(["{{ *names }}", "{{ names }}"], {**values, "names": ["{{ name }}", 1]}) == ["x", 1, ["x", 1]]
-    with pytest.raises(SettingError, match=r"\{\{ \*name \}\}: the value is 'x', which is no list"):
+    with pytest.raises(SettingError, match=r"\{\{ \*name \}\}: the value is 'x', which is not a list"):
         filled(["{{ *name }}"], values)
     with pytest.raises(SettingError, match="spacing: neither the data set nor the method has"):
         filled(template, {"name": "x", "names": []})

@@ -103,12 +103,12 @@ def test_folder_with_something_in_it_passes(tmp_path):
 
 def test_fewer_labeled_cases_than_asked_for():
     check_labeled_count(3, 3)
-    with pytest.raises(DataError, match=r"labeled_cases: 4 .* asked for, the training list has 3.* at most 3"):
+    with pytest.raises(DataError, match=r"labeled_cases: 4 are asked for, but the training list has 3 .* at most 3"):
         check_labeled_count(3, 4)
 
 
 def test_no_labeled_case_asked_for():
-    with pytest.raises(DataError, match="labeled_cases: 0 .* at least 1"):
+    with pytest.raises(DataError, match="labeled_cases: 0; give at least 1"):
         check_labeled_count(3, 0)
 
 
@@ -195,7 +195,7 @@ def test_image_and_label_of_different_shape(make):
 def test_image_and_label_of_different_affine(make):
     moved = AFFINE.copy()
     moved[2, 3] = 0.5
-    assert "have different affines, corners are 0.5 mm apart" in only_problem(make(affine=moved))
+    assert "have different affines: their corners are 0.5 mm apart" in only_problem(make(affine=moved))
 
 
 def test_affines_are_compared_at_the_corners(make):
@@ -212,9 +212,9 @@ def test_label_values_outside_the_classes(make):
     assert "label values -1, outside 0..3" in only_problem(make("b", label=drawing(1, -1, dtype=np.int16)))
 
 
-def test_label_values_that_are_no_integers(make):
+def test_label_values_that_are_not_integers(make):
     message = only_problem(make(label=drawing(1, 0.5, 2.25, np.nan, dtype=np.float32)))
-    assert "has label values that are no integers: 0.5, 2.25, nan; round" in message
+    assert "has label values that are not integers: 0.5, 2.25, nan; round" in message
 
 
 def test_label_values_are_scaled(make):
@@ -226,7 +226,7 @@ def test_label_values_are_scaled(make):
 
 
 def test_label_without_foreground(make):
-    assert "a_gt.nii.gz has no foreground, every voxel is 0; draw" in only_problem(make(label=drawing()))
+    assert "a_gt.nii.gz has no foreground: every voxel is 0; draw" in only_problem(make(label=drawing()))
 
 
 def test_a_scored_case_may_truly_be_empty(make):
@@ -238,12 +238,12 @@ def test_a_scored_case_may_truly_be_empty(make):
 def test_voxels_that_are_not_finite(make, value):
     image = scan(dtype=np.float32)
     image[2, 2, 1:3] = value
-    assert "a.nii.gz has 2 voxels that are NaN or infinite; replace them" in only_problem(make(image=image))
+    assert "a.nii.gz has 2 voxels of value NaN or infinity; replace them" in only_problem(make(image=image))
 
 
 def test_constant_image(make):
     message = only_problem(make(image=np.full(SHAPE, 7, np.int16)))
-    assert "a.nii.gz is constant, every voxel is 7; export" in message
+    assert "a.nii.gz is constant: every voxel is 7; export" in message
 
 
 def test_4d_image_where_3d_is_expected(make):
@@ -263,8 +263,8 @@ def test_frames_of_a_cine(tmp_path):
     cine[..., 3] = 5
     found = check_image(save(tmp_path / "4d.nii.gz", cine), cine=True)
     assert len(found) == 2
-    assert "4d.nii.gz (frame 1) has 1 voxels that are NaN" in found[0]
-    assert "4d.nii.gz (frame 3) is constant, every voxel is 5" in found[1]
+    assert "4d.nii.gz (frame 1) has 1 voxel of value NaN" in found[0]
+    assert "4d.nii.gz (frame 3) is constant: every voxel is 5" in found[1]
 
 
 @pytest.mark.parametrize("axis", [0, 2])
@@ -293,7 +293,7 @@ def test_labels_are_not_looked_at_where_none_is_needed(make):
 
 def test_duplicate_case_ids(make):
     message = problems({"training": [make("a", case="x"), make("b", case="x")]})
-    assert 'training: the case id x occurs more than once; in the data list give each of them a "case"' in message
+    assert 'training: the case id x occurs more than once; give each of these cases a different "case"' in message
 
 
 def test_duplicate_images(make, tmp_path):
@@ -350,14 +350,14 @@ def test_all_problems_are_reported_at_once(make):
         "test": [make("b")],
     }
     message = problems(sections)
-    assert message.startswith("The data has 3 problem(s):\n")
+    assert message.startswith("The data has 3 problems:\n")
     for words in ("training, a: ", "no foreground", "validation, c: ", "is constant", "training and test share b"):
         assert words in message
 
 
 def test_no_more_than_twenty_lines(make):
     message = problems({"training": [make(f"c{i}", label=drawing()) for i in range(23)]})
-    assert message.startswith("The data has 23 problem(s)")
+    assert message.startswith("The data has 23 problems")
     assert message.count("no foreground") == 20
     assert message.endswith("... and 3 more.")
 
@@ -394,7 +394,7 @@ def test_classes_that_no_labeled_case_has_are_named(make):
     checks.check_classes(cases, ["one", "three"], [1, 3])
     with pytest.raises(DataError, match=r"no labeled case has two \(a, b\); label a case that has it"):
         checks.check_classes(cases, ["one", "two", "three"])
-    with pytest.raises(DataError, match="2 values for 1 classes"):
+    with pytest.raises(DataError, match="2 values for 1 class;"):
         checks.check_classes(cases, ["one"], [1, 3])
 
 
@@ -402,5 +402,5 @@ def test_label_values_are_as_many_as_the_classes():
     checks.check_label_values(["one", "two"])
     checks.check_label_values(["one", "two"], [4, 2])
     for values in ([], [4], [4, 2, 1]):
-        with pytest.raises(DataError, match=f"label_values: {len(values)} values for 2 classes; give one for each"):
+        with pytest.raises(DataError, match=f"label_values: {len(values)} values? for 2 classes; give one for each"):
             checks.check_label_values(["one", "two"], values)

@@ -208,7 +208,7 @@ def test_cases_to_annotate_are_those_without_a_label(datalist):
     assert [c["case"] for c in cases_to_annotate("", "", None, str(datalist), None)] == ["c", "d"]
     assert [c["case"] for c in cases_to_annotate("", "", ["a"], str(datalist), None)] == ["b", "c", "d"]
     datalist.write_text(json.dumps({"training": [{"image": "a.nii.gz", "label": "a_seg.nii.gz"}]}))
-    with pytest.raises(DataError, match="labeled_cases: nothing is left to annotate, all training cases of"):
+    with pytest.raises(DataError, match="labeled_cases: nothing is left to annotate: all training cases of"):
         cases_to_annotate("", "", None, str(datalist), None)
 
 
@@ -286,7 +286,7 @@ def test_segmentations_beside_their_images_are_left_out(tmp_path, capsys):
     for name in ("a.nii.gz", "a_seg.nii.gz", "b.nii", "b_gt.nii.gz", "alone_seg.nii.gz"):
         write_scan(tmp_path / name)
     assert [c["case"] for c in cases_to_segment("", "", None, str(tmp_path))] == ["a", "alone_seg", "b"]
-    assert "images: 2 files left out, which look like segmentations of" in capsys.readouterr().out
+    assert "images: 2 files left out: segmentations, by their names, of" in capsys.readouterr().out
     (tmp_path / "a_seg.nii.gz").unlink()
     (tmp_path / "b_gt.nii.gz").unlink()
     assert len(cases_to_segment("", "", None, str(tmp_path))) == 3
@@ -408,7 +408,7 @@ GOOD = {"labels": {"0": "background", "1": "x"}, "training": [{"image": "a.nii.g
         (GOOD | {"training": [{"image": None}]}, "has no 'image'"),
         (GOOD | {"training": [{"image": "a", "patient": []}]}, "patient is []"),
         (GOOD | {"training": [{"image": "a", "case": True}]}, "case is True"),
-        (GOOD | {"training": [{"image": "a", "header_spacing": [1, 0, 2]}]}, "header_spacing: [1, 0, 2] are no three"),
+        (GOOD | {"training": [{"image": "a", "header_spacing": [1, 0, 2]}]}, "header_spacing: [1, 0, 2] are not three"),
         (json.dumps(GOOD).encode("utf-16"), "not in UTF-8"),
         (json.dumps(GOOD | {"x": "Größe"}, ensure_ascii=False).encode("latin-1"), "not in UTF-8"),
         (b"[" * 200000, "nested too deeply"),
@@ -461,7 +461,7 @@ def test_header_spacing_of_the_run_and_of_a_case(datalist):
     written(datalist, GOOD | {"training": [{"image": "a.nii.gz", "header_spacing": [1, 2, 3]}, {"image": "b.nii.gz"}]})
     cases = load_sections("", "", None, str(datalist), header_spacing=[2, 2, 8])["training"]
     assert [c["header_spacing"] for c in cases] == [[1, 2, 3], [2, 2, 8]]
-    with pytest.raises(DataError, match="header_spacing: 'x' are no three voxel sizes"):
+    with pytest.raises(DataError, match="header_spacing: 'x' are not three voxel sizes"):
         load_sections("", "", None, str(datalist), header_spacing="x")
 
 

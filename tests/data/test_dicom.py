@@ -48,7 +48,7 @@ def test_slices_that_are_missing(scan):
 
 def test_two_series_in_one_folder(scan):
     write_series(scan[0], scan[1], number=2)
-    assert "holds 8 DICOM images, 4 of which are one series; give each" in problem(scan[1])
+    assert "holds 8 DICOM images, of which only 4 belong to one series; give each" in problem(scan[1])
 
 
 def test_what_is_no_series(scan, tmp_path):
@@ -65,7 +65,7 @@ def test_what_is_no_series(scan, tmp_path):
 
 def test_a_constant_series(tmp_path):
     nib.save(nib.Nifti1Image(np.full((6, 7, 4), 3, np.int16), AFFINE), tmp_path / "a.nii.gz")
-    assert "is constant, every voxel is 3" in problem(write_series(tmp_path / "a.nii.gz", tmp_path / "a"))
+    assert "is constant: every voxel is 3" in problem(write_series(tmp_path / "a.nii.gz", tmp_path / "a"))
 
 
 def test_images_from_a_folder_of_series_a_pattern_or_one_series(scan, tmp_path):
@@ -140,9 +140,9 @@ def tilt(dataset, number):
         (set_tag("ImageOrientationPatient", [1, 0, 0, 0, 1, 0], only=1), "different orientation"),
         (delete_tag("PixelSpacing"), "without a usable pixel spacing"),
         (set_tag("PixelSpacing", [3, 3], only=2), "different pixel spacing"),
-        (set_tag("RescaleSlope", 0, only=2), "the rescale slope 0"),
+        (set_tag("RescaleSlope", 0, only=2), "whose rescale slope is 0"),
         (set_tag("PhotometricInterpretation", "MONOCHROME1"), "MONOCHROME1, not gray values that grow"),
-        (set_tag("NumberOfFrames", 7, only=0), "an image of 7 frames"),
+        (set_tag("NumberOfFrames", 7, only=0), "one image of several frames (7)"),
         (set_tag("Modality", "PT", only=1), "different modality (MR, PT)"),
     ],
 )

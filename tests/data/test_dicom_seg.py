@@ -55,5 +55,5 @@ def test_a_network_that_finds_nothing(labels, tmp_path):
 def test_an_image_that_is_no_series(labels, tmp_path):
     series = {"image": labels.meta["filename_or_obj"]}
     check_series([series])
-    with pytest.raises(DataError, match=r"a\.nii\.gz is no folder of a DICOM series.*\(1 of 2 images are none\)"):
+    with pytest.raises(DataError, match=r"a\.nii\.gz is not the folder of a DICOM series.*\(1 of 2 images are not\)"):
         check_series([series, {"image": str(tmp_path / "a.nii.gz")}])

@@ -146,7 +146,7 @@ def test_values_with_gaps_and_chosen_classes(tmp_path):
     [
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "regions of several values"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "names a value twice"),
-        ({"labels": {"background": 0, "a": -1}}, "a: -1, which is no value"),
+        ({"labels": {"background": 0, "a": -1}}, "a: -1, which is not a value"),
         ({"labels": None}, '"labels" of .* is None'),
         ({"channel_names": {"0": "T1", "1": "T2"}}, r"2 channels; .* write a data list .*imagesTr/case_a_0000\.nii"),
     ],

@@ -125,7 +125,7 @@ def test_what_is_no_volume_of_gray_values_is_refused(nifti):
         open_volume(edited(file, b"ElementDataFile = ", b"ElementDataFile = LIST "))
     colors = itk.image_from_array(np.zeros((4, 5, 6, 3), np.uint8), ttype=itk.Image[itk.RGBPixel[itk.UC], 3])
     itk.imwrite(colors, str(nifti / "c.nrrd"))
-    with pytest.raises(VolumeFileError, match="holds 3 values of type .* a voxel, not one gray value"):
+    with pytest.raises(VolumeFileError, match="holds 3 values of type .* per voxel, not one gray value"):
         open_volume(nifti / "c.nrrd")
     file = converted(nifti / "image.nii.gz", ".nrrd")
     with pytest.raises(VolumeFileError, match="has lengths in m; set its space units to mm"):

@@ -45,7 +45,7 @@ def test_a_frame_is_a_volume(cine):
         file = open_volume(frame_of(cine, number))
         assert file.shape == (8, 9, 5) and np.array_equal(file.affine, AFFINE)
         assert np.array_equal(file.values(), CINE[..., number])
-    with pytest.raises(VolumeFileError, match=r"cine\.nii\.gz\[3\] is no frame: .* has the shape \(8, 9, 5, 3\)"):
+    with pytest.raises(VolumeFileError, match=r"cine\.nii\.gz\[3\] is not a frame: .* has the shape \(8, 9, 5, 3\)"):
         open_volume(frame_of(cine, 3))
 
 

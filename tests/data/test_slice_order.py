@@ -58,7 +58,7 @@ def test_a_case_that_is_turned_round_is_named_and_no_other(phantoms, kind, tmp_p
     cases = [turned(phantoms[kind][0], tmp_path), *phantoms[kind][1:]]
     warn_about_slice_order(cases, CLASSES[kind])
     told = caplog.text
-    assert f"Slice order: {cases[0]['case']}: by where the classes lie" in told and "mend its affine" in told
+    assert f"Slice order: {cases[0]['case']}: judging by where the classes lie" in told and "correct its affine" in told
     assert not any(case["case"] in told for case in cases[1:])
     caplog.clear()
     warn_about_slice_order(cases, CLASSES[kind])

@@ -97,7 +97,7 @@ def test_every_reader_takes_the_right_geometry(header, expected, tmp_path):
         ({"s": AFFINE @ [[1, 0, 0.4, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}, "axes that are not perpendicular"),
         ({"s": AFFINE * 0}, "no usable sform"),
         ({"pixdim": (0, 2, 2)}, "voxel sizes [0.0, 2.0, 2.0]"),
-        ({"s": AFFINE, "xyzt_units": 5}, "the unit of length 5"),
+        ({"s": AFFINE, "xyzt_units": 5}, "the unknown unit of length 5"),
     ],
 )
 def test_what_is_uncertain_is_refused_by_every_reader(header, words, tmp_path):
@@ -235,7 +235,7 @@ def test_what_is_no_file(tmp_path):
         (line,) = check_image(tmp_path / f"{name}.nii.gz")
         assert f"{name}.nii.gz" in line and words in line
     for name in ("a\0b.nii.gz", "a\ud800.nii.gz"):
-        assert "is no file name" in check_image(name)[0]
+        assert "is not a file name" in check_image(name)[0]
 
 
 @pytest.mark.parametrize(("place", "form", "value"), [(46, "<h", 4), (70, "<h", 2)])  # a slice less, bytes for shorts

@@ -42,7 +42,7 @@ def test_the_cases_of_a_training_are_logged(data, capsys):
     [
         ({"slice_size": [64, 40]}, r"slice_size: \[64, 40\]; the networks take multiples of 16 from 32"),
         ({"crop_size": [16, 32]}, r"crop_size: \[16, 32\]; the networks take"),
-        ({"propagated_labels": "weighted"}, "propagated_labels: 'weighted' is none of votes, best"),
+        ({"propagated_labels": "weighted"}, "propagated_labels: 'weighted' is not one of votes, best"),
         ({"batch_size": 2}, "batch_size: 2 with labeled_per_batch 2 leaves no unlabeled slice"),
         ({"labeled_per_batch": 5}, "labeled_per_batch: 5 of a batch of 4"),
     ],
@@ -65,7 +65,7 @@ def test_the_unlabeled_images_are_read_where_they_are_used(data, tmp_path):
         ({"anchors": 0}, "anchors: 0 is out of its range"),
         ({"weights": {"contrast_weight": -1.0}}, "contrast_weight: -1.0 is out of its range"),
         ({"positive_volumes": 0}, "positive_volumes: 0; give at least 1"),
-        ({"slice_distance": 0.0}, "slice_distance: 0.0 is no distance in mm"),
+        ({"slice_distance": 0.0}, "slice_distance: 0.0 is not a distance in mm"),
         ({"unused": {"warped_share": 0.5}}, "warped_share: the training of cctr.json does not use it"),
     ],
 )

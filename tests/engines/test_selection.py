@@ -74,9 +74,9 @@ def test_the_annotated_are_left_out_and_trained_on(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"count": 5}, "count: 5; there are 4 patients to choose from"),
+        ({"count": 5}, "count: 5; give 1 to 4, the number of patients to choose from"),
         ({"count": 0}, "count: 0"),
-        ({"count": 2, "annotated": ["anna", "bert", "carl"]}, "count: 2; there are 1 patients"),
+        ({"count": 2, "annotated": ["anna", "bert", "carl"]}, "count: 2; give 1 to 1, the number"),
         ({"annotated": ["emil"]}, "annotated: there is no emil; there are anna, bert, carl, dora"),
     ],
 )

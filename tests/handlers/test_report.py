@@ -175,7 +175,7 @@ def test_a_second_run_starts_anew_and_files_name_cases(tmp_path):
 
 
 def test_faults_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"ejection_fraction_class: 'AO' is none of the classes \['LV'\]"):
+    with pytest.raises(ValueError, match=r"ejection_fraction_class: 'AO' is not one of the classes \['LV'\]"):
         SegmentationReport(tmp_path, ["LV"], ejection_fraction_class="AO")
     twins = [case([], [], case="twin")] * 2
     with pytest.raises(ValueError, match="twin: two cases have this id"):

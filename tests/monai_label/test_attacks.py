@@ -239,7 +239,7 @@ def test_options_of_a_segmentation_are_no_code(server, untouched, tmp_path):
         ({"val_split": -1}, "val_split: -1 cannot be"),
         ({"val_split": float("nan")}, "val_split: NaN cannot be: .* finite"),
         ({"device": "toaster"}, 'device: "toaster" cannot be: give one of cpu'),
-        ({"epochs": 3}, "epochs: there is no such option; leave it away. There are: .*max_epochs"),
+        ({"epochs": 3}, "epochs: there is no such option; leave it out. There are: .*max_epochs"),
     ],
 )
 def test_options_that_cannot_be_are_named(server, untouched, options, message):
@@ -398,7 +398,7 @@ def edited(values: np.ndarray, affine: np.ndarray, kind: str) -> tuple[np.ndarra
         ("cropped", "has the shape"),
         ("other classes", r"has the label values 7.*outside 0\.\.3"),
         ("negative", r"outside 0\.\.3"),
-        ("no integers", "no integers|no classes"),
+        ("no integers", "not integers|not classes"),
     ],
 )
 def test_a_label_that_is_not_its_images_is_refused(server, untouched, kind, message, tmp_path):

@@ -237,10 +237,10 @@ def test_a_torchvision_that_cannot_be_repaired_is_told(tmp_path, monkeypatch):
     ("host", "names", "origins", "message"),
     [
         ("0.0.0.0", [], [], "allow: with host 0.0.0.0 other machines call this one"),
-        ("0.0.0.0", ["*"], [], r"allow: '\*' is no name"),
-        ("0.0.0.0", ["labpc:8000/x"], [], "allow: 'labpc:8000/x' is no name"),
-        ("127.0.0.1", [], ["*"], r"origins: '\*' is no web page's"),
-        ("127.0.0.1", [], ["null"], "origins: 'null' is no web page's"),
+        ("0.0.0.0", ["*"], [], r"allow: '\*' is not a name"),
+        ("0.0.0.0", ["labpc:8000/x"], [], "allow: 'labpc:8000/x' is not a name"),
+        ("127.0.0.1", [], ["*"], r"origins: '\*' is not the address of a web page"),
+        ("127.0.0.1", [], ["null"], "origins: 'null' is not the address of a web page"),
     ],
 )
 def test_access_that_cannot_be_is_refused(host, names, origins, message, tmp_path):
@@ -307,7 +307,7 @@ def test_a_folder_that_is_none_is_told_in_a_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["label_server", str(tmp_path / "none")])
     with pytest.raises(SystemExit):
         main()
-    assert f"error: studies: {tmp_path / 'none'} is no folder" in capsys.readouterr().err
+    assert f"error: studies: {tmp_path / 'none'} is not a folder" in capsys.readouterr().err
 
 
 def test_the_server_asks_no_network(tmp_path):

@@ -158,7 +158,7 @@ def test_a_plan_names_pairs_that_are_composed(run, transform, tmp_path):
 
 
 def test_faults_are_named(run, transform, tmp_path):
-    with pytest.raises(SettingError, match="transform_format: 'tfm' is none of h5, nii.gz"):
+    with pytest.raises(SettingError, match="transform_format: 'tfm' is not one of h5, nii.gz"):
         export_transforms(run, tmp_path, "tfm")
     with pytest.raises(SettingError, match=r"t\.mat: a transform is written as h5 or nii\.gz"):
         write_transform(tmp_path / "t.mat", transform)

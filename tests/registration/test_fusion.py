@@ -45,7 +45,7 @@ def test_one_atlas_is_itself_and_geometry_is_kept():
 
 
 def test_faults():
-    with pytest.raises(SettingError, match="fusion: 'median' is none of best, majority, weighted"):
+    with pytest.raises(SettingError, match="fusion: 'median' is not one of best, majority, weighted"):
         fuse_labels([A], [1.0], "median")
     with pytest.raises(SettingError, match="no label maps to fuse"):
         fuse_labels([], [])

@@ -86,7 +86,7 @@ def test_volumes_without_a_usable_atlas_stay_without_a_label(folder, capsys):
     nothing = finished(folder, {"ua": "failed", "va": "unusable"})
     with pytest.raises(SettingError, match="no labeled case was registered onto any of the 2 unlabeled ones"):
         propagated_labels(nothing, LABELED, UNLABELED, folder / "labels")
-    with pytest.raises(SettingError, match="propagated_labels: 'all' is none of votes, agreement, best"):
+    with pytest.raises(SettingError, match="propagated_labels: 'all' is not one of votes, agreement, best"):
         propagated_labels(found, LABELED, UNLABELED, folder / "labels", "all")
 
 

@@ -181,11 +181,11 @@ def test_the_match_is_the_normalized_correlation():
 def test_faults_are_named(pair, transform):
     (fixed, truth), (moving, region) = pair
     constant = MetaTensor(torch.full_like(fixed, 3.0).as_tensor(), affine=fixed.affine)
-    with pytest.raises(RegistrationError, match="is constant, every voxel is 3"):
+    with pytest.raises(RegistrationError, match="is constant: every voxel is 3"):
         register(constant, moving)
     broken = fixed.clone()
     broken[0, 1, 2, 3] = torch.nan
-    with pytest.raises(RegistrationError, match="has 1 voxels that are NaN or infinite"):
+    with pytest.raises(RegistrationError, match="has 1 voxel of value NaN or infinity"):
         register(fixed, broken)
     with pytest.raises(RegistrationError, match="another geometry than its image"):
         register(fixed, moving, region=truth)
@@ -215,8 +215,8 @@ def test_faults_are_named(pair, transform):
             register(fixed, moving, **setting)
     broken = region.as_tensor().float()
     for value, message in [
-        (torch.nan, "1 voxels that are NaN"),
-        (0.4, "values that are no classes"),
+        (torch.nan, "1 voxel of value NaN"),
+        (0.4, "values that are not classes"),
         (4e4, "no class"),
     ]:
         broken[0, 1, 2, 3] = value

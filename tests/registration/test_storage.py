@@ -93,5 +93,5 @@ def test_the_hash_is_of_the_content_and_not_of_its_compression(tmp_path):
     (tmp_path / "c").write_bytes(bytes(range(256)) * 50)
     assert content_hash(tmp_path / "a.gz") == content_hash(tmp_path / "b.gz") == content_hash(tmp_path / "c")
     (tmp_path / "b.gz").write_bytes((tmp_path / "a.gz").read_bytes()[:-12])
-    with pytest.raises(StorageError, match=r"b\.gz is truncated or no gzip file"):
+    with pytest.raises(StorageError, match=r"b\.gz is truncated, or not a gzip file"):
         content_hash(tmp_path / "b.gz")

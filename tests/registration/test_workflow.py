@@ -85,7 +85,7 @@ def test_any_two_volumes_are_joined(run):
     copy = pickle.loads(pickle.dumps(registrations))  # as for the processes of a data loader
     assert error_mm(copy.between("c", "d"), "c", "d") < 3
     assert not registrations.usable("a", "x")
-    with pytest.raises(RegistrationError, match=r"x is no case of .*; there are c, a, b, d, e"):
+    with pytest.raises(RegistrationError, match=r"x is not a case of .*; there are c, a, b, d, e"):
         registrations.between("a", "x")
     assert error_mm(registrations.between("c", "c"), "c", "c") == 0
 
@@ -189,10 +189,10 @@ def test_the_template_can_be_named_and_a_plan_given(cases, tmp_path):
     assert [(row.fixed, row.moving, row.roles) for row in rows] == [("c", "b", "given"), ("a", "b", "given")]
     plan.write_text('[["c", "b"], ["a", "x"]]')
     for settings, message in (
-        ({"plan": "everything"}, "plan: 'everything' is none of atlas, template, similar, all"),
+        ({"plan": "everything"}, "plan: 'everything' is neither one of atlas, template, similar, all"),
         ({"plan": []}, "holds no pairs; name one or more of atlas"),
         ({"plan": str(plan), "template": "a"}, "plan: no such case: x; the cases are a, b, c, d, e"),
-        ({"template": "c"}, "template: c is none of the labeled cases"),
+        ({"template": "c"}, "template: c is not one of the labeled cases"),
     ):
         with pytest.raises(SettingError, match=message):
             workflow(tmp_path, cases, **settings)

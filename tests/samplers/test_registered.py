@@ -99,10 +99,10 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"partners": {"a": ["x"]}}, r"partners: \['x'\] are no training cases"),
+            ({"partners": {"a": ["x"]}}, r"partners: \['x'\] are not training cases"),
             ({"partners": {"a": []}}, "partners: no training volume has a usable registration .* run 'registration'"),
-            ({"cell": 0}, "cell: 0 is no distance in mm"),
-            ({"slice_distance": -1}, "slice_distance: -1 is no distance in mm"),
+            ({"cell": 0}, "cell: 0 is not a distance in mm"),
+            ({"slice_distance": -1}, "slice_distance: -1 is not a distance in mm"),
         ],
     )
     def test_settings(self, change, message):

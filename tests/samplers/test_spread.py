@@ -75,12 +75,12 @@ def test_processes_share_the_global_batch():
 
 
 def test_too_few_slices():
-    with pytest.raises(ValueError, match=r"batch_size: 32 slices .* there are 5 .* lower batch_size or add cases"):
+    with pytest.raises(ValueError, match=r"batch_size: .* 32 slices, .* only 5 in all; lower batch_size or add"):
         SpreadBatchSampler(torch.rand(5), torch.zeros(5), 32)
 
 
 def test_batch_that_does_not_divide():
-    with pytest.raises(ValueError, match=r"batch_size: 5 does not divide by 2 processes"):
+    with pytest.raises(ValueError, match=r"batch_size: 5 slices cannot be divided among 2 processes"):
         SpreadBatchSampler(torch.rand(50), torch.zeros(50), 5, world=2)
 
 

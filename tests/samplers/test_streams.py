@@ -86,7 +86,7 @@ def test_a_batch_may_be_labeled_throughout():
     [
         ({"labeled_per_batch": 0}, "labeled_per_batch: 0 of a batch of 6; take 1 to 6"),
         ({"labeled_per_batch": 7}, "labeled_per_batch: 7 of a batch of 6"),
-        ({"world": 4}, "2 labeled and 4 unlabeled slices a batch do not divide by 4 processes"),
+        ({"world": 4}, "2 labeled and 4 unlabeled slices per batch cannot be divided among 4 processes"),
         ({"labeled": torch.zeros(5, dtype=torch.bool)}, "2 labeled slices, but there are none; list labeled cases"),
         ({"labeled": torch.ones(5, dtype=torch.bool)}, "4 unlabeled slices, but there are none; add unlabeled"),
         ({"batches": 0}, "iterations_per_epoch: 0"),
@@ -104,7 +104,7 @@ def test_batches_are_checked_before_the_work():
         check_streams(8, 4, 0)
     with pytest.raises(SettingError, match="batch_size: 4 with labeled_per_batch 4 leaves no unlabeled slice"):
         check_streams(4, 4, 5)
-    with pytest.raises(SettingError, match="batch_size: 4 labeled and 2 unlabeled slices .* by 4 processes"):
+    with pytest.raises(SettingError, match="batch_size: 4 labeled and 2 unlabeled slices .* among 4 processes"):
         check_streams(6, 4, 5, world=4)
     with pytest.raises(SettingError, match="labeled_per_batch: 0 of a batch of 6; take 1 to 6"):
         check_streams(6, 0, 5)

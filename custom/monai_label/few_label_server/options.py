@@ -155,7 +155,7 @@ def _sentences(kind: type[Options], error: ValidationError, where: str) -> list[
         given = json.dumps(fault["input"], default=str)[:80]
         if fault["type"] == "extra_forbidden":
             known = ", ".join(kind.model_fields)
-            found.setdefault(name, f"{where}{name}: there is no such option; leave it away. There are: {known}.")
+            found.setdefault(name, f"{where}{name}: there is no such option; leave it out. There are: {known}.")
         else:
             reason = fault["msg"].removeprefix("Value error, ")
             known = found.get(name, "")
@@ -171,7 +171,8 @@ def check_name(name: str, key: str = "") -> str:
     """
     if not NAME.fullmatch(name) or len(name.encode()) > LONGEST:
         raise ValueError(
-            f"{key}{json.dumps(name[:80])} is no plain name; give letters, digits and _ - . ( ) + , = alone, beginning "
+            f"{key}{json.dumps(name[:80])} is not a plain name; give letters, digits and _ - . ( ) + , = alone, "
+            f"beginning "
             f"with a letter or digit, {LONGEST} bytes at most"
         )
     return name
@@ -190,7 +191,7 @@ def ending_of(file: str) -> str:
     """
     ending = next((ending for ending in ENDINGS if file.endswith(ending)), None)
     if ending is None:
-        raise ValueError(f"{json.dumps(file[:80])} is no {' or '.join(ENDINGS)} file; export it as one of these")
+        raise ValueError(f"{json.dumps(file[:80])} is not a {' or '.join(ENDINGS)} file; export it as one of these")
     return ending
 
 
@@ -203,12 +204,12 @@ def check_notes(notes: str, key: str) -> dict[str, Any]:
     try:
         content = json.loads(notes or "{}")
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{key}: this is no JSON ({error}); send an object") from error
+        raise ValueError(f"{key}: this is not JSON ({error}); send an object") from error
     if not isinstance(content, dict) or len(notes) > MOST_NOTES:
         raise ValueError(f"{key}: send a JSON object of {MOST_NOTES} characters at most")
     own = {"strategy", "path", "name", "ts"} & set(content)
     if own:
-        raise ValueError(f"{key}: {', '.join(sorted(own))} are the server's own; leave them away")
+        raise ValueError(f"{key}: {', '.join(sorted(own))} are the server's own; leave them out")
     return content
 
 
@@ -231,7 +232,7 @@ def json_options(kind: type[Options], names: Callable[[], Iterable[str]]) -> Cal
         try:
             options = json.loads(body) if body.strip() else {}
         except (ValueError, RecursionError) as error:
-            raise HTTPException(422, f"params: this is no JSON ({error}); send an object of options.") from error
+            raise HTTPException(422, f"params: this is not JSON ({error}); send an object of options.") from error
         if isinstance(options, Mapping):
             of_one = {name: options[name] for name in names() if name in options}
             for name, own in of_one.items():
@@ -278,16 +279,16 @@ def _check_inference(params: str) -> None:
     try:
         options = json.loads(params or "{}")
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"params: this is no JSON ({error}); send an object of options") from error
+        raise ValueError(f"params: this is not JSON ({error}); send an object of options") from error
     check_options(Inference, options)
 
 
 def _check_file(key: str, file: UploadFile) -> None:
     if not (file.filename or "").isprintable():
-        raise ValueError(f"{key}: {json.dumps((file.filename or '')[:80])} is no file name; send one")
+        raise ValueError(f"{key}: {json.dumps((file.filename or '')[:80])} is not a file name; send one")
     ending_of(name_of(file))
 
 
 def _check_session(name: str) -> None:
     if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", name):
-        raise ValueError(f"session_id: {json.dumps(name[:80])} is no session; use the one that the server gave")
+        raise ValueError(f"session_id: {json.dumps(name[:80])} is not a session; use the one that the server gave")

@@ -131,7 +131,7 @@ class Coverage(Selection):
     def obstacle(self, datastore: Datastore) -> str:
         count = len(datastore.list_images())
         if count < self.fewest and not (self.bundle / "models" / "encoder.pt").is_file():
-            return f"Pre-training takes at least {self.fewest} studies, and the folder has {count}; add more."
+            return f"Pre-training needs at least {self.fewest} studies, but the folder has {count}; add more."
         return super().obstacle(datastore)
 
     def _made_of(self, datastore: Datastore) -> dict[str, int]:
