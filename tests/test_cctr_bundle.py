@@ -210,7 +210,7 @@ def test_all_atlases_take_part(overlays, choice, abdomen, registrations, tmp_pat
         (["cctr"], {"propagation_weight": 0, "registered_positives": "false"}),
     ],
 )
-def test_training_goes_on_without_registration_when_told_so(overlays, settings, abdomen, tmp_path):
+def test_training_without_registration_where_it_is_switched_off(overlays, settings, abdomen, tmp_path):
     printed = train(tmp_path, abdomen, tmp_path / "none", *overlays, max_epochs=1, **settings)
     assert "No registration: training continues without propagated labels, warped volumes and registered" in printed
     assert not (tmp_path / "none").exists() and "Memory bank" not in printed

@@ -44,7 +44,7 @@ install the torch build that fits it first):
     python -m monai.bundle run inference --config_file configs/inference.json --images <folder of .nii.gz files>
     python -m monai.bundle run training --config_file configs/train.json --dataset_dir <the data set's folder>
 
-In MONAI Label, for 3D Slicer or OHIF, with an environment of its own:
+In MONAI Label, for 3D Slicer or OHIF, with a separate environment:
 
     pip install torch==2.13.0 setuptools
     SAM2_BUILD_CUDA=0 pip install --no-build-isolation --no-deps sam2==1.1.0

@@ -322,7 +322,7 @@ def cases_to_segment(
     else:
         sections = load_sections(dataset_dir, split_dir, None, datalist, header_spacing)
         cases = without_labels(sections[held_out(sections, labeled=False)])
-    return _with_names_of_their_own(cases)
+    return _check_distinct_names(cases)
 
 
 def cases_to_annotate(
@@ -344,17 +344,17 @@ def cases_to_annotate(
         DataError: there are none, two would be written to the same file, or :func:`load_sections` fails.
     """
     if images is not None:
-        return _with_names_of_their_own(usable_images(with_spacing(images_in(images), header_spacing), direction))
+        return _check_distinct_names(usable_images(with_spacing(images_in(images), header_spacing), direction))
     cases = load_sections(dataset_dir, split_dir, labeled_cases, datalist, header_spacing)["unlabeled"]
     if not cases:
         raise DataError(
             f"labeled_cases: nothing is left to annotate: all training cases of {datalist or dataset_dir} have labels; "
             "give --images with a folder of further ones."
         )
-    return _with_names_of_their_own(cases)
+    return _check_distinct_names(cases)
 
 
-def _with_names_of_their_own(cases: list[Case]) -> list[Case]:
+def _check_distinct_names(cases: list[Case]) -> list[Case]:
     """Check that no segmentation would overwrite another: ids must differ, also if case is ignored."""
     counts = Counter(case_id(case).casefold() for case in cases)
     if twice := sorted({Path(c["image"]).name for c in cases if counts[case_id(c).casefold()] > 1}):

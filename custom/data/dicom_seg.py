@@ -60,7 +60,8 @@ class SaveDicomSegd(MapTransform):
         return dict(data)
 
     def save(self, labels: MetaTensor, case: str) -> None:
-        """
+        """Write the segmentation of a series.
+
         Args:
             labels: (1, X, Y, Z) integers.
             case: its id, which names the file.
@@ -113,7 +114,8 @@ class SaveDicomSegd(MapTransform):
 
 
 def check_series(cases: Sequence[Mapping[str, Any]]) -> None:
-    """
+    """Check that the images are folders of DICOM series.
+
     Args:
         cases: with "image".
 

@@ -30,6 +30,12 @@ class Facts:
 
 
 def file_facts(path: str | os.PathLike, label: bool = False) -> Facts:
+    """Facts about an image or a label, read once for each state of the file.
+
+    Args:
+        path: file, or folder of a DICOM series.
+        label: whether it is a label map, whose values are listed.
+    """
     if not isinstance(path, (str, os.PathLike)):
         return Facts(f"one file name is expected, found {path!r}; merge the files into one.")
     try:

@@ -64,7 +64,7 @@ def _refusal(root: Path, fitting: Iterable[FolderLayout]) -> str:
     remedy = "or write a data list, a JSON file (docs/own_data.md)."
     if fitting:
         names = " and ".join(layout.what for layout in fitting)
-        return f"datalist: {root} may be {names}; give each a folder of its own, {remedy}"
+        return f"datalist: {root} may be {names}; give each a separate folder, {remedy}"
     below = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and len(_fitting(folder)) == 1]
     if below:
         listed = ", ".join(map(str, below[:SHOWN])) + (", ..." if len(below) > SHOWN else "")

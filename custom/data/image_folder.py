@@ -123,7 +123,7 @@ def _tell(files: Sequence[Path], what: str) -> None:
 
 
 def _voxels_of(file: Path) -> Path | None:
-    """The file beside a header with its voxels, which is no image of its own."""
+    """The file beside a header with its voxels, which is not a separate image."""
     try:
         return data_file(file) if is_itk_file(file) else None
     except (OSError, VolumeFileError):  # which opening it says

@@ -113,7 +113,7 @@ class OverviewFigure:
             self._file(name).write_bytes(pickle.dumps(self._case(title, output[CommonKeys.IMAGE][:1].cpu(), maps)))
 
     def _file(self, case: str) -> Path:
-        """Of a case that is kept; by its number, since ids may be no file names."""
+        """File of a case that is kept, named by its number, since ids may not be valid file names."""
         return Path(self._stored.name, str(list(self._kept).index(case)))
 
     def _chosen(self) -> list[_Case]:

@@ -60,7 +60,7 @@ def notice(torch: str, platform: str = sys.platform) -> str:
     if not build or not platform.startswith("linux"):
         return ""
     return (
-        f"torch {torch} is a build of its own ({build}): PyPI's torchvision, built for PyPI's torch, cannot be "
+        f"torch {torch} is a custom build ({build}): PyPI's torchvision, built for PyPI's torch, cannot be "
         "imported beside it as it is. Its missing operators, which MONAI Label does not use, will be declared. To have "
         "a torchvision of that build instead, stop here and install it from where this torch came from."
     )

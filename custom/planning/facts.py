@@ -22,7 +22,7 @@ from custom.data.cases import Case
 from custom.data.dicom import file_states
 from custom.data.geometry import OrientSlices
 from custom.data.json_list import classes_of
-from custom.data.volume_file import VolumeFileError, know_case, open_volume
+from custom.data.volume_file import VolumeFileError, open_volume, remember_case
 from custom.utils.distributed import process_rank
 from custom.utils.errors import SettingError
 from custom.utils.files import replacing
@@ -194,7 +194,7 @@ def _read(
     case: Case, labeled: bool, intensities: bool, direction: Sequence[float] | None, values: Mapping[str, int]
 ) -> _Image | None:
     """One case; None where a file cannot be used."""
-    know_case(case)
+    remember_case(case)
     try:
         file = open_volume(case["image"])
         codes = OrientSlices(direction or (0, 0, 1)).codes(file.affine, file.shape[:3])

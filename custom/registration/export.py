@@ -86,7 +86,8 @@ def write_transform(path: str | Path, transform: Transform) -> float:
         path: its ending says how. ".h5" is a composite of the steps, each on its own grid, so that it is right between
             voxels, too; an inverse among them is sampled, as finely as it needs. ".nii.gz" is one displacement field on
             the voxels of the fixed volume, and right there.
-        transform: from fixed to moving. It is right within the fixed volume; beyond it other programs go on otherwise.
+        transform: from fixed to moving. It is right within the fixed volume; beyond it other programs
+            extrapolate differently.
 
     Returns:
         By how many mm a sampled inverse is off, at most; 0 without one.
@@ -168,7 +169,7 @@ def _to_itk(step: Step, points: Tensor, name: str) -> tuple[Any, float]:
         low = np.rint(step.grid.to_voxels(grid.to_mm(np.zeros(3)))).astype(int)
         before, after = -low, np.array(grid.shape) + low - step.grid.shape
         padding = [int(n) for axis in (2, 1, 0) for n in (before[axis], after[axis])]
-        # beyond its field ITK moves nothing, where here the border's displacement goes on
+        # beyond its field ITK moves nothing, where here the displacement of the border continues
         field, off = F.pad(step.field[None], padding, mode="replicate")[0], 0.0
     else:
         field, grid, off = _sampled(step, grid, name)

@@ -33,7 +33,7 @@ def inverse_points(field: Tensor, grid: Grid, target: Tensor) -> Tensor:
     """Find the points that a displacement moves to given ones.
 
     Args:
-        field: u, (3, X, Y, Z) float32, RAS mm; beyond its grid the border's displacement goes on.
+        field: u, (3, X, Y, Z) float32, RAS mm; beyond its grid the displacement of the border continues.
         grid: of the field.
         target: (m, 3), RAS mm.
 
@@ -59,7 +59,7 @@ def _displacement(field: Tensor, grid: Grid, points: Tensor) -> Tensor:
 
 
 def _missed(field: Tensor, grid: Grid, x: Tensor, target: Tensor) -> Tensor:
-    """(m,) bool; a NaN has missed, too."""
+    """Which points missed their targets, (m,) bool; NaN counts as a miss."""
     return ~((x + _displacement(field, grid, x) - target).norm(dim=1) < INVERSE_TOLERANCE)
 
 
@@ -85,7 +85,7 @@ def _fixed_point(field: Tensor, grid: Grid, target: Tensor) -> tuple[Tensor, Ten
 class _Cells:
     """The map in voxel coordinates: v -> where voxel v of the field's grid is moved to, in mm, trilinear in each cell.
 
-    A row of cells goes around the grid, in which the border's displacement goes on.
+    A row of cells goes around the grid, in which the displacement of the border continues.
     """
 
     def __init__(self, field: Tensor, grid: Grid) -> None:

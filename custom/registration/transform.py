@@ -44,7 +44,7 @@ class Displacement:
     """``x -> x + u(x)``, or with ``backward`` its inverse.
 
     Args:
-        field: u, (3, X, Y, Z) float32, RAS mm; beyond its grid the border's displacement goes on.
+        field: u, (3, X, Y, Z) float32, RAS mm; beyond its grid the displacement of the border continues.
         grid: of the field.
         backward: maps ``x + u(x)`` to x instead, see :func:`~custom.registration.inverse.inverse_points`: no second
             field, nothing lost by turning a transform round twice.
@@ -132,7 +132,7 @@ def warp_image(image: Any, transform: Transform, outside: float = 0.0) -> MetaTe
 def warp_label(label: Any, transform: Transform, outside: int = 0) -> MetaTensor:
     """Resample a label map of the moving volume onto the fixed grid.
 
-    Each class is interpolated linearly as an image of its own and the largest wins: on thick slices that keeps
+    Each class is interpolated linearly as a separate image, and the largest value wins: on thick slices that keeps
     outlines smooth, where the nearest voxel would give steps of a slice. Only classes that the eight voxels around a
     point hold can win, so no new class appears and the cost does not depend on their number.
 

@@ -75,7 +75,7 @@ class Record:
 def remember(folder: str | Path, record: Record) -> dict[str, Record]:
     """Put a workflow's record beside those of the workflows before it.
 
-    A workflow takes the place of its own record, and of those whose results it makes old: what a training leaves has
+    A workflow replaces its own record, and those whose results it makes old: what a training leaves has
     not been scored yet.
 
     Args:

@@ -39,7 +39,7 @@ class _Console(logging.StreamHandler):
 class _File(logging.FileHandler):
     """Appends the messages of the first process to a file, which is made with the first message.
 
-    Where that fails, as on a full disk, logging says so on standard error, and the run goes on.
+    Where that fails, as on a full disk, logging says so on standard error, and the run continues.
     """
 
     def __init__(self, path: Path) -> None:

@@ -171,7 +171,7 @@ def test_shares_are_those_of_the_epoch_for_all_that_look_at_its_end(first, tmp_p
     assert seen[0] == pytest.approx(PSEUDO_LABEL["mean"]) and seen[1] != pytest.approx(seen[0])
 
 
-def test_a_resumed_run_goes_on_with_the_table(tmp_path):
+def test_a_resumed_run_appends_to_the_table(tmp_path):
     trainer(3, report(tmp_path)).run()
     engine = trainer(3, report(tmp_path))
     engine.state.epoch, engine.state.iteration = 1, 3

@@ -124,7 +124,7 @@ def test_a_bundle_is_unpacked_once_and_can_be_served_untrained(tmp_path, capsys)
     (model / "models" / "model.pt").write_bytes(b"trained here")
     assert add_bundle(tmp_path, str(model)) == model  # an archive serves itself
     assert (model / "models" / "model.pt").read_bytes() == b"trained here"
-    (model / "models" / "model.pt").unlink()  # to begin anew
+    (model / "models" / "model.pt").unlink()  # to start over
     add_bundle(tmp_path, "coral_acdc")
     assert torch.load(model / "models" / "model.pt", weights_only=True) == {}
     assert [folder.name for folder in (tmp_path / "model").iterdir()] == ["coral_acdc"]
@@ -402,7 +402,7 @@ def test_after_a_training_the_study_most_in_doubt_comes_next(server):
 
 
 @pytest.mark.slow
-def test_a_drawn_label_is_corrected_and_training_goes_on_with_the_annotated_alone(server):
+def test_a_corrected_prediction_is_trained_on_without_unannotated_studies(server):
     """What the model draws has the study's grid closely enough to be trained on."""
     study = sorted(file.name.removesuffix(".nii.gz") for file in server.truth.iterdir())[-1]
     drawn, _ = server.client.infer("cctr_acdc", study, {})

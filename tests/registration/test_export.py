@@ -61,7 +61,8 @@ def test_simple_itk_moves_the_points_of_the_organ_as_here(transform, tmp_path):
     found = moved_by_simple_itk(tmp_path / "t.h5", points)
     assert len(points) > 100 and np.median(np.linalg.norm(found - points.numpy(), axis=1)) > 5
     assert np.linalg.norm(found - transform(points).numpy(), axis=1).max() < 1e-3
-    border = FIXED.points()[[0, -1]].reshape(-1, 3)[::7]  # beyond the field, where the border's displacement goes on
+    # beyond the field, where the displacement of the border continues
+    border = FIXED.points()[[0, -1]].reshape(-1, 3)[::7]
     found = moved_by_simple_itk(tmp_path / "t.h5", border)
     assert np.linalg.norm(found - transform(border).numpy(), axis=1).max() < 1e-3
 

@@ -25,7 +25,7 @@ LINE = Grid((12, 4, 4), np.diag([1.0, 1.0, 1.0, 1.0]))
 def random_field(grid: Grid, smallest: float, seed: int = 0) -> Displacement:
     """A smooth field, as high as the smallest Jacobian determinant at the corners of its cells allows.
 
-    It is 0 at the border, as the border's displacement goes on and might fold there.
+    It is 0 at the border, as the displacement of the border continues and might fold there.
     """
     generator = np.random.default_rng(seed)
     field = np.stack([gaussian_filter(generator.standard_normal(grid.shape), (4, 4, 1.2)) for _ in range(3)])

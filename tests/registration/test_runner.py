@@ -230,7 +230,7 @@ def test_a_fault_of_the_disk_is_not_kept(cases, tmp_path, monkeypatch):
     assert runner(tmp_path / "t")([Pair("b", "a")], cases)[0].state == "usable"
 
 
-def test_a_full_disk_is_named_and_the_next_run_goes_on(cases, tmp_path):
+def test_a_full_disk_is_named_and_the_next_run_continues(cases, tmp_path):
     with largest_file(3000):
         rows = runner(tmp_path)(pairs_of(cases), cases)
     assert all(row.state == "failed" and "File too large" in row.message for row in rows)

@@ -7,7 +7,7 @@ from torch.utils.tensorboard import SummaryWriter
 from custom.report.curves import class_curves, loss_curves, read_curves
 
 
-def test_a_run_that_goes_on_or_starts_again_takes_the_place_of_what_it_repeats(tmp_path):
+def test_a_resumed_or_repeated_run_replaces_the_iterations_that_it_repeats(tmp_path):
     for number, steps in enumerate(([1, 2, 3, 4], [3, 4, 5])):
         with SummaryWriter(tmp_path, filename_suffix=str(number)) as writer:
             for step in steps:

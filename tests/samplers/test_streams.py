@@ -27,7 +27,7 @@ def test_labeled_slices_come_first_and_each_stream_goes_through_all_of_its_own()
         assert len(found[first : first + 2, :2].unique()) == 4
 
 
-def test_a_stream_goes_on_from_one_epoch_to_the_next():
+def test_a_stream_continues_from_one_epoch_to_the_next():
     found = torch.cat([batches(epoch, batches=3) for epoch in (1, 2, 3)])  # 36 unlabeled slices in all, 4 a batch
     assert sorted(found[:, 2:].flatten().tolist()) == (~LABELED).nonzero()[:, 0].tolist()
     assert all(len(found[first : first + 2, :2].unique()) == 4 for first in range(0, 8, 2))
