@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import ROOT
+from commands import BUNDLES, ROOT
 from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple
 from PIL import Image
@@ -109,11 +109,12 @@ def test_a_bundles_command_is_one(line, monkeypatch):
     """Its config files are there and have the run id, and its options pass the check that a run begins with."""
     arguments = shlex.split(line, comments=True)
     arguments = arguments[arguments.index("monai.bundle") :]
-    monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", arguments)
     monkeypatch.setattr(options, "in_monai_bundle", lambda: True)
     given = arguments[arguments.index("--config_file") + 1]
     files = ensure_tuple(ast.literal_eval(given) if given.startswith("[") else given)
+    places = (ROOT, BUNDLES, BUNDLES / "cctr_acdc")  # of a checkout; of a bundle's folder, beside it or in it
+    monkeypatch.chdir(next(folder for folder in places if all((folder / file).is_file() for file in files)))
     content = {key for file in files for key in ConfigParser.load_config_file(file)}
     assert arguments[2] in content
     options.check_options.__wrapped__()

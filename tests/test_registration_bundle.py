@@ -46,7 +46,7 @@ def registered(abdomen, tmp_path_factory) -> Path:
     printed = run(
         "registration", ["registration.json"], configs=CONFIGS, dataset_dir=abdomen, output_dir=folder, **QUICK
     )
-    assert "1 pairs: 1 usable, 0 unusable, 0 failed" in printed
+    assert "1 pair: 1 usable, 0 unusable, 0 failed" in printed
     return folder
 
 
@@ -73,7 +73,7 @@ def test_transforms_leave_for_other_programs(registered, abdomen):
     settings = {"dataset_dir": abdomen, "output_dir": registered, "transform_format": "nii.gz", **QUICK}
     printed = run("export_transforms", ["registration.json"], configs=CONFIGS, **settings)
     (row,) = rows(registered / "exported_transforms" / "transforms.csv")
-    assert "1 transforms written to" in printed and float(row["off_mm"]) == 0
+    assert "1 transform written to" in printed and float(row["off_mm"]) == 0
     between = Registrations(registered / "registration").between(row["fixed"], row["moving"])
     found = read_transform(registered / "exported_transforms" / row["file"], between.fixed, between.moving)
     points = between.fixed.points().reshape(-1, 3)[::101]

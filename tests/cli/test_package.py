@@ -113,6 +113,10 @@ def test_a_downloaded_archive_trains_and_segments_with_its_own_code(phantom, tmp
     assert done.returncode == 0, done.stdout[-4000:]
     assert list((bundle / "eval" / "predictions").glob("*_seg.nii.gz"))
 
-    (tmp_path / "app").mkdir()  # that of a MONAI Label server
+    # in MONAI Label, which takes settings from the configs alone
+    for config in (bundle / "configs" / "train.json", bundle / "configs" / "inference.json"):
+        own = {key: SMALL[key] for key in ("features", "spacing", "slice_size")}
+        config.write_text(json.dumps({**json.loads(config.read_text()), **own}))
+    (tmp_path / "app").mkdir()
     model = add_bundle(tmp_path / "app", bundle)
     assert (model / "models" / "model.pt").read_bytes() == (bundle / "models" / "model.pt").read_bytes()

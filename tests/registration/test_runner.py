@@ -167,7 +167,7 @@ def test_a_pair_that_got_worse_is_tried_again_and_marked(cases, tmp_path, capsys
     assert rows[0].state == "unusable" and rows[0].attempts == 3
     assert re.fullmatch(r"similarity 0\.\d+ before, 0\.\d+ after", rows[0].message)
     write_table(tmp_path / "pairs.csv", rows)
-    assert "1 pairs: 0 usable, 1 unusable, 0 failed" in capsys.readouterr().out
+    assert "1 pair: 0 usable, 1 unusable, 0 failed" in capsys.readouterr().out
     # a first attempt that cannot work does not keep the second one from it
     helped = runner(
         tmp_path, settings={**QUICK, "candidates": 0, "deformable_iterations": (0, 0), "affine_iterations": 0}

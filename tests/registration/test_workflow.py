@@ -143,7 +143,7 @@ def test_groups_are_registered_within_themselves(cases, tmp_path, capsys):
     grouped = {name: {**case, "phase": phases[name]} for name, case in cases.items()}
     workflow(tmp_path, grouped, group_by="phase").run()
     assert set(table(tmp_path)) == {Pair("c", "a"), Pair("d", "b")}
-    assert "1 volumes are left out, since their groups have no labeled volume" in capsys.readouterr().out
+    assert "1 volume left out, since their groups have no labeled volume" in capsys.readouterr().out
     assert not Registrations(tmp_path).usable("a", "b")
 
 
