@@ -11,7 +11,10 @@ import torch
 
 from custom.utils.errors import SettingError
 
-__all__ = ["PolynomialDecay", "Schedule", "suggested_epochs"]
+__all__ = ["PolynomialDecay", "Schedule", "expected_seconds", "suggested_epochs"]
+
+HALF_HOUR = 1800.0  # seconds
+EPOCH = 250  # iterations
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ class PolynomialDecay:
         """Factor in an iteration; the first one is 0."""
         up = min((iteration + 1) / self.warm_up, 1.0) if self.warm_up else 1.0
         return up * max(1 - iteration / self.iterations, 0.0) ** self.power
+
+
+def expected_seconds(iterations: int, device: torch.device | str) -> float:
+    """About how long a training takes, by the speed that :func:`suggested_epochs` assumes."""
+    return HALF_HOUR * iterations / (EPOCH * suggested_epochs(device))
 
 
 def suggested_epochs(device: torch.device | str) -> int:

@@ -9,6 +9,7 @@ from ignite.handlers import ProgressBar
 from monai.engines import Trainer
 from tqdm import tqdm
 
+from custom.utils.bars import time_left
 from custom.utils.distributed import process_rank
 
 __all__ = ["Progress"]
@@ -52,7 +53,9 @@ class Progress:
         state = engine.state
         numbers = {"loss": float(state.output["loss"]), **state.metrics}
         shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in numbers.items()}
-        self.bar.set_postfix({"epoch": f"{state.epoch}/{state.max_epochs}", **shown})
+        self.bar.set_postfix({"epoch": f"{state.epoch}/{state.max_epochs}", **shown}, refresh=False)
+        if left := time_left(self.bar):
+            self.bar.set_postfix_str(f"{self.bar.postfix}, {left}")
 
     def _end(self) -> None:
         if self.bar is not None:  # a run that was resumed after its last epoch has not started

@@ -19,6 +19,7 @@ from custom.registration.plan import Pair
 from custom.registration.record import Job, Limits, PairResult, finished, job_for, register_job
 from custom.registration.settings import Settings
 from custom.registration.volume import RegistrationError
+from custom.utils.bars import time_left
 from custom.utils.errors import SettingError, keeps
 from custom.utils.files import write_csv
 from custom.utils.log import logger
@@ -83,6 +84,8 @@ class PairRunner:
         cases: Sequence[Mapping[str, Any]],
         name: str = "Registering",
         starts: Mapping[Pair, str] | None = None,
+        following: int = 0,
+        later: float = 0.0,
     ) -> list[PairResult]:
         """Register the pairs that have no result yet.
 
@@ -91,6 +94,8 @@ class PairRunner:
             cases: with "case", "image", and for moving ones a "label" or "region" that marks the organ.
             name: of the progress bar.
             starts: pair to the file of a transform from which its first attempt starts, a result of this class.
+            following: number of pairs of a call after this one, for the time that is left.
+            later: seconds of what the run does after the registrations, for the same.
 
         Returns:
             The result of each pair, in the order of ``pairs``.
@@ -124,6 +129,7 @@ class PairRunner:
             for pair, result in self._computed(jobs):
                 results[pair] = result
                 bar.update()
+                bar.set_postfix_str(time_left(bar, following, later))
                 keeps(
                     str(self.folder),
                     f"{self.folder} holds the pairs that are registered, which are not registered again",

@@ -25,6 +25,7 @@ def training_registrations(
     datalist: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     wanted: bool = True,
+    later: float = 0.0,
 ) -> Registrations | None:
     """Run the workflow ``registration`` on the cases of a training.
 
@@ -37,6 +38,7 @@ def training_registrations(
         datalist: data list of the user, or None.
         overrides: values that replace those of that config, such as ``{"figure_count": 0}``.
         wanted: False skips the registration, and a message says so.
+        later: seconds that the training takes, for the time that is left.
 
     Returns:
         The maps between the volumes; None if they are not wanted or no volume is unlabeled.
@@ -54,4 +56,6 @@ def training_registrations(
         return Registrations(registration_dir)
     here = {"bundle_root": bundle_root, "dataset_dir": "", "datalist": datalist, "sections": dict(sections)}
     parser.update({**here, "registration_dir": registration_dir, **(overrides or {})})
-    return parser.get_parsed_content("workflow").registrations()
+    workflow = parser.get_parsed_content("workflow")
+    workflow.later = later
+    return workflow.registrations()

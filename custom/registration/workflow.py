@@ -76,6 +76,9 @@ class RegistrationWorkflow:
         template: id of the template; None chooses it.
         figure_count: number of pairs in the picture, the worst ones; 0 for no picture.
 
+    Attributes:
+        later: seconds that the run takes after the registrations, for the time that is left; 0 where that is all.
+
     Raises:
         SettingError: an unknown or empty plan, unknown cases in the plan, a template that is not a labeled case, no
             labeled case, an unknown leading group, or a negative ``figure_count``.
@@ -119,6 +122,7 @@ class RegistrationWorkflow:
         if figure_count < 0:
             raise SettingError(f"figure_count: {figure_count}; give a number of pairs, or 0 for no picture.")
         self.figure_count = figure_count
+        self.later = 0.0
 
     @property
     def cases(self) -> list[Case]:
@@ -204,10 +208,13 @@ class RegistrationWorkflow:
         pairs_left = [pair for pair in pairs if pair not in results]
         leads = {} if self.leading is None else leading_pairs(pairs_left, self.cases, self.group_by, self.leading)
         first = [pair for pair in pairs_left if pair not in leads]
-        results |= zip(first, self.runner(first, self.cases, f"{name}, {self.leading}" if leads else name), strict=True)
+        title = f"{name}, {self.leading}" if leads else name
+        found = self.runner(first, self.cases, title, following=len(leads), later=self.later)
+        results |= zip(first, found, strict=True)
         usable = {pair: lead for pair, lead in leads.items() if results[lead].state == "usable"}
         starts = {pair: str(self.runner.folder / results[lead].transform) for pair, lead in usable.items()}
-        results |= zip(leads, self.runner(list(leads), self.cases, f"{name}, from there", starts), strict=True)
+        found = self.runner(list(leads), self.cases, f"{name}, from there", starts, later=self.later)
+        results |= zip(leads, found, strict=True)
         return [results[pair] for pair in pairs]
 
     def _path(self, result: PairResult) -> str:
