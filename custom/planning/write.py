@@ -125,7 +125,8 @@ def _cores() -> int:
 def _reason(name: str, value: Any, facts: Facts, settings: dict[str, Any], iterations: int) -> str:
     choice = explain(name, facts, settings)
     if choice is None:
-        return f"{iterations} iterations, as in the bundle" if name == "max_epochs" else "as in the bundle"
+        length = f"{iterations} iterations, " if name == "max_epochs" else ""
+        return f"{length}the bundle's, or as given"
     same = list(value) == list(choice.value) if _is_list(value) and _is_list(choice.value) else value == choice.value
     return choice.reason if same else f"given; the plan would take {choice.value}"
 
