@@ -132,7 +132,7 @@ def test_training_takes_the_plan_and_inference_what_the_weights_were_trained_wit
     while cause:
         causes.append(str(cause))
         cause = cause.__cause__
-    assert any("is of a run with weights." in text for text in causes), causes
+    assert any("with weights.slice_size [96, 96], this run has" in text for text in causes), causes
     shown = {"configs": configs, "features": quick["features"], **folders}
     run("evaluating", ["train.json", "evaluate.json"], **{**quick, "output_dir": mine / "elsewhere"})
     assert not (mine / "elsewhere" / "plan.json").exists()
