@@ -178,8 +178,8 @@ def _check_extent(path: str | os.PathLike, facts: Facts) -> list[str]:
     if extent.max() <= LARGEST_VOLUME:
         return []
     return [
-        f"{path} is {' x '.join(f'{side:.3g}' for side in extent)} mm large by its header, which no body is; mend the "
-        'header, or give the voxel size in mm, --header_spacing "[x,y,z]".'
+        f"{path} is {' x '.join(f'{side:.3g}' for side in extent)} mm large by its header, which no body is; correct "
+        'the header, or give the voxel size in mm, --header_spacing "[x,y,z]".'
     ]
 
 
