@@ -95,6 +95,7 @@ def test_each_file_has_its_checksum(bundle, tmp_path):
             assert hashlib.sha256(content.read(f"coral_acdc/{name}")).hexdigest() == digest, name
 
 
+@pytest.mark.slow
 def test_a_downloaded_archive_trains_and_segments_with_its_own_code(phantom, tmp_path):
     archive = write_archive(BUNDLES / "coral_acdc", tmp_path / "served")
     with serving(archive.parent) as address:

@@ -55,6 +55,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
+@pytest.mark.slow
 def test_an_installation_holds_all_that_the_archives_of_a_checkout_hold(sources, tmp_path):
     execute(sys.executable, "setup.py", "-q", "build_py", "--build-lib", tmp_path / "lib", cwd=sources)
     script = (
@@ -82,6 +83,7 @@ def test_a_bundle_is_unpacked_once(tmp_path, monkeypatch, capsys):
     assert "\ncoral_acdc: CORAL" in "\n" + capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_hub_has_a_bundle_as_a_folder(tmp_path):
     """Each file of the unpacked archive is a file of the repository."""
     pytest.importorskip("huggingface_hub")

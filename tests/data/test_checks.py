@@ -156,9 +156,9 @@ def test_truncated_uncompressed_file(make, tmp_path):
     [
         ("text.nii.gz", b"hello"),
         ("text.nii", b"hello" * 100),
-        ("zipped.nii.gz", gzip.compress(b"hello" * 100)),
+        ("zipped.nii.gz", gzip.compress(b"hello" * 100, mtime=0)),
         ("empty.nii.gz", b""),
-        ("cut.nii.gz", gzip.compress(bytes(range(256)) * 9)[:40]),
+        ("cut.nii.gz", gzip.compress(bytes(range(256)) * 9, mtime=0)[:40]),
     ],
 )
 def test_no_nifti_file(make, tmp_path, name, content):
