@@ -51,7 +51,7 @@ label-server: label-studies $(LABEL_READY)
 
 test: $(READY)
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest -q -n auto --dist loadfile
+	$(RUN) -m pytest -q -n logical --dist loadfile
 
 test-slow: $(READY)
 	$(RUN) -m pip install -q -e '.[tracking,publishing]'
