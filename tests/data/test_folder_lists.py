@@ -208,7 +208,7 @@ def test_plain_folders_with_named_classes_and_validation(tmp_path):
     assert ids(sections) == {"training": ["a", "b"], "validation": ["c"]}
     assert case_ids(sections["pretraining"]) == ["a", "b"]
     (tmp_path / "test.txt").write_text("d\n")
-    with pytest.raises(DataError, match=r"split_dir: .*test\.txt names d, no labeled training case"):
+    with pytest.raises(DataError, match=r"split_dir: .*test\.txt names d; the labeled training cases"):
         load_sections("", str(tmp_path), None, root)
 
 
