@@ -63,7 +63,7 @@ OPTIONAL = re.compile(r"\{\{ \?(\w+) \}\}")
 # the bundle's default of a setting that a plan or the file beside the weights may change
 DEFAULT = re.compile(r"\$custom\.(?:planning|networks\.trained_with)\b.*?, (\[[^@]*\]|None|[\d.]+)\)")
 DESCRIPTIONS = "settings.json"  # a sentence for each setting
-WIDTH = 130  # characters of a line
+WIDTH = 140  # characters of a line
 STEP = 230  # characters of a transform that is written on one line
 
 
