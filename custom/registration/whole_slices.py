@@ -25,18 +25,19 @@ class WholeSlices:
     """A map of all voxels of the fixed grid, for :func:`~custom.registration.transform.warp_image` and ``warp_label``.
 
     Args:
-        points: where the voxels are mapped, (X, Y, Z, 3) RAS mm.
+        voxels: where the voxels are mapped, (X, Y, Z, 3) float32, in voxels of the moving grid.
         fixed: grid on which warped volumes come out, (X, Y, Z).
         moving: grid of the volumes that are warped.
     """
 
-    points: Tensor = dataclasses.field(repr=False)
+    voxels: Tensor = dataclasses.field(repr=False)
     fixed: Grid
     moving: Grid
 
     def mapped(self, first: int, last: int) -> Tensor:
-        """Where the voxels of a slab along the first axis are mapped, (m, 3) RAS mm."""
-        return self.points[first:last].reshape(-1, 3)
+        """Where the voxels of a slab along the first axis are mapped, (m, 3) float64, RAS mm."""
+        to_mm = torch.from_numpy(self.moving.affine.copy())
+        return self.voxels[first:last].reshape(-1, 3).double() @ to_mm[:3, :3].T + to_mm[:3, 3]
 
 
 def whole_slices(transform: Transform, organs: Volume, direction: Sequence[float] = (0.0, 0.0, 1.0)) -> WholeSlices:
@@ -58,21 +59,24 @@ def whole_slices(transform: Transform, organs: Volume, direction: Sequence[float
     """
     fixed, moving = transform.fixed, transform.moving
     across, depth = (slice_axis(grid.affine, grid.shape, direction) for grid in (fixed, moving))
-    to_mm = torch.from_numpy(moving.affine.copy())
     to_voxels = torch.from_numpy(np.linalg.inv(moving.affine))
-    voxels = torch.stack([transform(fixed.points(x, x + 1)[0]) for x in range(fixed.shape[0])])
-    voxels = voxels @ to_voxels[:3, :3].T + to_voxels[:3, 3]
-    voxels = voxels.movedim(across, 0)  # a view, (slices, rows, columns, 3)
-    size = torch.tensor(moving.shape)
+    voxels = torch.empty(*fixed.shape, 3)
+    for x, slab in enumerate(voxels):  # slab by slab, since the mapping takes much more memory than its result
+        slab.copy_(transform(fixed.points(x, x + 1)[0]) @ to_voxels[:3, :3].T + to_voxels[:3, 3])
+    slices = voxels.movedim(across, 0)  # a view, (slices, rows, columns, 3)
+    organ = organ_mask(organs.values, moving.spacing)
+    shown = torch.stack([_at_nearest(organ, part) for part in slices])  # where organs are
+    anywhere = shown.any(dim=0)
+    for part, here in zip(slices, shown, strict=True):
+        numbers = part[here if here.any() else anywhere][:, depth]
+        numbers = numbers[~numbers.isnan()]
+        part[..., depth] = numbers.median().round() if len(numbers) else torch.nan
+    return WholeSlices(voxels, fixed, moving)
+
+
+def _at_nearest(mask: Tensor, voxels: Tensor) -> Tensor:
+    """Values of a mask (X, Y, Z) bool at the voxels nearest to (..., 3); False outside and at NaN."""
+    size = torch.tensor(mask.shape)
     inside = ((voxels >= -0.5) & (voxels <= size - 0.5)).all(dim=-1)
     nearest = torch.minimum(voxels.nan_to_num().round().long().clamp(min=0), size - 1)
-    organ = organ_mask(organs.values, moving.spacing)
-    shown = organ[nearest.unbind(dim=-1)] & inside  # where organs are
-    anywhere = shown.any(dim=0)
-    for number in range(len(voxels)):
-        places = shown[number] if shown[number].any() else anywhere
-        numbers = voxels[number][places][:, depth]
-        numbers = numbers[~numbers.isnan()]
-        voxels[number, ..., depth] = numbers.median().round() if len(numbers) else torch.nan
-    voxels = voxels.movedim(0, across)
-    return WholeSlices(voxels @ to_mm[:3, :3].T + to_mm[:3, 3], fixed, moving)
+    return mask[nearest.unbind(dim=-1)] & inside
