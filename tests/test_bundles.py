@@ -313,7 +313,7 @@ def test_resuming_a_finished_run_changes_nothing(trained, phantom):
 
 def test_resuming_another_run_is_refused(trained, phantom):
     settings = TRAINING | {"max_epochs": 9}
-    with failing("is of a run with max_epochs 4, now it is 9"):
+    with failing("was written with max_epochs 4, this run has 9"):
         run("training", ["train.json"], dataset_dir=phantom, resume="true", **settings, **folders(trained))
 
 

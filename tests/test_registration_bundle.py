@@ -234,7 +234,7 @@ def test_faults_of_the_data_are_named_before_anything_is_registered(abdomen, tmp
         (both, "training", case(labeled, label=tmp_path / "values.nii.gz"), "label values 14, outside 0..13"),
         (atlases, "test", case(test, label=tmp_path / "gone.nii.gz"), "gone.nii.gz is missing"),
         (atlases, "test", case(test, label=tmp_path / "grid.nii.gz"), "export both on the same grid"),
-        (atlases, "test", case(test)["image"], 'has no "label", which this section needs'),
+        (atlases, "test", case(test)["image"], "There are no test and no validation cases with labels"),
     ):
         datalist.write_text(json.dumps({"labels": names, **sound, section: [entry]}))
         for workflow in workflows:

@@ -51,7 +51,7 @@ def test_images_of_the_user_take_their_place(sections, tmp_path):
 def test_atlases_and_what_is_scored_are_checked(sections, tmp_path):
     training, names = sections["training"], ["x", "y"]
     check_atlases(training, "test", sections["test"], names, None)
-    with pytest.raises(DataError, match="label_values: 1 values for 2 classes"):
+    with pytest.raises(DataError, match="label_values: 1 value for 2 classes"):
         check_atlases(training, "test", sections["test"], names, [1])
     other = case(tmp_path, "e", (0, 1, 7))
     with pytest.raises(DataError, match=r"label values 7, outside 0\.\.2"):

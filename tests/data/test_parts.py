@@ -97,7 +97,7 @@ def test_masks_that_are_no_label(tmp_path, masks, mask, words):
 def test_a_mask_of_several_values(tmp_path, masks):
     volume = np.arange(8 * 9 * 5, dtype=np.int16).reshape(8, 9, 5)
     nib.save(nib.Nifti1Image(volume, AFFINE), tmp_path / "masks" / "gray.nii.gz")
-    with pytest.raises(VolumeFileError, match=r"gray\.nii\.gz has more than one value beside 0"):
+    with pytest.raises(VolumeFileError, match=r"gray\.nii\.gz has several values other than 0"):
         open_volume(class_label(tmp_path / "masks", ["gray"])).classes()
 
 

@@ -68,7 +68,7 @@ def test_a_case_that_is_turned_round_is_named_and_no_other(phantoms, kind, tmp_p
 def test_of_two_both_are_named(phantoms, tmp_path, caplog):
     one, other = phantoms["cardiac"][0], phantoms["cardiac"][-1]
     warn_about_slice_order([turned(one, tmp_path), other], CLASSES["cardiac"])
-    assert f"{one['case']}, {other['case']}: by" in caplog.text
+    assert f"{one['case']}, {other['case']}: judging by where" in caplog.text
 
 
 def test_slices_that_are_stored_the_other_way_with_their_header_are_right(phantoms, tmp_path, caplog):

@@ -423,7 +423,7 @@ def test_two_processes_give_the_terms_and_the_weights_of_one(kind, of_two):
 
 
 def test_terms_are_checked():
-    with pytest.raises(SettingError, match="weights: magic, propagation unknown or missing"):
+    with pytest.raises(SettingError, match="weights: magic, propagation are unknown or missing"):
         trainer(weights={"supervised": 1.0, "cross_teaching": 0.1, "contrast": 0.1, "magic": 1.0})
     with pytest.raises(SettingError, match="partner: its features lie in another space .* share_head_with"):
         trainer(partner=student())

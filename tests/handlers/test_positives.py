@@ -181,5 +181,5 @@ def test_a_resumed_run_appends_to_the_table(tmp_path):
 
 def test_the_truth_of_other_slices_is_refused(tmp_path):
     other = SliceGeometry(GEOMETRY.volumes, GEOMETRY.numbers, GEOMETRY.affines, ["a", "c", "b"], SIZE)
-    with pytest.raises(SettingError, match="truth: it is not of the training cases in their order"):
+    with pytest.raises(SettingError, match="truth: its cases are not those of the training in the same order"):
         report(tmp_path, truth=Slices(true=True, geometry=other))

@@ -27,7 +27,7 @@ def test_iterations_are_counted_with_the_epoch_and_its_loss(capsys):
     trained()
     shown = capsys.readouterr().err
     assert "Learning: 100%" in shown and "12/12" in shown
-    assert "epoch=3/3, loss=0.123" in shown and "all done in 00:0" in shown
+    assert "epoch=3/3, loss=0.12" in shown and "all done in 00:0" in shown
 
 
 def test_a_resumed_run_counts_on(capsys):

@@ -40,5 +40,5 @@ def test_patients_by_their_volumes_uncertainty(tmp_path, capsys):
 
 
 def test_count(tmp_path):
-    with pytest.raises(SettingError, match="count: 0; name at least one"):
+    with pytest.raises(SettingError, match="count: 0; give at least 1"):
         UncertaintyRanking(tmp_path, count=0)

@@ -207,7 +207,7 @@ def test_module_without_features(path, message):
 @pytest.mark.parametrize("name", ["half", "keys", "a.b", ""])
 def test_name_that_no_module_can_have(name):
     with pytest.raises(
-        SettingError, match=f"taps: does not accept a module called '{name}'; give the tap another name"
+        SettingError, match=f"taps: PyTorch does not accept a module called '{name}'; give the tap another name"
     ):
         ProjectedNetwork(BasicUNet(out_channels=3, **UNET), {name: "upcat_1"})
 

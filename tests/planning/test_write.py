@@ -117,7 +117,7 @@ def test_training_takes_the_plan_and_inference_what_the_weights_were_trained_wit
         "train#trainer#mixed_precision": False,
         **folders,
     }
-    printed = run("planning", ["train.json"], **quick)
+    printed = run("planning", ["train.json", "planning.json"], **quick)
     plan = json.loads((mine / "out" / "plan.json").read_text())
     settings = {name: row["value"] for name, row in plan["settings"].items()}
     assert "Plan for" in printed and settings["slice_size"] == [96, 96]  # not the bundle's

@@ -210,7 +210,7 @@ def test_the_workflow_draws(tmp_path, fixed, moving, monkeypatch):
     runner = PairRunner(tmp_path / "transforms", workers=0)
     save_transform(tmp_path / "transforms" / "a.transform", shift(STRAIGHT))
     found = row("moving", transform="a.transform")
-    monkeypatch.setattr(PairRunner, "__call__", lambda self, pairs, *_: len(pairs) * [found])
+    monkeypatch.setattr(PairRunner, "__call__", lambda self, pairs, *_, **__: len(pairs) * [found])
     RegistrationWorkflow(runner, [moving], [fixed], tmp_path / "none", plan="atlas", figure_count=0).run()
     assert not (tmp_path / "none" / "pairs.png").exists()
     RegistrationWorkflow(runner, [moving], [fixed], tmp_path / "out", plan="atlas").run()

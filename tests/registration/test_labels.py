@@ -84,7 +84,7 @@ def test_volumes_without_a_usable_atlas_stay_without_a_label(folder, capsys):
     assert "label" in u and "label" not in v
     assert "propagated_labels: none for v: no labeled case has a usable registration" in capsys.readouterr().out
     nothing = finished(folder, {"ua": "failed", "va": "unusable"})
-    with pytest.raises(SettingError, match="no labeled case was registered onto any of the 2 unlabeled ones"):
+    with pytest.raises(SettingError, match="no registration of a labeled case onto one of 2 unlabeled cases is usable"):
         propagated_labels(nothing, LABELED, UNLABELED, folder / "labels")
     with pytest.raises(SettingError, match="propagated_labels: 'all' is not one of votes, agreement, best"):
         propagated_labels(found, LABELED, UNLABELED, folder / "labels", "all")

@@ -61,7 +61,7 @@ def test_damage_is_noticed(transform, tmp_path):
                 read(file)
     for other in (b"", b"something else", FORMAT.replace(b"1", b"9") + whole[len(FORMAT) :]):
         file.write_bytes(other)
-        with pytest.raises(StorageError, match="no stored transform of this version"):
+        with pytest.raises(StorageError, match="is not a stored transform of this version"):
             load_transform(file)
     with pytest.raises(FileNotFoundError):
         load_transform(tmp_path / "none")

@@ -130,7 +130,7 @@ def test_faults_are_named():
     first = Transform((), GRID, OTHER)
     with pytest.raises(RegistrationError, match="compose: the first transform does not end on the grid.*invert one"):
         compose(first, first)
-    with pytest.raises(RegistrationError, match="another geometry than the moving volume.*same scan"):
+    with pytest.raises(RegistrationError, match="does not have the geometry of the moving volume.*same scan"):
         warp_label(label_on(GRID), first)
     with pytest.raises(TypeError, match="found Tensor; give a path or a MetaTensor"):
         warp_image(torch.zeros(3, 3, 3), first)

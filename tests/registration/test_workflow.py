@@ -275,7 +275,7 @@ def test_a_broken_labeled_case_takes_none_with_it(cases, tmp_path):
     assert {(row.fixed, row.moving) for row in rows if row.state == "usable"} == {(f, "b") for f in "acde"}
     failed = [row for row in rows if row.state == "failed"]
     assert [row.fixed for row in failed] == list(UNLABELED)
-    assert all("another geometry than its image" in row.message for row in failed)
+    assert all("does not have the geometry of its image" in row.message for row in failed)
 
 
 def test_no_registration_yet(tmp_path):

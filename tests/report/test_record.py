@@ -43,7 +43,7 @@ def cases(folder: Path, split: str) -> list[Case]:
 def test_a_file_of_another_version_is_named(tmp_path):
     remember(tmp_path, record("training"))
     (tmp_path / "report.json").write_text('{"training": {"workflow": "training", "colour": 1}}')
-    with pytest.raises(SettingError, match=r"output_dir: .*report\.json is of another version; remove it"):
+    with pytest.raises(SettingError, match=r"output_dir: .*report\.json was written by another version; remove it"):
         remember(tmp_path, record("evaluating"))
 
 
