@@ -18,6 +18,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
+from custom.data.annotation import Annotation
 from custom.data.cases import Case
 from custom.data.dicom import file_states
 from custom.data.geometry import OrientSlices
@@ -123,7 +124,8 @@ def _key(cases: Sequence[Case], direction: Sequence[float] | None, values: Mappi
                 states.append(file_states(case[name]) if name in case else None)
             except (OSError, ValueError):  # the checks say so
                 states.append(case[name])
-        states.append(case.get("header_spacing"))
+        annotation = Annotation.of_case(case)
+        states += [case.get("header_spacing"), None if annotation is None else annotation.state()]
     content = json.dumps([VERSION, states, direction and [*direction], values])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 

@@ -75,6 +75,9 @@ def test_facts_are_kept_while_the_files_are_the_same(tmp_path, mine, monkeypatch
     assert look_at(mine, sections, HEAD, tmp_path / "out") == first
     with pytest.raises(pytest.fail.Exception):
         look_at(mine, sections, HEAD, tmp_path / "out", [1])
+    partly = {**sections, "training": [{**sections["training"][0], "annotated_slices": [2]}]}
+    with pytest.raises(pytest.fail.Exception):
+        look_at(mine, partly, HEAD, tmp_path / "out")
     write_case(tmp_path, "a", move=(9, 0, 0))
     with pytest.raises(pytest.fail.Exception):
         look_at(mine, sections, HEAD, tmp_path / "out")
