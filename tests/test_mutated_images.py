@@ -28,7 +28,7 @@ AFFINE = np.array([[-3.0, 0, 0, 30], [0, 3, 0, -25], [0, 0, 8, 5], [0, 0, 0, 1]]
 SHAPE = (20, 18, 5)
 # begins a part of a message that says what to do
 REMEDIES = "convert copy correct export give put remove replace resample restore save set stack write"
-REMEDY = rf"[;:] ({REMEDIES.replace(' ', '|')})|files left out, which are no"
+REMEDY = rf"[;:] ({REMEDIES.replace(' ', '|')})|files? left out: not an image \("
 SETTINGS = {key: SMALL[key] for key in ("features", "spacing", "slice_size")}
 NAN, INF = np.nan, np.inf
 

@@ -98,13 +98,13 @@ class Annotation:
         return np.where(known, values, UNKNOWN).astype(values.dtype)
 
 
-def annotated_classes(cases: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Tensor | None:
+def annotated_classes(cases: Sequence[Mapping[str, Any]], label_values: Sequence[int]) -> Tensor | None:
     """Which classes are annotated in each label map of each case.
 
     Args:
         cases: with "classes" where some are not: the names with their values in the file, or a list of that for the K
             label maps of the case, in which None stands for all classes.
-        class_names: of the foreground classes, C in number.
+        label_values: of the C foreground classes in the files. Names may differ: a run can rename the classes.
 
     Returns:
         (cases, K, C + 1) bool, whose first class, the background, is always True; None where everything is annotated.
@@ -115,7 +115,10 @@ def annotated_classes(cases: Sequence[Mapping[str, Any]], class_names: Sequence[
     listed = [[names] if isinstance(names, Mapping) else names for names in listed]
     count = max(len(maps) for maps in listed)
     rows = [
-        [[True, *(names is None or name in names for name in class_names)] for names in (maps * count)[:count]]
+        [
+            [True, *(names is None or value in names.values() for value in label_values)]
+            for names in (maps * count)[:count]
+        ]
         for maps in listed
     ]
     return torch.tensor(rows)

@@ -87,6 +87,10 @@ def _total_segmentator(root: Path) -> FolderList:
     images = _case_folders(root)
     classes = {name: set(volumes_in(root / name / CLASSES)) for name in images}
     labeled = {name for name, found in classes.items() if found}
+    if not labeled:
+        raise DataError(
+            f"datalist: no case of {root} has a file in its folder {CLASSES}; put the masks there, one for each class."
+        )
     common = sorted(set.intersection(*(classes[name] for name in labeled)))
     if left_out := sorted(set.union(*(classes[name] for name in labeled)) - set(common)):
         names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")

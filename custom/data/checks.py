@@ -229,8 +229,10 @@ def check_classes(
     values = label_values or range(1, len(class_names) + 1)
     for case in cases:
         there = file_facts(case["label"], label=True).values
-        drawn = [name for name, value in zip(class_names, values, strict=True) if value in there]
-        if case.get("classes") and (others := [name for name in drawn if name not in case["classes"]]):
+        if not case.get("classes"):
+            continue
+        known = case["classes"].values()
+        if others := [n for n, v in zip(class_names, values, strict=True) if v in there and v not in known]:
             raise DataError(
                 f"classes: {case['label']} has voxels of {', '.join(others)}, but the classes of {case_id(case)} are "
                 f"{', '.join(case['classes'])}; add the name, or make these voxels background."

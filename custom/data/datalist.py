@@ -14,6 +14,7 @@ is "ED" or "ES" in cardiac data. Sections are lists of cases:
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -164,6 +165,7 @@ def with_spacing(cases: list[Case], header_spacing: Sequence[float] | None) -> l
 def _from_folder(root: Path, splits: Path, labeled_cases: int | Sequence[str] | None) -> tuple:
     """Training cases, the labeled patients first; validation and test; images of pre-training."""
     check_folder(root, key="dataset_dir")
+    root = Path(os.path.abspath(root))  # a worker of Dask may run in another folder
     layout = layout_of(root)
     train = _read_ids(splits / "train.txt")
     missing = [p for p in train if not layout.there(root, p)]

@@ -15,11 +15,11 @@ from typing import Any
 
 from custom.data.cases import Case, DataError, check_class_names
 from custom.data.folder_layout import FolderLayout, FolderList, entries, volumes_in
-from custom.data.parts import frame_of, stem_of
+from custom.data.parts import frame_of
 from custom.utils.json_files import read_json
 from custom.utils.log import logger
 
-__all__ = ["DECATHLON", "NNUNET", "label_names"]
+__all__ = ["DECATHLON", "NNUNET", "label_names", "with_ignored"]
 
 FILE = "dataset.json"
 IGNORE = "ignore"  # what nnU-Net calls the voxels that nobody has decided
@@ -27,12 +27,15 @@ CHANNEL = re.compile(r"(.+)_(\d{4})")
 REMEDY = "correct it, or write a data list"
 
 
-def label_names(labels: Any, file: Path) -> dict[int, str]:
-    """Value to name of the classes of a dataset.json, without the background.
+def label_names(labels: Any, file: Path) -> tuple[dict[int, str], int | None]:
+    """Value to name of the classes of a dataset.json, without the background, and the value of undecided voxels.
 
     Args:
         labels: {"background": 0, "liver": 1} of nnU-Net's version 2, or {"0": "background", "1": "liver"}.
         file: which says so, for messages.
+
+    Returns:
+        The classes, and the value of the label "ignore", which is no class; None where there is none.
 
     Raises:
         DataError: the labels are neither, or are regions of several values.
@@ -50,27 +53,37 @@ def label_names(labels: Any, file: Path) -> dict[int, str]:
     names = {int(value): str(name) for value, name in pairs}
     if len(names) < len(labels):
         raise DataError(f'datalist: "labels" of {file} names a value twice; {REMEDY}.')
-    names = {value: names[value] for value in sorted(names) if value > 0}
+    ignored = next((value for value, name in names.items() if name == IGNORE and value > 0), None)
+    names = {value: names[value] for value in sorted(names) if value > 0 and value != ignored}
     check_class_names(list(names.values()), f'datalist: "labels" of {file}')
-    return names
+    return names, ignored
+
+
+def with_ignored(cases: list[Case], ignored: int | None) -> list[Case]:
+    """Labeled cases with the value of undecided voxels, if there is one."""
+    return cases if ignored is None else [{**case, "ignore_value": ignored} for case in cases]
 
 
 def _has_channels(root: Path) -> bool:
-    return any(CHANNEL.fullmatch(name) for name in volumes_in(root / "imagesTr"))
+    """Whether images are named ``<case>_<channel>``; the four digits may also be the end of the case's own name."""
+    images = set(volumes_in(root / "imagesTr"))
+    channels = [found[1] for name in images if (found := CHANNEL.fullmatch(name))]
+    labels = {name for name in volumes_in(root / "labelsTr") if CHANNEL.fullmatch(name)}
+    return bool(channels) and not (labels & images) - set(channels)
 
 
-def _images(folder: Path, description: Mapping[str, Any]) -> dict[str, str]:
+def _images(folder: Path, description: Mapping[str, Any], has_channels: bool) -> dict[str, str]:
     """Images of a folder by case, of the only channel that there is."""
     found: dict[str, list[Path]] = {}
     for name, path in volumes_in(folder).items():
-        channel = CHANNEL.fullmatch(name)
+        channel = CHANNEL.fullmatch(name) if has_channels else None
         found.setdefault(channel[1] if channel else name, []).append(path)
     channels = description.get("channel_names") or description.get("modality") or {}
     several = {name: paths for name, paths in found.items() if len(paths) > 1}
     if several or len(channels) > 1:
         example = next(iter(several.values() or found.values()))[0]
         # the Decathlon has all channels in one 4-D file
-        one = example.name if several or _is_channel(example) else frame_of(example.name, 0)
+        one = example.name if has_channels else frame_of(example.name, 0)
         raise DataError(
             f"datalist: {folder.parent} has images of {max(len(channels), *map(len, found.values()))} channels; the "
             f'networks here take one: write a data list with those of one channel, such as {{"image": '
@@ -79,25 +92,19 @@ def _images(folder: Path, description: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(paths[0]) for name, paths in found.items()}
 
 
-def _is_channel(path: Path) -> bool:
-    return CHANNEL.fullmatch(stem_of(path.name)) is not None
-
-
 def _read(root: Path) -> FolderList:
     description = read_json(root / FILE, "datalist", error=DataError)
-    classes = label_names(description.get("labels"), root / FILE)
-    ignored = next((value for value, name in classes.items() if name == IGNORE), None)
-    classes = {value: name for value, name in classes.items() if value != ignored}
+    classes, ignored = label_names(description.get("labels"), root / FILE)
+    channels = _has_channels(root)
     if isinstance(description.get("dataset"), Mapping):  # version 2 may list its files
         training, unlabeled = _listed(root, description["dataset"])
     else:
-        training, unlabeled = entries(_images(root / "imagesTr", description), volumes_in(root / "labelsTr"))
-    scored, others = entries(_images(root / "imagesTs", description), volumes_in(root / "labelsTs"))
+        training, unlabeled = entries(_images(root / "imagesTr", description, channels), volumes_in(root / "labelsTr"))
+    scored, others = entries(_images(root / "imagesTs", description, channels), volumes_in(root / "labelsTs"))
     if scored and others:
         names = ", ".join(case["case"] for case in others[:3]) + (", ..." if len(others) > 3 else "")
         logger.warning(f"datalist: {len(others)} images of imagesTs without a label are left out ({names}).")
-    if ignored is not None:
-        training, scored = ([{**case, "ignore_value": ignored} for case in cases] for cases in (training, scored))
+    training, scored = with_ignored(training, ignored), with_ignored(scored, ignored)
     return FolderList({"training": training, "unlabeled": unlabeled, "test": scored or others}, classes)
 
 

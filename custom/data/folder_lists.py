@@ -8,6 +8,7 @@ To add a layout, define a :class:`FolderLayout` and add it to :data:`LAYOUTS`.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -26,7 +27,7 @@ SHOWN = 5
 
 def root_of(datalist: str | Path) -> Path | None:
     """The folder that a data list stands for: itself, or that of a ``dataset.json``; None for a list of one's own."""
-    path = Path(datalist)
+    path = Path(os.path.abspath(datalist))  # a worker of Dask may run in another folder
     if path.is_dir():
         return path
     return path.parent if path.name == "dataset.json" and (path.parent / "imagesTr").is_dir() else None

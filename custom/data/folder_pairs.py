@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from custom.data.cases import DataError
-from custom.data.dataset_json import FILE, label_names
+from custom.data.dataset_json import FILE, label_names, with_ignored
 from custom.data.folder_layout import FolderLayout, FolderList, classes_of_labels, entries, volumes_in
 from custom.utils.json_files import read_json
 
@@ -64,9 +64,9 @@ def _paired(root: Path, images: Mapping[str, Path], labels: Mapping[str, Path]) 
     if set(labels) - set(images):
         images, labels = _plain(images, OF_IMAGE), _plain(labels, OF_LABEL)
     training, unlabeled = entries(images, labels)
-    return FolderList(
-        {"training": training, "unlabeled": unlabeled}, classes_of_labels([*labels.values()], _names(root))
-    )
+    names, ignored = _names(root)
+    sections = {"training": with_ignored(training, ignored), "unlabeled": unlabeled}
+    return FolderList(sections, classes_of_labels([*labels.values()], names))
 
 
 def _plain(files: Mapping[str, Path], word: re.Pattern) -> dict[str, Path]:
@@ -79,11 +79,11 @@ def _plain(files: Mapping[str, Path], word: re.Pattern) -> dict[str, Path]:
     return found
 
 
-def _names(root: Path) -> dict[int, str] | None:
-    if not (root / FILE).is_file():
-        return None
-    labels = read_json(root / FILE, "datalist", error=DataError).get("labels")
-    return None if labels is None else label_names(labels, root / FILE)
+def _names(root: Path) -> tuple[dict[int, str] | None, int | None]:
+    """The classes and the ignored value that a dataset.json names, if there is one."""
+    described = read_json(root / FILE, "datalist", error=DataError) if (root / FILE).is_file() else {}
+    labels = described.get("labels")
+    return (None, None) if labels is None else label_names(labels, root / FILE)
 
 
 FOLDERS = FolderLayout(

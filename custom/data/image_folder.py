@@ -94,10 +94,10 @@ def _of_folder(root: Path) -> list[dict[str, Any]]:
         known = {*files, *map(_voxels_of, files)}
         others = [f for f in sorted(root.iterdir()) if not f.is_dir() and f not in known and f.name[0] != "."]
         _warn_about_other_images(others)
-        _tell([f for f in others if not _is_other_image(f)], "files left out, which are no images")
+        _tell([f for f in others if not _is_other_image(f)], "not an image")
     _tell(
         deeper,
-        f"image files in folders below are left out; name their folder, or use {root}/**/*.nii.gz",
+        f"in folders below; name their folder, or use {root}/**/*.nii.gz",
     )
     images = _without_segmentations(sorted([*files, *(f for f in series if f.parent == root)]))
     cases = [_case(file) for file in images]
@@ -116,10 +116,10 @@ def _warn_about_other_images(files: Sequence[Path]) -> None:
         logger.warning(f"Left out: {file} is not one of {', '.join(IMAGE_ENDINGS)} and not a DICOM series; convert it.")
 
 
-def _tell(files: Sequence[Path], what: str) -> None:
+def _tell(files: Sequence[Path], why: str) -> None:
     if files:
         names = ", ".join(f.name for f in files[:SHOWN]) + (", ..." if len(files) > SHOWN else "")
-        logger.warning(f"images: {counted(len(files), 'file')} left out: {what} ({names}).")
+        logger.warning(f"images: {counted(len(files), 'file')} left out: {why} ({names}).")
 
 
 def _voxels_of(file: Path) -> Path | None:

@@ -40,19 +40,45 @@ def label_values(datalist: str | None, class_names: Sequence[str]) -> list[int] 
 
     Args:
         datalist: see :func:`class_names`.
-        class_names: all names of the data list, some of them, or as many other ones.
+        class_names: all names of the data list, some of them, or as many other ones, which rename its classes.
+
+    Raises:
+        DataError: some names are of the data list and others are not, as after a typing error, or there is another
+            number of other names.
     """
     if not datalist:
         return None
+    check_class_names(class_names)
     classes = classes_of(datalist)
     values = {name: value for value, name in classes.items()}
-    if set(class_names) <= set(values):
-        found = [values[name] for name in class_names]
-    elif len(class_names) == len(classes):  # other names for the same classes
+    if unknown := [name for name in class_names if name not in values]:
+        _check_renamed(datalist, class_names, classes, unknown)
         found = list(classes)
     else:
-        return None  # the check of the labels says what does not fit
+        found = [values[name] for name in class_names]
     return None if found == list(range(1, len(classes) + 1)) else found
+
+
+def _check_renamed(
+    datalist: str, class_names: Sequence[str], classes: Mapping[int, str], unknown: Sequence[str]
+) -> None:
+    """Check that names rename all classes, and that none of them looks like that of another class."""
+    own = {name.strip().casefold(): name for name in classes.values()}
+    elsewhere = [
+        (name, own[close[0]])
+        for name, place in zip(class_names, classes.values(), strict=False)
+        if (close := difflib.get_close_matches(name.strip().casefold(), own, n=1, cutoff=0.8))
+        and own[close[0]] != place
+    ]
+    if len(class_names) == len(classes) == len(unknown) and not elsewhere:
+        return
+    alike = [own[close] for name in unknown for close in difflib.get_close_matches(name.strip().casefold(), own, n=1)]
+    meant = f" (is it {', '.join(dict.fromkeys(alike))}?)" if alike else ""
+    raise DataError(
+        f"class_names: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the classes of "
+        f"{datalist}{meant}, which are {', '.join(classes.values())}; correct the spelling. To rename classes give "
+        "--label_values, too, the value of each name."
+    )
 
 
 def classes_of(datalist: str) -> dict[int, str]:
@@ -189,7 +215,20 @@ def read_sections(file: Path) -> dict[str, list[dict[str, Any]]]:
         sections[section] = [
             _entry(file, f"{section}[{number}]", entry, content) for number, entry in enumerate(entries)
         ]
-        for case in sections[section]:
+        for number, case in enumerate(sections[section]):
             if os.path.isdir(case.get("label", "")):
-                case["label"] = class_label(case["label"], class_names(str(file), []))
+                case["label"] = _folder_label(
+                    case, class_names(str(file), []), f"datalist: {file}: {section}[{number}]"
+                )
     return sections
+
+
+def _folder_label(case: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+    """Name of the label of a case that is a folder with a file for each class; only for those that are annotated."""
+    try:
+        return class_label(case["label"], [name if name in case.get("classes", names) else "" for name in names])
+    except ValueError as error:
+        raise DataError(
+            f"{where}: {case['label']} is a folder with one file for each class, but the name of class {error}; give "
+            "the class and its file another name, or one label file for all classes."
+        ) from error

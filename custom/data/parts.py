@@ -3,7 +3,8 @@
 """Names of volumes that are not one file each: a frame of a 4-D file, and a label of one file for each class.
 
 ``cine.nii.gz[7]`` is frame 7 of a 4-D file, the first one being 0. ``segmentations[liver,spleen]`` is a label whose
-classes 1 and 2 are the files ``liver.nii.gz`` and ``spleen.nii.gz`` of a folder. All functions that take the path of a
+classes 1 and 2 are the files ``liver.nii.gz`` and ``spleen.nii.gz`` of a folder; in ``segmentations[,spleen]`` no file
+has class 1. All functions that take the path of a
 volume take such names, and nothing is written beside the files. A file or folder that really has the name is itself.
 """
 
@@ -29,7 +30,7 @@ class Part(NamedTuple):
     Args:
         base: the file with the frames, or the folder with a file for each class.
         frame: its number; None for a folder.
-        classes: names of the files of a folder without their ending, class 1 first.
+        classes: names of the files of a folder without their ending, class 1 first; "" for a class without a file.
     """
 
     base: str
@@ -47,7 +48,7 @@ def class_label(folder: str | os.PathLike, classes: Sequence[str]) -> str:
 
     Args:
         folder: with the files.
-        classes: names of the files without their ending, class 1 first.
+        classes: names of the files without their ending, class 1 first; "" for a class without a file.
 
     Raises:
         ValueError: a name has a comma or a bracket.
@@ -85,7 +86,7 @@ def files_of_volume(path: str | os.PathLike) -> list[Path]:
     part = part_of(path)
     if part is None:
         return files_of(path)
-    files = [part.base] if part.frame is not None else [class_file(part.base, name) for name in part.classes]
+    files = [part.base] if part.frame is not None else [class_file(part.base, n) for n in part.classes if n]
     return [file for each in files for file in files_of(each)]
 
 

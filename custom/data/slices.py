@@ -192,6 +192,7 @@ class SliceDataset(torch.utils.data.Dataset):
         cache_dir: folder of a persistent cache, or None.
         cases: used instead of ``data``, if ``data`` is a key of a config that other programs set.
         class_names: of the foreground classes, label 1 first, for cases in which some classes are not annotated.
+        label_values: of these classes in the files; None for 1, 2, ...
 
     Attributes:
         data: the cases that are used.
@@ -216,6 +217,7 @@ class SliceDataset(torch.utils.data.Dataset):
         cache_dir: str | None = None,
         cases: Sequence[Case] | None = None,
         class_names: Sequence[str] = (),
+        label_values: Sequence[int] | None = None,
     ) -> None:
         self.data = list(data if cases is None else cases)
         self.transform = transform
@@ -259,14 +261,14 @@ class SliceDataset(torch.utils.data.Dataset):
             size=tuple(size),
         )
         self.known, self.partly = (torch.cat(f) if f else torch.empty(0, dtype=torch.bool) for f in (known, partly))
-        self.annotated = self._annotated(class_names)
+        self.annotated = self._annotated(class_names, label_values)
         self.centers = (torch.stack(centers) if centers else torch.empty(0, 2))[self.geometry.volumes]
 
-    def _annotated(self, class_names: Sequence[str]) -> Tensor | None:
+    def _annotated(self, class_names: Sequence[str], label_values: Sequence[int] | None) -> Tensor | None:
         """Which classes are annotated in the label maps of each slice, if some case is partly annotated."""
         if not any(map(Annotation.of_case, self.data)):
             return None
-        rows = annotated_classes(self.data, class_names)
+        rows = annotated_classes(self.data, label_values or range(1, len(class_names) + 1))
         if rows is None:  # all classes, in some pixels
             rows = torch.ones(len(self.data), 1, len(class_names) + 1, dtype=torch.bool)
         return rows[torch.tensor([number for number, _, _ in self.index], dtype=torch.long)]

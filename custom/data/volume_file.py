@@ -235,23 +235,27 @@ def _open_frame(path: str, part: Part, spacing: Sequence[float] | None) -> Volum
 
 def _open_classes(path: str, part: Part, spacing: Sequence[float] | None) -> VolumeFile:
     try:
-        files = [_open_file(str(class_file(part.base, name)), spacing) for name in part.classes]
+        files = {
+            number: _open_file(str(class_file(part.base, name)), spacing)
+            for number, name in enumerate(part.classes, start=1)
+            if name
+        }
     except FileNotFoundError as error:
         raise VolumeFileError(f"{error}; add it, empty if the case lacks the class, or leave the class out.") from error
-    first = files[0]
-    for file in files[1:]:
+    first, *others = files.values()
+    for file in others:
         if aligned_affine(file, first) is None:
             raise VolumeFileError(f"{file.path} and {first.path} are not on the same grid; export both again.")
 
     def stored() -> np.ndarray:
-        label = np.zeros(first.shape, dtype=np.uint8 if len(files) < 256 else np.uint16, order="F")
-        for number, file in enumerate(files, start=1):
+        label = np.zeros(first.shape, dtype=np.uint8 if max(files) < 256 else np.uint16, order="F")
+        for number, file in files.items():
             voxels = file._scaled()
             here = voxels != 0
             if here.any() and voxels[here].min() != voxels[here].max():
                 raise VolumeFileError(f"{file.path} has several values other than 0; it must hold one class.")
             if shared := int(np.count_nonzero(label[here])):
-                other = files[int(label[here].max()) - 1].path
+                other = files[int(label[here].max())].path
                 raise VolumeFileError(f"{file.path} and {other} share {shared} voxels; give each voxel one class.")
             label[here] = number
         return label

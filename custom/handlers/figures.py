@@ -62,6 +62,7 @@ class OverviewFigure:
         max_cases: largest number of cases that are shown.
         slices: name to fraction in [0, 1] of the labeled slices, along ``direction``.
         direction: (3,) vector in RAS along which slices are counted.
+        label_values: of the classes in the files, by which a class that is not annotated is known; None for 1, 2, ...
     """
 
     def __init__(
@@ -71,9 +72,11 @@ class OverviewFigure:
         max_cases: int = 5,
         slices: Mapping[str, float] = CARDIAC,
         direction: Sequence[float] = HEAD,
+        label_values: Sequence[int] | None = None,
     ) -> None:
         self.path = Path(folder) / "overview.png"
         self.class_names = list(class_names)
+        self.label_values = label_values
         self.max_cases = max_cases
         self.slices = dict(slices)
         self.orient = OrientSlices(direction)
@@ -103,7 +106,7 @@ class OverviewFigure:
                 continue
             name = identity(entry, output)["case"]
             if "truth" in maps:
-                lacking = classes_lacking(maps["truth"], self.class_names)
+                lacking = classes_lacking(maps["truth"], self.class_names, self.label_values)
                 (known,), (maps["truth"],) = known_maps([{"pred": maps["prediction"], "label": maps["truth"]}])
                 for value, name_of_class in enumerate(self.class_names, start=1):
                     known = known.masked_fill(known == value, 0) if name_of_class in lacking else known

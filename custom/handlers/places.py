@@ -33,9 +33,17 @@ class ErrorPlaces:
         folder: for the file.
         class_names: of the foreground classes, label 1 first.
         direction: (3,) in RAS along which slices are counted.
+        label_values: of the classes in the files, by which a class that is not annotated is known; None for 1, 2, ...
     """
 
-    def __init__(self, folder: str | Path, class_names: Sequence[str], direction: Sequence[float] = HEAD) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        class_names: Sequence[str],
+        direction: Sequence[float] = HEAD,
+        label_values: Sequence[int] | None = None,
+    ) -> None:
+        self.label_values = label_values
         self.folder, self.class_names, self.direction = Path(folder), list(class_names), direction
         self.found: dict[str, tuple[str, np.ndarray]] = {}  # case to its phase and (classes, parts, 3) in ml
 
@@ -57,7 +65,7 @@ class ErrorPlaces:
             truth, found = (np.moveaxis(output[key][0].cpu().numpy(), axis, 0) for key in (CommonKeys.LABEL, "pred"))
             if affine[:3, axis] @ np.asarray(self.direction, dtype=float) < 0:
                 truth, found = truth[::-1], found[::-1]
-            lacking = classes_lacking(label, self.class_names)
+            lacking = classes_lacking(label, self.class_names, self.label_values)
             volume = abs(np.linalg.det(affine[:3, :3])) / 1000
             self.found[name["case"]] = (name["phase"], volume * self._errors(truth, found, lacking))
 

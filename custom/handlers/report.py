@@ -59,6 +59,7 @@ class SegmentationReport:
         class_names: of the foreground classes, label 1 first.
         section: of the data, for the summary.
         ejection_fraction_class: class whose volumes at ED and ES give the ejection fraction, or None.
+        label_values: of the classes in the files, by which a class that is not annotated is known; None for 1, 2, ...
 
     Raises:
         SettingError: when ``ejection_fraction_class`` is not one of the classes.
@@ -72,6 +73,7 @@ class SegmentationReport:
         class_names: Sequence[str],
         section: str = "validation",
         ejection_fraction_class: str | None = None,
+        label_values: Sequence[int] | None = None,
     ) -> None:
         if ejection_fraction_class is not None and ejection_fraction_class not in class_names:
             raise SettingError(
@@ -80,6 +82,7 @@ class SegmentationReport:
             )
         self.folder = Path(folder)
         self.class_names = list(class_names)
+        self.label_values = label_values
         self.section = section
         self.ejection_fraction_class = ejection_fraction_class
         self.rows: dict[str, Row] = {}
@@ -108,7 +111,7 @@ class SegmentationReport:
             # on the CPU the distances do not depend on where the network runs
             truth_map, prediction_map = truth[0].cpu().as_tensor(), prediction[0].cpu().as_tensor()
             known = truth_map != UNKNOWN
-            lacking = classes_lacking(truth, self.class_names)
+            lacking = classes_lacking(truth, self.class_names, self.label_values)
             for value, name in enumerate(self.class_names, start=1):
                 here = torch.zeros_like(known) if name in lacking else known
                 scores = class_scores(
@@ -232,12 +235,20 @@ def identity(entry: dict[str, Any], output: dict[str, Any]) -> dict[str, str]:
     return {"case": case, "patient": entry.get("patient", case), "phase": entry.get("phase", "")}
 
 
-def classes_lacking(label: MetaTensor, class_names: Sequence[str]) -> list[str]:
-    """Names of the classes that are not annotated in a label map that was loaded from a file."""
+def classes_lacking(
+    label: MetaTensor, class_names: Sequence[str], label_values: Sequence[int] | None = None
+) -> list[str]:
+    """Names of the classes that are not annotated in a label map that was loaded from a file.
+
+    They are known by their values, since a run can rename the classes of a data list.
+    """
     file = label.meta.get("filename_or_obj")
     annotation = annotation_of(file) if isinstance(file, str) else None
-    drawn = dict(annotation.classes) if annotation is not None and annotation.classes is not None else class_names
-    return [name for name in class_names if name not in drawn]
+    if annotation is None or annotation.classes is None:
+        return []
+    drawn = {value for _, value in annotation.classes}
+    values = label_values or range(1, len(class_names) + 1)
+    return [name for name, value in zip(class_names, values, strict=True) if value not in drawn]
 
 
 def _column(measure: str, name: str) -> str:

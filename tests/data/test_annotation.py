@@ -188,12 +188,13 @@ def test_stored_slices_are_told_apart_by_what_is_annotated(case):
     assert len(set(keys)) == 3
 
 
-def test_classes_of_label_maps_by_name():
+def test_classes_of_label_maps_by_value():
     cases = [{"classes": {"b": 2}}, {}, {"classes": [{"a": 1}, None]}]
-    found = annotated_classes(cases, ["a", "b"])
+    found = annotated_classes(cases, [1, 2])
     every = [True, True, True]
     assert found.tolist() == [[[True, False, True]] * 2, [every] * 2, [[True, True, False], every]]
-    assert annotated_classes([{}, {}], ["a", "b"]) is None
+    assert annotated_classes(cases, [2, 1]).tolist()[0][0] == [True, True, False]
+    assert annotated_classes([{}, {}], [1, 2]) is None
 
 
 def test_metrics_see_what_is_annotated_alone():

@@ -286,7 +286,16 @@ def test_segmentations_beside_their_images_are_left_out(tmp_path, capsys):
     for name in ("a.nii.gz", "a_seg.nii.gz", "b.nii", "b_gt.nii.gz", "alone_seg.nii.gz"):
         write_scan(tmp_path / name)
     assert [c["case"] for c in cases_to_segment("", "", None, str(tmp_path))] == ["a", "alone_seg", "b"]
-    assert "images: 2 files left out: segmentations, by their names, of" in capsys.readouterr().out
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "below").mkdir()
+    write_scan(tmp_path / "below" / "c.nii.gz")
+    cases_to_segment("", "", None, str(tmp_path))
+    said = capsys.readouterr().out
+    assert "images: 2 files left out: segmentations, by their names, of" in said
+    assert "images: 1 file left out: not an image (notes.txt)." in said
+    assert "images: 1 file left out: in folders below; name their folder, or use" in said
+    (tmp_path / "notes.txt").unlink()
+    (tmp_path / "below" / "c.nii.gz").unlink()
     (tmp_path / "a_seg.nii.gz").unlink()
     (tmp_path / "b_gt.nii.gz").unlink()
     assert len(cases_to_segment("", "", None, str(tmp_path))) == 3

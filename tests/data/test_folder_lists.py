@@ -86,6 +86,27 @@ def test_the_label_ignore_of_nnunet_is_the_value_of_undecided_voxels(tmp_path):
     assert class_names(str(root), []) == ["liver", "spleen"]
 
 
+def test_four_digits_may_be_the_end_of_the_name_of_a_case(tmp_path, capsys):
+    """As in AMOS; case 0002 has no label, and those of imagesTs have none either."""
+    describe(tmp_path, modality={"0": "CT"}, labels={"0": "background", "1": "liver"})
+    for place, number in (("imagesTr", 1), ("imagesTr", 2), ("imagesTr", 3), ("imagesTs", 7), ("imagesTs", 8)):
+        image(tmp_path / place / f"amos_{number:04d}.nii.gz")
+    for number in (1, 3):
+        label(tmp_path / "labelsTr" / f"amos_{number:04d}.nii.gz", 1)
+    expected = {
+        "training": ["amos_0001", "amos_0003"],
+        "unlabeled": ["amos_0002"],
+        "test": ["amos_0007", "amos_0008"],
+    }
+    assert ids(sections_of(tmp_path)) == expected and "of the Medical Segmentation Decathlon" in capsys.readouterr().out
+
+
+def test_paths_do_not_depend_on_the_working_folder(tmp_path, monkeypatch):
+    nnunet(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert all(Path(case["image"]).is_absolute() for case in load_sections("", "", None, "data")["training"])
+
+
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
 def test_nnunet_version_2(tmp_path, ending, capsys):
     root = nnunet(tmp_path / "Dataset001_X", ending)
@@ -138,7 +159,16 @@ def test_values_with_gaps_and_chosen_classes(tmp_path):
     assert label_values(root, ["liver", "vein", "spleen"]) == [1, 2, 5]
     assert label_values(root, ["spleen", "liver"]) == [5, 1]
     assert label_values(root, ["Leber", "Vene", "Milz"]) == [1, 2, 5]
-    assert label_values(root, ["Leber"]) is None and label_values(None, ["liver"]) is None
+    assert label_values(None, ["liver"]) is None
+
+
+@pytest.mark.parametrize(
+    "names", [["liver", "vein", "spleeen"], ["Spleen", "Vein", "Liver"], ["Leber"], ["liver", "x"]]
+)
+def test_names_that_are_neither_those_of_the_list_nor_all_others(tmp_path, names):
+    root = str(nnunet(tmp_path / "data", labels={"background": 0, "spleen": 5, "liver": 1, "vein": 2}))
+    with pytest.raises(DataError, match="not among the classes of .* which are liver, vein, spleen; correct"):
+        label_values(root, names)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +233,11 @@ def test_plain_folders_with_named_classes_and_validation(tmp_path):
         label(tmp_path / "data" / "labels" / f"{name}_gt.nii.gz", 1)
     root = str(tmp_path / "data")
     assert class_names(root, []) == ["liver"]
+    assert not any("ignore_value" in case for case in load_sections("", "", None, root)["training"])
+    describe(tmp_path / "data", labels={"background": 0, "liver": 1, "ignore": 2})
+    folder_list.cache_clear()
+    assert class_names(root, []) == ["liver"]
+    assert all(case["ignore_value"] == 2 for case in load_sections("", "", None, root)["training"])
     (tmp_path / "val.txt").write_text("c\n")
     sections = load_sections("", str(tmp_path), None, root)
     assert ids(sections) == {"training": ["a", "b"], "validation": ["c"]}
@@ -288,6 +323,13 @@ def test_total_segmentator_with_a_class_that_some_cases_lack(tmp_path, capsys):
     assert "that some cases lack are left out (aorta)" in capsys.readouterr().out
 
 
+def test_total_segmentator_without_any_mask(tmp_path):
+    image(tmp_path / "s1" / "ct.nii.gz")
+    (tmp_path / "s1" / "segmentations").mkdir()
+    with pytest.raises(DataError, match="no case of .* has a file in its folder segmentations; put the masks there"):
+        load_sections("", "", None, str(tmp_path))
+
+
 def test_masks_of_a_data_list_in_one_file_each(tmp_path):
     root = total_segmentator(tmp_path / "data")
     entry = {"image": "data/s0001/ct.nii.gz", "label": "data/s0001/segmentations", "case": "x"}
@@ -297,6 +339,18 @@ def test_masks_of_a_data_list_in_one_file_each(tmp_path):
     assert case["label"] == f"{root}/s0001/segmentations[liver,aorta]"
     check_datalist({"training": [case]}, 3, progress=False)
     assert (LoadVolumed("label")(case)["label"][0].numpy()[2:5, 3, 2] == 1).all()
+    # of a case with one annotated class the other file may be missing, and the class keeps its value
+    (root / "s0001" / "segmentations" / "liver.nii.gz").unlink()
+    content = {"labels": {"0": "background", "1": "liver", "2": "aorta"}, "training": [{**entry, "classes": ["aorta"]}]}
+    mine.write_text(json.dumps(content))
+    (case,) = load_sections("", "", None, str(mine))["training"]
+    assert case["label"] == f"{root}/s0001/segmentations[,aorta]"
+    check_datalist({"training": [case]}, 3, progress=False)
+    assert sorted(np.unique(LoadVolumed("label")(case)["label"])) == [0, 2]
+    content = {"labels": {"0": "background", "1": "liver, left"}, "training": [entry]}
+    mine.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"training\[0\]: .* has a comma or a bracket; give the class"):
+        load_sections("", "", None, str(mine))
 
 
 def test_folders_of_nothing_known_and_of_two_things(tmp_path):

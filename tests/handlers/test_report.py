@@ -228,6 +228,9 @@ def test_what_is_not_annotated_is_left_out_and_counted(tmp_path, capsys):
     assert evaluator.state.metrics["mean_dice"] == 1
     said = capsys.readouterr().out
     assert "as not annotated: 4 whole slices and, in the mean, 33.3 % of the voxels of 2 cases; RV in 1." in said
+    renamed = SegmentationReport(tmp_path / "renamed", ["links", "rechts"], label_values=[2, 1])
+    evaluate([{**lacking, "case": "p2"}], renamed)
+    assert read(tmp_path / "renamed" / "cases.csv")[0]["classes_left_out"] == "rechts"
     with open(tmp_path / "errors_by_place.csv", newline="", encoding="utf-8") as file:
         assert not any(float(row["false_ml"]) or float(row["missing_ml"]) for row in csv.DictReader(file))
 
