@@ -70,7 +70,8 @@ def surface_distances(
 
     Returns:
         HD95, pooled HD95 and ASD in mm. If only one mask is empty, the length of the volume's diagonal, which is the
-        worst possible value; NaN if both are empty.
+        worst possible value. NaN if both are empty, or if a mask has no surface among the known voxels, as where a band
+        that nobody has decided surrounds the organ.
     """
     if known is not None:
         truth, prediction = truth & known, prediction & known
@@ -88,9 +89,11 @@ def surface_distances(
     with warnings.catch_warnings():
         # MONAI 1.6 gives its own function an argument that it has deprecated
         warnings.filterwarnings("ignore", ".*get_mask_edges:always_return_as_numpy", FutureWarning)
-        _, (there, back), _ = get_edge_surface_distance(
-            *masks, spacing=[float(s) for s in spacing], symmetric=True, **settings
+        edges, (there, back), _ = get_edge_surface_distance(
+            *masks, spacing=[float(s) for s in spacing], symmetric=True, warn_empty=False, **settings
         )
+    if not all(edge.any() for edge in edges):
+        return (float("nan"),) * 3
     both = torch.cat([there, back])  # distances of each mask's surface voxels to the other's surface
     hd95 = max(torch.quantile(distances, 0.95) for distances in (there, back))
     return hd95.item(), torch.quantile(both, 0.95).item(), both.mean().item()

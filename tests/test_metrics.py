@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt
 
 from custom.metrics import (
     agreement,
@@ -222,6 +222,17 @@ def test_what_is_predicted_where_nothing_is_annotated_counts_for_nothing():
     assert (found["dice"], found["hd95_mm"], found["empty_prediction"]) == (1, 0, 0)
     nothing = class_scores(truth, prediction, SPACING, torch.zeros_like(truth))
     assert math.isnan(nothing["dice"]) and math.isnan(nothing["hd95_mm"]) and nothing["empty_prediction"] == 0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("both", [True, False])
+def test_a_band_around_the_organ_that_nobody_has_decided_leaves_no_surface(both):
+    truth = block((4, 4, 4), (5, 5, 5))
+    known = torch.from_numpy(~binary_dilation(truth.numpy()) | binary_erosion(truth.numpy()))
+    prediction = truth.clone() if both else truth | block((2, 2, 2), (9, 9, 9))  # the second one has a known surface
+    found = class_scores(truth, prediction, SPACING, known)
+    assert found["dice"] > 0 and (found["dice"] == 1) is both
+    assert all(math.isnan(found[name]) for name in ("hd95_mm", "hd95_pooled_mm", "asd_mm"))
 
 
 def test_everything_annotated_gives_the_same_scores_to_the_last_digit():
