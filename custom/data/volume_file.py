@@ -153,6 +153,8 @@ def belongs_to(label: str | os.PathLike, image: str | os.PathLike) -> None:
 def remember_case(case: Mapping[Any, Any]) -> None:
     """Remember that the files of a case belong together: its label has the geometry of its image.
 
+    What was remembered of the same files before is forgotten, also where the case has no such entry now.
+
     Args:
         case: "image", and maybe "label", "header_spacing" and what is annotated, see
             :class:`~custom.data.annotation.Annotation`; what is no file name is left alone.
@@ -160,12 +162,13 @@ def remember_case(case: Mapping[Any, Any]) -> None:
     image, label = case.get("image"), case.get("label")
     if not isinstance(image, (str, os.PathLike)):
         return
-    if case.get("header_spacing") is not None:
-        assume_spacing(image, case["header_spacing"])
+    assume_spacing(image, case.get("header_spacing"))
     if isinstance(label, (str, os.PathLike)):
         belongs_to(label, image)
         if (annotation := Annotation.of_case(case)) is not None:
             _annotations[_real(label)] = annotation
+        else:
+            _annotations.pop(_real(label), None)
 
 
 def annotation_of(label: str | os.PathLike) -> Annotation | None:
@@ -224,8 +227,7 @@ def _open_frame(path: str, part: Part, spacing: Sequence[float] | None) -> Volum
     if len(whole.shape) != 4 or part.frame >= whole.shape[3]:
         raise VolumeFileError(
             f"{path} is not a frame: {part.base} has the shape {whole.shape}; give a number below that of its "
-            f"frames, or "
-            "the file itself if it is one volume."
+            "frames, or the file itself if it is one volume."
         )
     # a copy, so that the other frames need not be kept
     return replace(

@@ -98,6 +98,11 @@ def test_an_ignore_value_is_unknown_whatever_number_it_has(case, tmp_path):
     assert check_label(signed["label"], 3) == []
 
 
+def test_a_case_that_is_annotated_in_part_is_forgotten_when_all_of_it_is(case):
+    assert (read({**case, "annotated_slices": [1]}) == UNKNOWN).any()
+    assert not (read(case) == UNKNOWN).any()
+
+
 def test_a_slice_that_is_not_there_is_named(case):
     remember_case({**case, "annotated_slices": [1, 4]})
     (problem,) = check_label(case["label"], 3)

@@ -15,7 +15,7 @@ import pytest
 from custom.data.checks import check_image, check_label, check_pair, without_faults
 from custom.data.loading import LoadVolumed
 from custom.data.saving import SaveVolumed
-from custom.data.volume_file import VolumeFileError, assume_spacing, open_volume, remember_case
+from custom.data.volume_file import VolumeFileError, open_volume, remember_case
 from custom.registration.volume import RegistrationError, read_volume
 
 AFFINE = np.array([[-2.0, 0, 0, 20], [0, 2, 0, -15], [0, 0, 8, 5], [0, 0, 0, 1]])
@@ -114,10 +114,13 @@ def test_the_spacing_of_a_case_takes_the_place_of_the_headers(tmp_path):
     image, label = (write(tmp_path / f"{n}.nii.gz", s=scaled(1, 1, 1), pixdim=(1, 1, 1)) for n in "ab")
     remember_case({"image": image, "label": label, "header_spacing": [2, 2, 8]})
     for path in (image, label):
-        for affine in all_readers(path):
+        for affine in (open_volume(path).affine, read_volume(path).grid.affine):
             np.testing.assert_allclose(spacing(affine), [2, 2, 8])
+    loaded = LoadVolumed(["image", "label"])({"image": image, "label": label, "header_spacing": [2, 2, 8]})
+    for key in ("image", "label"):
+        np.testing.assert_allclose(spacing(loaded[key].affine.numpy()), [2, 2, 8])
     assert check_pair(image, label) == []
-    assume_spacing(image, None)
+    remember_case({"image": image, "label": label})  # without the entry, the header counts again
     np.testing.assert_allclose(spacing(open_volume(label).affine), 1)
 
 
