@@ -149,7 +149,11 @@ class SaveWeights:
 
     The file that is deployed has the weights with the best key metric so far; before the first validation, and without
     one, those of the last epoch. With validations the weights of the last epoch are in a second file, such as
-    ``model_last.pt`` beside ``model.pt``. A message at the end says which ones are where.
+    ``model_last.pt`` beside ``model.pt``; without, one that an earlier training left is removed. A message at the end
+    says which ones are where.
+
+    On a server, weights that are served already are replaced after a validation or at the end of the training, and not
+    before: until then those of the last epoch are in the second file.
 
     Args:
         path: of the state dict.
@@ -178,6 +182,8 @@ class SaveWeights:
         self.evaluator = evaluator
         self.trained_on = trained_on or {}
         self.annotated = annotated
+        self._last = self.path.with_stem(f"{self.path.stem}_last")
+        self._served = False  # whether a server segments with the file
         self._notes: dict[str, Any] = {}  # content of the file next to the weights
 
     def attach(self, engine: Engine) -> None:
@@ -195,6 +201,7 @@ class SaveWeights:
         # at the start, because an image that cannot be read should not end a training of hours
         if process_rank() > 0:
             return
+        self._served = self.annotated is not None and self.path.is_file()
         if self.settings is not None:
             self._notes = self._all_notes()
         lock(self.path, "ckpt_dir")
@@ -220,19 +227,26 @@ class SaveWeights:
             self._keeps(f"epoch {engine.state.epoch}, the best so far")
 
     def _epoch_ended(self, engine: Engine) -> None:
-        if self._best:
-            self._save(self.path.with_stem(f"{self.path.stem}_last"))
+        if self._best or self._served:
+            self._save(self._last)
         else:
-            self._save()
+            self._save_last()
             self._keeps(f"epoch {engine.state.epoch}, the last whole one")
 
     def _trained(self, engine: Engine) -> None:
         if not (best := self._best):
-            self._save()
+            self._save_last()
         if process_rank() == 0:
             which = f"epoch {best}, the best in validation" if best else f"the last epoch, {engine.state.epoch}"
             logger.info(f"Weights of {which}: {self.path}.")
             unlock(self.path)
+
+    def _save_last(self) -> None:
+        """Save the weights of the last epoch where those of the best one would be; a second file has no use then."""
+        self._save()
+        if process_rank() == 0:
+            for file in (self._last, self._last.with_suffix(".json")):
+                file.unlink(missing_ok=True)
 
     def _save(self, path: Path | None = None) -> None:
         path = path or self.path

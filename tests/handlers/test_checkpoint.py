@@ -88,6 +88,46 @@ def test_a_run_that_is_stopped_leaves_the_best_and_the_last_weights(first, held,
     assert f"holds the weights of {which}, with which inference segments, given the settings and the" in sentence
 
 
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_retraining_that_is_cut_short_leaves_what_a_server_segments_with(validated, network, tmp_path):
+    file = tmp_path / "model.pt"
+    train(network, SaveWeights(file, network, {}, annotated=[]))  # the first training
+    served = file.read_bytes()
+    handler = SaveWeights(file, network, {}, evaluator_of(network), annotated=[])
+
+    def step(engine: Engine, _: int) -> None:
+        if engine.state.epoch == 3:
+            raise KeyboardInterrupt
+        torch.nn.init.constant_(network.weight, 10 * engine.state.epoch)
+
+    trainer = Engine(step)
+
+    @trainer.on(Events.EPOCH_COMPLETED(once=2))
+    def validate(engine: Engine) -> None:
+        if validated:
+            handler.evaluator.state.epoch = handler.evaluator.state.best_metric_epoch = 2
+            handler.evaluator.fire_event(Events.COMPLETED)
+
+    handler.attach(trainer)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run([0], max_epochs=5)
+    unlock(file)
+    assert (file.read_bytes() == served) is not validated
+    assert torch.load(tmp_path / "model_last.pt")["weight"].item() == 20
+    for weights in tmp_path.glob("*.pt"):
+        load(network, weights)
+    train(network, SaveWeights(file, network, {}, evaluator_of(network), annotated=[]))  # to its end
+    assert torch.load(file)["weight"].item() == 3
+
+
+def test_a_training_without_validation_leaves_no_other_network_of_an_earlier_one(network, tmp_path):
+    file = tmp_path / "model.pt"
+    train(network, SaveWeights(file, network, {}, evaluator_of(network)), best=2)
+    assert (tmp_path / "model_last.pt").is_file()
+    train(network, SaveWeights(file, network, {}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.pt"]
+
+
 def test_an_evaluator_that_never_runs_chooses_nothing(network, tmp_path, capsys):
     train(network, SaveWeights(tmp_path / "model.pt", network, evaluator=evaluator_of(network)))
     assert torch.load(tmp_path / "model.pt")["weight"].item() == 3

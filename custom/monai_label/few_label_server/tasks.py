@@ -165,8 +165,8 @@ class TrainingRecord:
         self.write(status="CUT")
         return (
             f"The training of {record['model']} that began at {record['start_ts']} was cut before it ended, as by a "
-            "restart of the server. What it had saved until then is served, and registrations that were finished are "
-            "kept; press Train to train again."
+            "restart of the server. The network of its best validation until then is served, or that of before if "
+            "there was no validation. Registrations that were finished are kept; press Train to train again."
         )
 
     def announce(self) -> str:
