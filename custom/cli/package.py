@@ -33,6 +33,7 @@ PARTS = (
     "custom/**/*.html",
     "splits/**/*.txt",
 )
+LEFT_OUT = ("_resume.pt", "_last.pt", "_last.json")  # what a training keeps for itself
 README = """# {name} {version}
 
 {description}
@@ -67,8 +68,8 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
     """Write a bundle with its code, weights and lists to a zip, with the checksums of all files in ``SHA256SUMS``.
 
     The same files give the same zip, byte for byte, on every machine: it holds neither times nor owners, and nothing is
-    compressed. Checkpoints for resuming are left out. The pages of the project to which the pages of the bundle link
-    are included in ``docs``.
+    compressed. Checkpoints for resuming, and networks of the last epoch beside the best ones, are left out. The pages
+    of the project to which the pages of the bundle link are included in ``docs``.
 
     Args:
         bundle: folder of the bundle.
@@ -86,7 +87,7 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
         source = bundle / base if (bundle / base).exists() else shared.get(base, bundle / base)
         found = source.resolve().glob(rest) if rest else [source]  # a glob does not follow a link
         files |= {f"{base}/{f.relative_to(source.resolve())}" if rest else base: f for f in found}
-    content = {name: file.read_bytes() for name, file in files.items() if not name.endswith("_resume.pt")}
+    content = {name: file.read_bytes() for name, file in files.items() if not name.endswith(LEFT_OUT)}
     content |= _pages(files)
     content["README.md"] = README.format(**metadata).encode()
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(content.items()))

@@ -31,6 +31,8 @@ def bundle(tmp_path_factory):
         "models/model.pt",
         "models/model.json",
         "models/training_resume.pt",
+        "models/model_last.pt",
+        "models/model_last.json",
         "eval/cases.csv",
         "data/a.nii.gz",
     ):
@@ -61,7 +63,8 @@ def test_an_archive_holds_what_running_takes_and_nothing_else(bundle, tmp_path):
         "custom/monai_label/few_label_server/page.html",
         "splits/acdc/val.txt",
     }
-    assert not {name for name in found if name.startswith(("eval", "data")) or "resume" in name or "pycache" in name}
+    assert not {name for name in found if name.startswith(("eval", "data")) or "pycache" in name}
+    assert {name for name in found if name.startswith("models/")} == {"models/model.pt", "models/model.json"}
 
 
 def test_the_same_files_make_the_same_archive(bundle, tmp_path):
