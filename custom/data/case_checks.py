@@ -178,7 +178,7 @@ def _check_extent(path: str | os.PathLike, facts: Facts) -> list[str]:
     if extent.max() <= LARGEST_VOLUME:
         return []
     return [
-        f"{path} is {' x '.join(f'{side:.3g}' for side in extent)} mm large by its header, which no body is; correct "
+        f"{path}: its header makes it {' x '.join(f'{side:.3g}' for side in extent)} mm, larger than any body; correct "
         'the header, or give the voxel size in mm, --header_spacing "[x,y,z]".'
     ]
 

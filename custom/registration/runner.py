@@ -128,8 +128,8 @@ class PairRunner:
         with tqdm(total=len(results) + len(jobs), initial=done, desc=name, unit="pair", disable=not jobs) as bar:
             for pair, result in self._computed(jobs):
                 results[pair] = result
+                bar.set_postfix_str(time_left(bar, following, later, finished=1), refresh=False)  # update() may
                 bar.update()
-                bar.set_postfix_str(time_left(bar, following, later))
                 keeps(
                     str(self.folder),
                     f"{self.folder} holds the pairs that are registered, which are not registered again",
@@ -204,9 +204,9 @@ class PairRunner:
                 client = self._open.enter_context(Client(self.scheduler, timeout=10))
             except (OSError, ValueError) as error:
                 raise SettingError(
-                    f"dask_scheduler: {self.scheduler} cannot be reached ({error}); start one with 'dask "
-                    f"scheduler' and "
-                    "give its address as tcp://host:port, or leave --dask_scheduler out to work on this machine."
+                    f"dask_scheduler: {self.scheduler} cannot be reached ({error}); start one with "
+                    "'dask scheduler' and give its address as tcp://host:port, or leave --dask_scheduler out to work "
+                    "on this machine."
                 ) from error
             try:
                 client.wait_for_workers(1, timeout=WORKER_TIMEOUT)

@@ -102,7 +102,8 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         warped = torch.zeros_like(labeled) if warped is None else warped & labeled
         drawn = warped if known is None else warped & known
         own = labeled & ~warped
-        shown = own if partly is None else own & (known | ~partly)  # what is not annotated at all teaches nothing
+        # what is not annotated at all teaches nothing
+        shown = own if partly is None or known is None else own & (known | ~partly)
         others = ~labeled if partly is None else ~labeled | (own & partly)
         warps = min(round(warped_share * labeled_per_batch), labeled_per_batch - 1) if drawn.any() else 0
         shares = (labeled_per_batch - warps, 0 if labeled_only else batch_size - labeled_per_batch, warps)
@@ -155,6 +156,5 @@ def _check_batch(batch_size: int, labeled: int, world: int) -> None:
     if labeled % world or batch_size % world:
         raise SettingError(
             f"batch_size: {labeled} labeled and {batch_size - labeled} unlabeled slices per batch cannot be "
-            f"divided among "
-            f"{world} processes; choose multiples of {world}."
+            f"divided among {world} processes; choose multiples of {world}."
         )

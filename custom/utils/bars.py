@@ -17,7 +17,7 @@ __all__ = ["progress_bar", "time_left"]
 LOG_INTERVAL = 30  # seconds between two lines of the bar in a log, where there is no terminal
 
 
-def time_left(bar: tqdm, following: int = 0, later: float = 0.0) -> str:
+def time_left(bar: tqdm, following: int = 0, later: float = 0.0, finished: int = 0) -> str:
     """The time that a whole run still takes, for the text behind a bar; "" before anything is done.
 
     The bar's own estimate is of its own items, by the last ones: it forgets what is done between them, such as
@@ -27,13 +27,14 @@ def time_left(bar: tqdm, following: int = 0, later: float = 0.0) -> str:
         bar: of this part of the work.
         following: number of items of a bar after this one, which take as long.
         later: seconds of what the run does after them.
+        finished: number of items that are done and that the bar does not count yet.
     """
     if bar.disable:
         return ""
-    done, elapsed = bar.n - bar.format_dict["initial"], bar.format_dict["elapsed"]
+    done, elapsed = bar.n + finished - bar.format_dict["initial"], bar.format_dict["elapsed"]
     if not done:
         return ""
-    return f"all done in {tqdm.format_interval((bar.total - bar.n + following) * elapsed / done + later)}"
+    return f"all done in {tqdm.format_interval((bar.total - bar.n - finished + following) * elapsed / done + later)}"
 
 
 def progress_bar(items: Sequence[Any], description: str, unit: str) -> tqdm:

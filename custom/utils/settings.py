@@ -102,6 +102,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cache": {
         "type": "object",
         "properties": {"memory_gib": {"type": "number", "minimum": 0}, "folder": {"type": ["string", "null"]}},
+        "required": ["memory_gib", "folder"],  # configs take both by reference
         "additionalProperties": False,
         "description": "an object with memory_gib, a number from 0 on, and folder, a path or null",
     },

@@ -96,6 +96,7 @@ def test_other_programs_are_left_alone(monkeypatch):
         ("learning_rate", "-0.1"),
         ("learning_rate", "1e999"),
         ("cache#memory_gib", "-1"),
+        ("cache", "{'memory_gib':2}"),
         ("seed", "-1"),
         ("device", "gpu"),
         ("class_names", "['a','a']"),

@@ -129,3 +129,9 @@ def test_slices_of_labeled_volumes_that_are_not_annotated_are_drawn_as_unlabeled
 def test_complete_volumes_give_the_same_batches_as_without_that_argument():
     whole, known = torch.zeros(40, dtype=torch.bool), torch.ones(40, dtype=torch.bool)
     assert torch.equal(batches(batches=9), batches(batches=9, partly=whole, known=known))
+
+
+def test_slices_of_which_nothing_is_said_are_known():
+    """Partly annotated volumes without a list of known slices train as with one that names all."""
+    partly = {"partly": LABELED, "batches": 5}
+    assert torch.equal(batches(**partly), batches(**partly, known=torch.ones_like(LABELED)))

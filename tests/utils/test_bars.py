@@ -33,5 +33,6 @@ def test_the_time_left_is_that_of_the_whole_run(monkeypatch):
         monkeypatch.setattr(bar, "_time", lambda: bar.start_t + 40)  # 10 s an item
         assert time_left(bar) == "all done in 00:40"
         assert time_left(bar, following=6, later=3600) == "all done in 1:01:40"
+        assert time_left(bar, finished=1) == "all done in 00:24"  # 5 done, 3 left
     with tqdm(total=10, disable=True) as bar:
         assert time_left(bar) == ""
