@@ -5,7 +5,7 @@
 from custom.data.annotation import Annotation, known_maps
 from custom.data.atlas_cases import atlas_cases, atlas_folder, atlas_section, check_atlases, none_if_images
 from custom.data.augment import SpatialAugment, iteration_generator
-from custom.data.cases import case_ids, patients, without_labels
+from custom.data.cases import annotations, case_ids, patients, without_labels
 from custom.data.checks import (
     DataError,
     case_id,
@@ -74,6 +74,7 @@ __all__ = [
     "StackSlicesd",
     "abdominal_folder",
     "announce",
+    "annotations",
     "atlas_cases",
     "atlas_folder",
     "atlas_section",

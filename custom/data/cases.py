@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from custom.data.annotation import ANNOTATION_KEYS
+from custom.data.annotation import ANNOTATION_KEYS, Annotation
 from custom.data.parts import IMAGE_ENDINGS, stem_of
 from custom.utils.errors import UserError
 
@@ -17,6 +17,7 @@ __all__ = [
     "IMAGE_ENDINGS",
     "Case",
     "DataError",
+    "annotations",
     "case_id",
     "case_ids",
     "check_class_names",
@@ -56,6 +57,16 @@ def case_id(entry: dict[str, Any]) -> str:
 def case_ids(cases: Iterable[Case] | None) -> list[str]:
     """The ids of cases, in their order; None is no case."""
     return [case_id(case) for case in cases or []]
+
+
+def annotations(*lists: Iterable[Case] | None) -> dict[str, dict[str, Any]]:
+    """What is annotated of the cases of which not everything is: their ids, and the state of each annotation.
+
+    Args:
+        lists: of cases; None is no case.
+    """
+    found = {case_id(case): Annotation.of_case(case) for cases in lists for case in cases or []}
+    return {name: annotation.state() for name, annotation in found.items() if annotation is not None}
 
 
 def patients(cases: Iterable[Case]) -> list[Any]:

@@ -11,7 +11,8 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 
-from custom.handlers import LoadWeights, SaveWeights
+from custom.data import annotations
+from custom.handlers import LoadWeights, ResumeCheckpoint, SaveWeights
 from custom.networks import WeightsError
 from custom.utils.errors import kept
 from custom.utils.files import unlock
@@ -132,6 +133,30 @@ def test_an_evaluator_that_never_runs_chooses_nothing(network, tmp_path, capsys)
     train(network, SaveWeights(tmp_path / "model.pt", network, evaluator=evaluator_of(network)))
     assert torch.load(tmp_path / "model.pt")["weight"].item() == 3
     assert "Weights of the last epoch, 3" in capsys.readouterr().out
+
+
+def test_a_run_is_not_resumed_after_its_annotations_were_edited(network, tmp_path):
+    case = {"case": "a", "image": "a.nii.gz", "label": "a_gt.nii.gz"}
+
+    def attach(resume: bool, *data: dict) -> None:
+        """Save the first epoch of a training, or resume it."""
+        trainer = Engine(lambda engine, _: None)
+        trainer.state.max_epochs, trainer.state.epoch_length = 1, 1
+        settings = {"annotations": annotations(data, None)}
+        ResumeCheckpoint(tmp_path / "resume.pt", {"network": network}, settings, resume=resume).attach(trainer)
+        if not resume:
+            trainer.run([0], max_epochs=1)
+
+    edited = {**case, "annotated_slices": [1, 4]}
+    attach(False, {**case, "annotated_slices": [1, 3]})
+    attach(True, {**case, "annotated_slices": [1, 3]})
+    for other in (edited, case, {**case, "ignore_value": 3, "annotated_slices": [1, 3]}):
+        with pytest.raises(WeightsError, match=r"was written with annotations\.a\.\w+ "):
+            attach(True, other)
+    attach(False, case)
+    attach(True, case)
+    with pytest.raises(WeightsError, match=r"with annotations\.a\.slices None, this run has \[1, 4\]"):
+        attach(True, edited)
 
 
 @pytest.fixture
