@@ -78,6 +78,13 @@ def test_links_lead_somewhere(page):
             assert place in anchors(target), f"{file}#{place}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_tables_are_whole(page):
+    """A table has a line of dashes below its head; a block of rows without is what a blank line cut off."""
+    tables = re.findall(r"(?:^ *\|.*\n?)+", prose(page), re.MULTILINE)
+    assert [table for table in tables if not re.match(r".*\n *\|[ :|-]+\|\n", table)] == []
+
+
 def test_every_page_is_found_from_the_readme():
     found, waiting = set(), [ROOT / "README.md"]
     while waiting:

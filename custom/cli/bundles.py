@@ -284,7 +284,7 @@ def settings_page(bundles: str | Path) -> str:
     if unknown := sorted(set(defaults) ^ set(described)):
         raise SettingError(
             f"{DESCRIPTIONS}: {', '.join(unknown)} are settings of a config without a sentence there, or the "
-            f"reverse; add the sentence, or remove it."
+            "reverse; add the sentence, or remove it."
         )
     lines = [PAGE]
     for key in described:

@@ -143,7 +143,7 @@ def _check_slices(folder: str, slices: Sequence[dict[str, str]], spacing_given: 
         if tags["frames"] not in ("", "1"):
             raise VolumeFileError(
                 f"{folder} holds one image of several frames ({tags['frames']}); convert it to .nii.gz, e.g. with "
-                f"dcm2niix."
+                "dcm2niix."
             )
         for name, count in (("position", 3), ("orientation", 6)):
             if len(_numbers(tags[name])) != count:
@@ -170,7 +170,7 @@ def _check_slices(folder: str, slices: Sequence[dict[str, str]], spacing_given: 
         if len(kinds := sorted({tags[name] for tags in slices})) > 1:
             raise VolumeFileError(
                 f"{folder} has slices with different {name} ({', '.join(kinds[:3])}); give each stack a separate "
-                f"folder."
+                "folder."
             )
     for name in ("orientation", "pixel spacing"):
         numbers = [_numbers(tags[name]) for tags in slices]
@@ -197,8 +197,7 @@ def _check_stack(folder: str, slices: Sequence[dict[str, str]]) -> None:
     if (uneven := float(np.abs(gaps - gaps.mean()).max())) > SLICE_TOLERANCE:
         raise VolumeFileError(
             f"{folder} has slices at uneven distances, by up to {uneven:.1f} mm: some are missing, or it is not a "
-            f"stack; "
-            "export it again."
+            "stack; export it again."
         )
     shifts = np.diff(positions, axis=0) - np.outer(gaps, normal)
     drift = float(np.linalg.norm(shifts.sum(axis=0)))

@@ -143,6 +143,6 @@ def _values(volume: MetaTensor, case: str) -> np.ndarray:
     if broken := int(values.size - np.isfinite(values).sum()):
         raise DataError(
             f"{case}: the network's output has {counted(broken, 'voxel')} of value NaN or infinity; train the "
-            f"network again, with a lower --learning_rate."
+            "network again, with a lower --learning_rate."
         )
     return values

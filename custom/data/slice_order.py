@@ -49,10 +49,8 @@ def warn_about_slice_order(
     _told.add(line)
     logger.warning(
         f"Slice order: {line}: judging by where the classes lie, the slices run the other way than those of the "
-        f"other labeled "
-        "cases (base and apex, or head and feet, exchanged). If a header is wrong, correct its affine or export "
-        "the case "
-        "again, image and label; otherwise nothing has to be done."
+        "other labeled cases (base and apex, or head and feet, exchanged). If a header is wrong, correct its affine or "
+        "export the case again, image and label; otherwise nothing has to be done."
     )
 
 

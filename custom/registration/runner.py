@@ -128,7 +128,7 @@ class PairRunner:
         with tqdm(total=len(results) + len(jobs), initial=done, desc=name, unit="pair", disable=not jobs) as bar:
             for pair, result in self._computed(jobs):
                 results[pair] = result
-                bar.set_postfix_str(time_left(bar, following, later, finished=1), refresh=False)  # update() may
+                bar.set_postfix_str(time_left(bar, following, later, finished=1), refresh=False)
                 bar.update()
                 keeps(
                     str(self.folder),

@@ -52,7 +52,7 @@ def locate(target: Volume, source: Volume, mask: Volume, options: Settings) -> l
     if not found:
         raise RegistrationError(
             f"{target.name} and {source.name}: the organ does not fit anywhere; check that both show the same "
-            f"region of the body."
+            "region of the body."
         )
     found.sort(key=lambda result: -result[0])
     return [matrix for _, matrix in found[: options.candidates]]

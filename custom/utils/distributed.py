@@ -124,7 +124,7 @@ def process_share(cases: list, key: str) -> list:
     if cases and len(cases) < process_count():
         raise SettingError(
             f"{key}: {counted(len(cases), 'case')} cannot be shared by {process_count()} processes; start fewer "
-            f"processes, or add cases."
+            "processes, or add cases."
         )
     return cases[process_rank() :: process_count()]
 

@@ -120,6 +120,15 @@ def test_missing_file(make, tmp_path):
     assert "gone.nii.gz is missing; correct the path" in only_problem(entry)
 
 
+def test_a_volume_larger_than_any_body_is_said_to_be_one(make):
+    entry = make(affine=AFFINE)
+    nib.save(nib.Nifti1Image(scan(), np.diag([5000.0, 5000, 5000, 1])), entry["image"])
+    (problem,) = check_image(entry["image"])
+    assert re.search(
+        r"a\.nii\.gz: its header makes it [\de+.]+ x .* mm, larger than any body; correct the header", problem
+    )
+
+
 def test_missing_label_file(make, tmp_path):
     entry = make() | {"label": str(tmp_path / "gone.nii.gz")}
     assert "gone.nii.gz is missing; correct the path" in only_problem(entry)

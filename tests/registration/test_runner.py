@@ -28,6 +28,7 @@ from scenes import QUICK, SMALL_SCANNER, write_case
 
 from custom.registration import PairRunner, map_points, register
 from custom.registration import record as record_module
+from custom.registration import runner as runner_module
 from custom.registration.plan import Pair, all_pairs, atlas_pairs
 from custom.registration.runner import write_table
 from custom.registration.storage import load_transform, read_notes, save_transform
@@ -80,6 +81,18 @@ def test_rows_say_how_good_each_pair_is(cases, finished):
 
 def test_what_is_registered_is_said_where_a_run_is_stopped(finished):
     assert f"{finished[0]} holds the pairs that are registered, which are not registered again" in kept()
+
+
+def test_the_bar_is_renewed_when_it_is_due_and_not_at_every_pair(tmp_path, monkeypatch, capfd):
+    """A log would have a line for each pair."""
+    cases = [{"case": f"c{number}", "image": str(number)} for number in range(30)]
+    monkeypatch.setattr(runner_module, "job_for", lambda fixed, moving, *_: (fixed, moving))
+    monkeypatch.setattr(runner_module, "finished", lambda job: None)
+    done = lambda _, jobs: ((pair, runner_module.PairResult(*pair, state="usable")) for pair in jobs)  # noqa: E731
+    monkeypatch.setattr(PairRunner, "_computed", done)
+    assert len(runner(tmp_path)(all_pairs(cases), cases)) == 30 * 29
+    shown = capfd.readouterr().err.split("\r")
+    assert "870/870" in shown[-1] and len(shown) < 100
 
 
 def test_a_second_run_computes_nothing(cases, finished, monkeypatch):

@@ -172,8 +172,7 @@ def check_name(name: str, key: str = "") -> str:
     if not NAME.fullmatch(name) or len(name.encode()) > LONGEST:
         raise ValueError(
             f"{key}{json.dumps(name[:80])} is not a plain name; give letters, digits and _ - . ( ) + , = alone, "
-            f"beginning "
-            f"with a letter or digit, {LONGEST} bytes at most"
+            f"beginning with a letter or digit, {LONGEST} bytes at most"
         )
     return name
 
