@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from custom.planning.facts import Facts
+from custom.utils.machine import available_bytes
 
 __all__ = ["Estimates", "Trial", "available_memory", "estimate", "try_network"]
 
@@ -27,7 +28,6 @@ ROUNDS = 3
 ITERATION = 1.5
 GRID = 4.0  # mm, of registrations
 GB = 1e9
-MEMORY = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Estimates:
         registration_s: time of the registrations on all cores; training_s: that of the iterations.
         volumes_bytes: of preprocessed volumes; network_bytes: of weights and activations.
         disk_bytes: of registrations and weights.
-        available_bytes: of memory, None where the system does not say; free_bytes: on the disk.
+        available_bytes: of memory; free_bytes: on the disk.
     """
 
     registration_s: float
@@ -55,7 +55,7 @@ class Estimates:
     volumes_bytes: float
     network_bytes: float
     disk_bytes: float
-    available_bytes: float | None
+    available_bytes: float
     free_bytes: float
 
 
@@ -141,11 +141,8 @@ def _existing(folder: Path) -> Path:
     return folder if folder.exists() else _existing(folder.parent)
 
 
-def available_memory(device: torch.device | str = "cpu") -> float | None:
-    """Bytes of memory that are free, of the GPU or of the machine; None where the system does not say."""
+def available_memory(device: torch.device | str = "cpu") -> float:
+    """Bytes of memory that are free, of the GPU or of the machine."""
     if torch.device(device).type == "cuda":
         return float(torch.cuda.mem_get_info(torch.device(device))[0])
-    if not MEMORY.is_file():
-        return None
-    lines = dict(line.split(":", 1) for line in MEMORY.read_text().splitlines())
-    return 1024.0 * int(lines["MemAvailable"].split()[0]) if "MemAvailable" in lines else None
+    return float(available_bytes())

@@ -24,10 +24,11 @@ from custom.data.dicom import file_states
 from custom.data.geometry import OrientSlices
 from custom.data.json_list import classes_of
 from custom.data.volume_file import VolumeFileError, open_volume, remember_case
-from custom.utils.distributed import process_rank
+from custom.utils.distributed import from_first
 from custom.utils.errors import SettingError
 from custom.utils.files import replacing
 from custom.utils.json_files import read_json
+from custom.utils.machine import core_count
 
 __all__ = ["FILE", "Facts", "look_at"]
 
@@ -36,6 +37,7 @@ VERSION = 1  # raise it when the same files give other facts
 COARSE = 2.0  # mm, in which the places of labels are looked at
 SAMPLE = 50_000  # voxels of an image, and of what is labeled in it
 MOST_READ = 24  # unlabeled images whose intensities are looked at, evenly spread over the list
+THREADS = 2  # each holds an image and its label
 LOST = 0.005  # share of what is labeled that may lie outside of a window, on each of its two axes
 AIR = -100.0  # HU; no MR image has values below it
 
@@ -81,7 +83,8 @@ def look_at(
 ) -> Facts | None:
     """Facts about the training cases of a user's data list.
 
-    They are kept in ``plan.json``, and read from there while the files are the same.
+    With several processes the first reads the files. The facts are kept in ``plan.json``, and read from there while
+    the files are the same.
 
     Args:
         datalist: of the user; None, as for the data sets of the bundles, gives no facts.
@@ -95,16 +98,25 @@ def look_at(
     """
     if not datalist:
         return None
+    return from_first(lambda: _look_at(datalist, sections, direction, Path(folder) / FILE, label_values))
+
+
+def _look_at(
+    datalist: str,
+    sections: Mapping[str, Sequence[Case]],
+    direction: Sequence[float] | None,
+    file: Path,
+    label_values: Sequence[int] | None,
+) -> Facts | None:
     classes = classes_of(datalist)
     values = {name: value for value, name in classes.items() if value in (label_values or classes)}
     cases = [*sections["training"], *sections["unlabeled"]]
     key = _key(cases, direction, values)
-    file = Path(folder) / FILE
     kept = read_json(file, "output_dir", remedy="remove it; it is written again") if file.is_file() else {}
     if kept.get("data") == key:
         return Facts(**{name: _frozen(value) for name, value in kept["facts"].items()})
     facts = _facts(sections["training"], sections["unlabeled"], direction, values)
-    if facts is not None and process_rank() == 0:
+    if facts is not None:
         with replacing(file) as temporary:
             content = json.dumps({"data": key, "facts": asdict(facts)}, indent=4, ensure_ascii=False)
             temporary.write_text(content + "\n", encoding="utf-8")
@@ -153,7 +165,7 @@ def _facts(
     step = max(1, math.ceil(len(others) / MOST_READ))
     work = [(case, True, True) for case in labeled]
     work += [(case, False, number % step == 0) for number, case in enumerate(others)]
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(min(THREADS, core_count())) as pool:
         found = pool.map(lambda job: _read(*job, direction, values), work)
         images = [image for image in tqdm(found, total=len(work), desc="planning", delay=2) if image is not None]
     labels = [image.label for image in images if image.label is not None]
@@ -214,23 +226,33 @@ def _read(
         if labeled:
             label = open_volume(case["label"]).classes()
             if label.shape == voxels.shape:
-                chosen = np.isin(label, [*values.values()])
-                oriented = nib.orientations.apply_orientation(np.where(chosen, label, 0), turn)
-                image.label = _label(oriented, spacing, values, voxels[chosen])
+                label = _numbered(label, [*values.values()])
+                intensities = voxels[label > 0]
+                del voxels
+                oriented = nib.orientations.apply_orientation(label, turn)
+                image.label = _label(oriented, spacing, [*values], intensities)
         return image
     except (VolumeFileError, SettingError, OSError, ValueError, MemoryError):  # the checks of the training say so
         return None
 
 
-def _label(
-    label: np.ndarray, spacing: Sequence[float], values: Mapping[str, int], intensities: np.ndarray
-) -> _Label | None:
+def _numbered(label: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Classes 1, 2, ... in the order of their values, and 0 for all other voxels; (X, Y, Z) int16."""
+    numbers = np.zeros(max(values) + 2, dtype=np.int16)  # the first and the last are those of other values
+    numbers[values] = np.arange(1, len(values) + 1)
+    found = np.empty(label.shape, dtype=np.int16)
+    for number in range(label.shape[-1]):  # a slice at a time, since copies of the volume take more than the label
+        found[..., number] = numbers[np.clip(label[..., number], 0, len(numbers) - 1)]
+    return found
+
+
+def _label(label: np.ndarray, spacing: Sequence[float], names: Sequence[str], intensities: np.ndarray) -> _Label | None:
     """Where the classes lie.
 
     Args:
-        label: (rows, columns, slices).
+        label: (rows, columns, slices), of classes 1, 2, ...
         spacing: of these axes, mm.
-        values: class to value.
+        names: of the classes.
         intensities: of what is labeled.
     """
     step = [max(1, int(COARSE / mm)) for mm in spacing[:2]]
@@ -244,13 +266,13 @@ def _label(
     largest = np.argwhere(parts == np.bincount(parts.ravel())[1:].argmax() + 1)[:, :2] * pixel
     reach = 2 * np.abs(places - middle).max(axis=0) + pixel
     window = 2 * np.quantile(np.abs(places - largest.mean(axis=0)), 1 - LOST, axis=0) + pixel
-    area = spacing[0] * spacing[1]
-    areas = {name: area * (label == value).sum(axis=(0, 1)).max() for name, value in values.items()}
-    widths = {name: math.sqrt(4 / math.pi * most) for name, most in areas.items()}
+    pixels = np.array([np.bincount(label[..., n].ravel(), minlength=len(names) + 1) for n in range(label.shape[2])])
+    areas = spacing[0] * spacing[1] * pixels.max(axis=0)[1:]
+    widths = {name: math.sqrt(4 / math.pi * most) for name, most in zip(names, areas, strict=True)}
     return _Label(
         reach=tuple(reach),
         window=tuple(window),
-        slices=int(label.any(axis=(0, 1)).sum()),
+        slices=int(pixels[:, 1:].any(axis=1).sum()),
         widths={name: width for name, width in widths.items() if width > 0},
         intensities=intensities[:: max(1, len(intensities) // SAMPLE)],
     )

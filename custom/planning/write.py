@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,7 @@ from custom.utils.errors import SettingError
 from custom.utils.files import replacing
 from custom.utils.json_files import read_json
 from custom.utils.log import logger
+from custom.utils.machine import core_count
 
 __all__ = ["check_planned", "write_plan"]
 
@@ -58,7 +58,7 @@ def write_plan(
     facts: Facts | None,
     parameters: Mapping[str, Any],
     sections: Mapping[str, Sequence[Case]],
-    network: nn.Module,
+    network: nn.Module | None,
     cache: Mapping[str, Any],
     folder: str | Path,
     datalist: str | None = None,
@@ -70,7 +70,8 @@ def write_plan(
         facts: about the data; nothing is done without.
         parameters: that the run takes; "weights" holds those of the preprocessing, such as "spacing" and "slice_size".
         sections: "training" and "unlabeled" cases.
-        network: on the device of the training; a copy of it is tried.
+        network: on the device of the training; a copy of it is tried. None gives the settings alone, without estimates,
+            as for several processes or networks.
         cache: "memory_gib" for preprocessed volumes.
         folder: of ``plan.json``.
         datalist: of the user.
@@ -78,8 +79,6 @@ def write_plan(
     """
     if facts is None or process_rank() > 0:
         return
-    device = next(network.parameters()).device
-    memory_gib = cache["memory_gib"]
     known = {**parameters, **parameters["weights"]}
     settings = {name: known[name] for name in SETTINGS if name in known}
     size = settings.get("crop_size") or settings["slice_size"]
@@ -88,38 +87,43 @@ def write_plan(
         each = math.ceil(facts.total_slices * facts.labeled / facts.cases / parameters["batch_size"])
     iterations = parameters["max_epochs"] * each
     warps = parameters.get("warped_share", 0) > 0
+    rows = {name: (value, _reason(name, value, facts, dict(settings), iterations)) for name, value in settings.items()}
+    lines, content = _table(facts, rows, datalist), {}
+    misfits = _misfits(facts, settings)
     pairs = 0
     if warps or parameters.get("propagation_weight", 0) > 0:
         group_by = phase_of(sections, datalist, "phase")
         pairs = len(atlas_pairs(sections["training"], sections["unlabeled"], group_by))
-    estimates = estimate(
-        facts,
-        try_network(network, size, device, fast_bfloat16(device)),
-        settings["slice_size"],
-        settings["batch_size"],
-        iterations,
-        pairs,
-        pair_seconds,
-        pairs if warps else 0,
-        _cores(),
-        folder,
-        device,
-    )
-    rows = {name: (value, _reason(name, value, facts, dict(settings), iterations)) for name, value in settings.items()}
-    for line in _table(facts, rows, estimates, pairs, memory_gib, device, datalist):
+    if network is not None:
+        device, memory_gib = next(network.parameters()).device, cache["memory_gib"]
+        estimates = estimate(
+            facts,
+            try_network(network, size, device, fast_bfloat16(device)),
+            settings["slice_size"],
+            settings["batch_size"],
+            iterations,
+            pairs,
+            pair_seconds,
+            pairs if warps else 0,
+            core_count(),
+            folder,
+            device,
+        )
+        lines += _costs(estimates, pairs, memory_gib, device)
+        misfits = _shortages(estimates, memory_gib, device) + misfits
+        more = {"registrations": pairs, "device": str(device), "cores": core_count()}
+        content["estimates"] = {**asdict(estimates), **more}
+    for line in lines:
         logger.info(line)
-    for line in _misfits(facts, settings, estimates, memory_gib, device):
+    for line in misfits:
         logger.warning(f"Plan: {line}")
     file = Path(folder) / FILE
     with replacing(file) as temporary:
-        content = read_json(file, "output_dir") if file.is_file() else {"facts": asdict(facts)}
-        content["settings"] = {name: {"value": value, "reason": reason} for name, (value, reason) in rows.items()}
-        content["estimates"] = {**asdict(estimates), "registrations": pairs, "device": str(device), "cores": _cores()}
+        kept = read_json(file, "output_dir") if file.is_file() else {"facts": asdict(facts)}
+        kept.pop("estimates", None)  # of an earlier run
+        kept["settings"] = {name: {"value": value, "reason": reason} for name, (value, reason) in rows.items()}
+        content = {**kept, **content}
         temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _reason(name: str, value: Any, facts: Facts, settings: dict[str, Any], iterations: int) -> str:
@@ -135,15 +139,7 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
 
-def _table(
-    facts: Facts,
-    rows: Mapping[str, tuple[Any, str]],
-    estimates: Estimates,
-    pairs: int,
-    memory_gib: float,
-    device: torch.device | str,
-    datalist: str | None,
-) -> list[str]:
+def _table(facts: Facts, rows: Mapping[str, tuple[Any, str]], datalist: str | None) -> list[str]:
     kind = "CT" if facts.ct else "not CT"
     low, high = facts.slices_labeled
     lines = [
@@ -152,17 +148,18 @@ def _table(
         f"{_range(facts.slice_distance[::2])} mm apart."
     ]
     width = max(len(str(value)) for value, _ in rows.values())
-    lines += [f"  {name:18s} {value!s:{width}s}  {reason}" for name, (value, reason) in rows.items()]
+    return lines + [f"  {name:18s} {value!s:{width}s}  {reason}" for name, (value, reason) in rows.items()]
+
+
+def _costs(estimates: Estimates, pairs: int, memory_gib: float, device: torch.device | str) -> list[str]:
     registering = f"{_minutes(estimates.registration_s)} for {pairs} registrations, " if pairs else ""
-    free = "" if estimates.available_bytes is None else f"; {_gigabytes(estimates.available_bytes)} are free"
-    lines += [
+    return [
         f"  {'time, about':18s} {registering}{_minutes(estimates.training_s)} for the training; {device}, "
-        f"{_cores()} cores",
+        f"{core_count()} cores",
         f"  {'memory, about':18s} {_gigabytes(estimates.volumes_bytes)} for volumes (memory_gib {memory_gib:g}), "
-        f"{_gigabytes(estimates.network_bytes)} for the network{free}",
+        f"{_gigabytes(estimates.network_bytes)} for the network; {_gigabytes(estimates.available_bytes)} are free",
         f"  {'disk, about':18s} {_gigabytes(estimates.disk_bytes)}; {_gigabytes(estimates.free_bytes)} are free",
     ]
-    return lines
 
 
 def _range(values: Sequence[float]) -> str:
@@ -178,10 +175,8 @@ def _gigabytes(count: float) -> str:
     return f"{count / GB:.1f} GB" if count >= GB / 10 else f"{max(1, round(count / 1e6))} MB"
 
 
-def _misfits(
-    facts: Facts, settings: Mapping[str, Any], estimates: Estimates, memory_gib: float, device: torch.device | str
-) -> list[str]:
-    """What does not fit, a sentence each with the remedy."""
+def _shortages(estimates: Estimates, memory_gib: float, device: torch.device | str) -> list[str]:
+    """Of what there is too little, a sentence each with the remedy."""
     lines = []
     if estimates.volumes_bytes > memory_gib * 2**30:
         lines.append(
@@ -190,7 +185,7 @@ def _misfits(
         )
     on_gpu = torch.device(device).type == "cuda"
     needed = estimates.network_bytes + (0 if on_gpu else min(estimates.volumes_bytes, memory_gib * 2**30))
-    if estimates.available_bytes is not None and needed > estimates.available_bytes:
+    if needed > estimates.available_bytes:
         lines.append(
             f"memory: about {_gigabytes(needed)} are needed, {_gigabytes(estimates.available_bytes)} are free; lower "
             "--batch_size or --cache#memory_gib, or raise --spacing."
@@ -203,6 +198,12 @@ def _misfits(
     if not on_gpu and estimates.training_s + estimates.registration_s > LONG:
         total = _minutes(estimates.training_s + estimates.registration_s)
         lines.append(f"time: about {total}; lower --max_epochs or raise --spacing, or train on a GPU.")
+    return lines
+
+
+def _misfits(facts: Facts, settings: Mapping[str, Any]) -> list[str]:
+    """What of the data does not fit the settings, a sentence each with the remedy."""
+    lines = []
     if thin := [name for name, width in facts.widths.items() if width < THIN * settings["spacing"]]:
         shown = ", ".join(f"{name} ({facts.widths[name]:g} mm)" for name in thin[:5])
         lines.append(

@@ -23,6 +23,7 @@ from custom.utils.bars import time_left
 from custom.utils.errors import SettingError, keeps
 from custom.utils.files import write_csv
 from custom.utils.log import logger
+from custom.utils.machine import core_count, memory_limit
 from custom.utils.words import counted
 
 __all__ = ["PairRunner", "write_table"]
@@ -249,10 +250,7 @@ def write_table(path: str | Path, results: Sequence[PairResult]) -> None:
 
 
 def _fitting_workers() -> int:
-    from dask.system import CPU_COUNT
-    from distributed.system import MEMORY_LIMIT
-
-    return max(1, min(CPU_COUNT, MEMORY_LIMIT // MEMORY))
+    return max(1, min(core_count(), memory_limit() // MEMORY))
 
 
 def _message_of(error: BaseException) -> str:

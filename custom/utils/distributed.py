@@ -8,7 +8,7 @@ import atexit
 import gc
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +22,7 @@ from custom.utils.words import counted
 
 __all__ = [
     "average_gradients",
+    "from_first",
     "gather_embeddings",
     "hold_others",
     "process_count",
@@ -88,6 +89,20 @@ def release_others() -> None:
     """Release the processes that wait in :func:`hold_others`."""
     if process_rank() == 0:
         dist.barrier(_held)
+
+
+def from_first(work: Callable[[], Any]) -> Any:
+    """What a function returns in the first process, for all; the others wait for it, however long it takes.
+
+    Args:
+        work: without arguments, called in the first process alone. All processes must come here.
+    """
+    if process_count() == 1:
+        return work()
+    group = idist.new_group(list(range(process_count())), backend="gloo", timeout=timedelta(weeks=8))
+    found = [work() if process_rank() == 0 else None]
+    dist.broadcast_object_list(found, src=0, group=group)  # idist has tensors, numbers and texts alone
+    return found[0]
 
 
 def _leave() -> None:

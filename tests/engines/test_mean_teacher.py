@@ -260,7 +260,10 @@ def test_two_processes_give_the_terms_and_the_weights_of_one(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weights": {"supervised": 1.0, "magic": 1.0}}, "weights: consistency, magic, propagation are unknown or missing"),
+        (
+            {"weights": {"supervised": 1.0, "magic": 1.0}},
+            "weights: consistency, magic, propagation are unknown or missing",
+        ),
         ({"confidence": 1.5}, "confidence: 1.5 is not a probability"),
         ({"cut_mix": -0.1}, "cut_mix: -0.1 is not a probability"),
         ({"gradient_norm": 0}, "gradient_norm 0 more than 0"),

@@ -62,7 +62,11 @@ def test_annotated_studies_alone(studies, tmp_path, run_id):
     printed = train(tmp_path, studies, run_id, **{"sections#unlabeled_studies": False})
     assert "training uses only the annotated ones" in printed and "Pre-training" not in printed
     assert printed.count("the best in validation: ") == 1 and "phantom" not in printed
-    assert {file.name for file in (tmp_path / "models").glob("*.pt")} == {"model.pt", "model_last.pt", "training_resume.pt"}
+    assert {file.name for file in (tmp_path / "models").glob("*.pt")} == {
+        "model.pt",
+        "model_last.pt",
+        "training_resume.pt",
+    }
 
 
 def test_the_seed_holds_whatever_the_run_id(studies, tmp_path):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from scenes import SMALL_SCANNER, write_case
 
 from custom.planning import look_at
-from custom.planning.facts import FILE
+from custom.planning.facts import FILE, _label, _numbered
 
 HEAD = [0, 0, 1]
 
@@ -54,6 +55,25 @@ def test_facts_do_not_depend_on_how_a_file_is_stored(tmp_path, mine, order):
     assert facts.window == (pytest.approx(16), pytest.approx(30))
     assert facts.widths == {"organ": pytest.approx(2 * np.sqrt(80 * 6 / np.pi), 0.01), "core": pytest.approx(2.8)}
     assert not facts.ct and facts.intensities == (120, 120)
+
+
+def test_values_are_numbered_as_the_classes():
+    label = np.array([[[-3, 0, 4], [500, 5, 7]], [[255, 501, 4], [6, 9, 499]]], dtype=np.int32)
+    expected = [[[0, 0, 2], [1, 0, 0]], [[0, 0, 2], [0, 3, 0]]]
+    assert _numbered(label, [500, 4, 9]).tolist() == expected
+
+
+def test_a_large_case_takes_little_more_memory_than_its_files():
+    """Memory of what is found of a label: less than two copies of it, where each class took one."""
+    label = np.zeros((256, 256, 60), np.int16)
+    label[40:200, 50:180, 5:50] = np.arange(1, 14).repeat(10)[None, :, None]
+    tracemalloc.start()
+    found = _label(label, (1.0, 1.0, 5.0), [f"class {n}" for n in range(1, 14)], np.ones(5, np.float32))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    area = 160 * 10
+    assert found.widths["class 13"] == pytest.approx(2 * np.sqrt(area / np.pi)) and found.slices == 45
+    assert most < 5 * label.nbytes
 
 
 def test_ct_is_known_by_its_values(tmp_path, mine):

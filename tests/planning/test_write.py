@@ -14,7 +14,7 @@ from monai.networks.nets import BasicUNet
 from plans import HEARTS
 
 from custom.planning import check_planned, write_plan
-from custom.planning.estimates import Trial, estimate, try_network
+from custom.planning.estimates import Trial, available_memory, estimate, try_network
 from custom.utils.errors import SettingError
 
 WEIGHTS = {"spacing": 1.75, "slice_size": [160, 128], "crop_size": [64, 64]}
@@ -73,6 +73,21 @@ def test_the_trial_changes_no_network_and_no_random_numbers():
     assert torch.equal(torch.get_rng_state(), state) and all(p.grad is None for p in network.parameters())
     assert large.activations == pytest.approx(4 * small.activations, rel=0.05) and large.seconds > 0
     assert small.weights == sum(p.numel() * 4 for p in network.parameters())
+
+
+def test_without_a_network_the_settings_are_said_and_no_costs(tmp_path, capsys):
+    """As with several processes or networks."""
+    write_plan(HEARTS, PARAMETERS, {"training": [], "unlabeled": []}, None, {}, tmp_path, "mine.json")
+    printed = capsys.readouterr().out
+    assert "Plan for mine.json" in printed and "  spacing " in printed and "about" not in printed
+    assert "estimates" not in json.loads((tmp_path / "plan.json").read_text())
+
+
+def test_free_memory_is_what_is_left_of_the_limit_of_a_container(monkeypatch):
+    monkeypatch.setattr("custom.utils.machine.memory_limit", lambda: 1 << 40)
+    assert 1 << 20 < available_memory("cpu") < 1 << 40
+    monkeypatch.setattr("custom.utils.machine.memory_limit", lambda: 1 << 20)
+    assert available_memory("cpu") == 0
 
 
 def test_estimates_are_what_they_say(tmp_path):

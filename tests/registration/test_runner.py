@@ -355,7 +355,9 @@ def test_a_scheduler_that_is_lost_is_named_and_what_was_finished_is_kept(cases, 
         away = runner(tmp_path / "t", workers=None, scheduler=address)
         with (
             killed_when(lambda: any((tmp_path / "t").glob("*.transform")), processes[0]),
-            pytest.raises(SettingError, match=f"dask_scheduler: the connection to {address} was lost; .* finished pairs are kept"),
+            pytest.raises(
+                SettingError, match=f"dask_scheduler: the connection to {address} was lost; .* finished pairs are kept"
+            ),
         ):
             away(all_pairs(cases), cases)
     assert list((tmp_path / "t").glob("*.transform"))

@@ -22,6 +22,7 @@ from custom.networks import GlobalBatchNorm2d, SliceEmbedder, UNetEncoder, distr
 from custom.samplers import MemoryBank, SpreadBatchSampler
 from custom.utils.distributed import (
     average_gradients,
+    from_first,
     hold_others,
     process_count,
     process_rank,
@@ -106,6 +107,7 @@ def together(rank: int, folder: Path) -> None:
         (folder / "made.txt").write_text("by the first")
     seen = (folder / "made.txt").is_file()  # by the others only if they have waited
     release_others()
+    assert from_first(lambda: {"rank": process_rank()}) == {"rank": 0}
     used, unused = (torch.nn.Parameter(torch.ones(2, 3)) for _ in range(2))
     used.grad = torch.full((2, 3), float(rank))
     average_gradients([used, unused])
