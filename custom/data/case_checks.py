@@ -119,7 +119,14 @@ def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) 
             return [*problems, f"{path}: nothing of it is annotated, with {', '.join(what)}; correct that in the list."]
     ignored = "" if annotation is not None else ", or give the value of undecided voxels as ignore_value"
     broken = values[~np.isfinite(values) | (values != np.round(values))]
-    outside = np.setdiff1d(values[(values < 0) | (values >= num_classes)], broken)
+    kept = np.setdiff1d(values[values >= UNKNOWN], broken) if num_classes == UNKNOWN else values[:0]
+    if kept.size:  # values are chosen, so that these may be classes
+        alone = set(values) <= {0, UNKNOWN}  # a mask, whose organ must not be taken for undecided voxels
+        problems.append(
+            f"{path} has the label values {_listed(kept)}, but classes have values from 1 to {UNKNOWN - 1}; relabel a "
+            f"class of them, such as 255 to 1{'' if alone else ignored}."
+        )
+    outside = np.setdiff1d(values[(values < 0) | (values >= num_classes)], [*broken, *kept])
     if broken.size:
         problems.append(
             f"{path} has label values that are not integers: {_listed(broken)}; round or resample it again."

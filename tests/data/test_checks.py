@@ -413,3 +413,15 @@ def test_label_values_are_as_many_as_the_classes():
     for values in ([], [4], [4, 2, 1]):
         with pytest.raises(DataError, match=f"label_values: {len(values)} values? for 2 classes; give one for each"):
             checks.check_label_values(["one", "two"], values)
+
+
+def test_a_mask_of_0_and_255_is_told_to_take_another_value(tmp_path):
+    """255 stands for voxels of which nothing is known, so as an ignore_value it would hide the organ."""
+    label = np.zeros((8, 8, 4), np.uint8)
+    label[2:5, 2:5, 1:3] = 255
+    nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "mask.nii.gz")
+    (problem,) = checks.check_label(tmp_path / "mask.nii.gz", checks.label_count(["organ"], [255]))
+    assert (
+        "has the label values 255, but classes have values from 1 to 254; relabel a class of them, such as 255 to 1."
+        in problem
+    )
