@@ -170,7 +170,7 @@ def test_broken_volumes_take_no_other_pair_with_them(cases, tmp_path):
     # without a search for the organ, headers that put volumes meters apart are a fault
     fixed_start = runner(tmp_path / "t", settings={**QUICK, "candidates": 0})
     (row,) = fixed_start([Pair("far", "a")], everything)
-    assert row.state == "failed" and "the organ finds no place within the fixed volume" in row.message
+    assert row.state == "failed" and "the organ does not fit anywhere in the fixed volume" in row.message
 
 
 def test_a_pair_that_got_worse_is_tried_again_and_marked(cases, tmp_path, capsys):
