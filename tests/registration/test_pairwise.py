@@ -227,7 +227,7 @@ def test_faults_are_named(pair, transform):
         register(flat, moving)
     away = moving.clone()
     away.affine[0, 3] += 1000
-    with pytest.raises(RegistrationError, match="the organ finds no place within the fixed volume"):
+    with pytest.raises(RegistrationError, match="the organ does not fit anywhere in the fixed volume"):
         register(fixed, away, candidates=0)
     with pytest.raises(RegistrationError, match="The transform is not from"):
         similarity(moving, fixed, transform)
