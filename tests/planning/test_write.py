@@ -10,8 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 from commands import BUNDLES, run
+from monai.bundle import ConfigParser
 from monai.networks.nets import BasicUNet
 from plans import HEARTS
+from scenes import write_case
 
 from custom.planning import check_planned, write_plan
 from custom.planning.estimates import Trial, available_memory, estimate, try_network
@@ -153,3 +155,22 @@ def test_training_takes_the_plan_and_inference_what_the_weights_were_trained_wit
     assert not (mine / "elsewhere" / "plan.json").exists()
     run("inference", ["inference.json"], **shown, images=json.loads((mine / "mine.json").read_text())["unlabeled"][0])
     assert len(list((mine / "out" / "predictions").glob("*.nii.gz"))) == 1
+
+
+def test_pre_training_plans_on_the_labels_of_the_training(tmp_path):
+    cases = [write_case(tmp_path, name) for name in "abc"]
+    pairs = [{key: case[key] for key in ("image", "label")} for case in cases]
+    content = {"labels": {"0": "background", "1": "organ"}, "training": pairs}
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    given = {"datalist": str(tmp_path / "mine.json"), "output_dir": str(tmp_path), "labeled_cases": 1}
+    facts = []
+    for name in ("pretrain.json", "train.json"):
+        parser = ConfigParser(ConfigParser.load_config_file(BUNDLES / "coral_acdc" / "configs" / name) | given)
+        facts.append(parser.get_parsed_content("train#planned"))
+    assert facts[0] == facts[1] and facts[0].labeled == 1
+
+
+def test_every_training_says_its_plan():
+    files = [*BUNDLES.glob("*/configs/*.json"), *BUNDLES.glob("*/configs/variants/*.json")]
+    lists = {file: ConfigParser.load_config_file(file).get("training") for file in files}
+    assert not [str(file) for file, steps in lists.items() if steps and "@train#plan" not in steps]
