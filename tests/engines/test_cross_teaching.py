@@ -425,7 +425,9 @@ def test_two_processes_give_the_terms_and_the_weights_of_one(kind, of_two):
 def test_terms_are_checked():
     with pytest.raises(SettingError, match="weights: magic, propagation are unknown or missing"):
         trainer(weights={"supervised": 1.0, "cross_teaching": 0.1, "contrast": 0.1, "magic": 1.0})
-    with pytest.raises(SettingError, match="partner: its features lie in another space .* share_head_with"):
+    with pytest.raises(
+        SettingError, match="partner: its features are not in the space of the network's; .* share_head_with"
+    ):
         trainer(partner=student())
     network = student()
     other_order = ProjectedNetwork(student().network, {"eighth": "upcat_4", "full": "upcat_1"}, share_head_with=network)
