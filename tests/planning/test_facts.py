@@ -64,7 +64,7 @@ def test_values_are_numbered_as_the_classes():
 
 
 def test_a_large_case_takes_little_more_memory_than_its_files():
-    """Memory of what is found of a label: less than two copies of it, where each class took one."""
+    """What is found of a label takes less than five copies of it."""
     label = np.zeros((256, 256, 60), np.int16)
     label[40:200, 50:180, 5:50] = np.arange(1, 14).repeat(10)[None, :, None]
     tracemalloc.start()
