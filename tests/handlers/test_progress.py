@@ -23,11 +23,13 @@ def trained(begin: int = 0) -> Steps:
     return engine
 
 
-def test_iterations_are_counted_with_the_epoch_and_its_loss(capsys):
+def test_iterations_are_counted_with_the_epoch_its_loss_and_the_time_left(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow terminal cuts the line
+    monkeypatch.setattr("custom.handlers.progress.time_left", lambda bar: "all done in 00:07")
     trained()
     shown = capsys.readouterr().err
     assert "Learning: 100%" in shown and "12/12" in shown
-    assert "epoch=3/3, loss=0.12" in shown and "all done in 00:0" in shown
+    assert "epoch=3/3, loss=0.12" in shown and "all done in 00:07" in shown
 
 
 def test_a_resumed_run_counts_on(capsys):
