@@ -319,9 +319,9 @@ class LoadWeights:
                 f"{self.key}: {self.path} does not have the hash that {trained.name} beside it names: it is damaged, "
                 "or the two are of different trainings; copy both again, or train again."
             )
-        logger.info(
-            f"Weights: {self.path}{'' if settings else f'; {trained.name} is missing, so settings are not checked'}."
-        )
+        if self.path.is_file():  # else the error below says all
+            unchecked = "" if settings else f"; {trained.name} is missing, so settings are not checked"
+            logger.info(f"Weights: {self.path}{unchecked}.")
         for name, value in settings.items():
             if name in self.settings and self.settings[name] != value:
                 remedy = f"""--{name} {"'$None'" if value is None else f'"{value}"'}"""

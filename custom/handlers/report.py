@@ -191,11 +191,16 @@ class SegmentationReport:
 
     def _table(self, rows: list[Row], summary: list[Row], errors: Row | None) -> list[str]:
         width = max(len(line["class"]) for line in summary) + 2
-        lines = [f"{counted(len(rows), 'case')} of the section '{self.section}', mean ± standard deviation:"]
+        several = len(rows) > 1  # a single case has no spread
+        lines = [
+            f"{counted(len(rows), 'case')} of the section '{self.section}'"
+            + (", mean ± standard deviation:" if several else ":")
+        ]
         lines.append(f"{'':{width}}{'Dice':^15}{'HD95 / mm':^15}{'ASD / mm':^15}{'cases':>7}{'empty':>7}")
         for line in summary:
             scores = [(line[f"{m}_mean"], line[f"{m}_std"], 3 if m == "dice" else 1) for m in PRINTED]
-            cells = "".join(f"{f'{mean:.{digits}f} ± {std:.{digits}f}':^15}" for mean, std, digits in scores)
+            texts = (f"{mean:.{d}f}" + (f" ± {std:.{d}f}" if several else "") for mean, std, d in scores)
+            cells = "".join(f"{text:^15}" for text in texts)
             lines.append(f"{line['class']:{width}}{cells}{line['cases']:>7}{line['empty_predictions']:>7}")
         if errors is not None:
             found, missed = errors["patients"], errors["patients_without_prediction"]

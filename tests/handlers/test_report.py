@@ -136,6 +136,12 @@ def test_files_and_metrics(cases, tmp_path, capsys):
     assert printed.endswith(f"Written to {tmp_path / 'cases.csv'} and {tmp_path / 'summary.csv'}.\n")
 
 
+def test_a_single_case_has_no_spread(cases, tmp_path, capsys):
+    evaluate(cases[:1], SegmentationReport(tmp_path, ["RV", "LV"], "test"))
+    printed = capsys.readouterr().out
+    assert "1 case of the section 'test':" in printed and "±" not in printed
+
+
 def test_ejection_fraction_is_optional(cases, tmp_path):
     evaluator = evaluate(cases, SegmentationReport(tmp_path, ["RV", "LV"]))
     assert not any("ejection" in column for column in read(tmp_path / "cases.csv")[0])
