@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class LoadVolumed(LoadImaged):
     ) -> None:
         # not LoadImaged's own, which sets up all readers of MONAI, unused here, and warns of what they lack
         MapTransform.__init__(self, keys, allow_missing_keys)
+        self._loader = SimpleNamespace(image_only=True)  # MONAI Label sets it in every LoadImaged of a bundle
         self.labels = tuple(ensure_tuple(labels))
 
     def __call__(self, data: Mapping[Hashable, Any], reader: None = None) -> dict[Hashable, Any]:

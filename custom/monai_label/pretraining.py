@@ -59,6 +59,7 @@ def study_encoder(sections: Mapping[str, Sequence[Case]], settings: Mapping[str,
         config = str(Path(bundle_root) / "configs" / "pretrain.json")
         batch_size = monai.bundle.ConfigParser.load_config_file(config)["batch_size"]
         data = {"train#dataset#data": list(sections["pretraining"]), "validate#dataset#data": []}
+        data["train#planned"] = "$None"  # the settings say all, and a plan would look at the data of the command line
         fewer = {"batch_size": f"$min({batch_size}, len(@train#dataset))"}  # since there may be few studies
         monai.bundle.run(run_id="pretraining", config_file=config, **{**settings, **data, **fewer})
     return str(encoder) if encoder.is_file() else None

@@ -46,6 +46,7 @@ def train(folder: Path, studies: Path, run_id: str = "run", **settings) -> str:
 def test_the_encoder_comes_from_all_studies_once(studies, tmp_path):
     printed = train(tmp_path, studies)
     assert f"Pre-training on {len(list(studies.glob('*.nii.gz'))) - 1} studies, once" in printed
+    assert "phantom" not in printed  # the data of the command line
     assert f"tensors of the encoder loaded from {tmp_path / 'models' / 'encoder.pt'}" in printed
     assert "Labeled: patient001_frame01 patient002_frame01; " in printed
     encoder = torch.load(tmp_path / "models" / "encoder.pt", weights_only=True)
