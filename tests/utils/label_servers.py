@@ -50,7 +50,7 @@ SETTINGS = {
     "coral_acdc/configs/train.json": {**IMAGES, "learning_rate": 0.005},
     "coral_acdc/configs/inference.json": IMAGES,
 }
-EPOCHS = {"cctr_acdc": 4, "coral_acdc": 60}
+EPOCHS = {"cctr_acdc": 20, "coral_acdc": 60}
 # what 3D Slicer sends: everything that the server offers
 NOBODY_ELSE = Access()
 AS_SLICER = {"device": "cpu", "pretrained": True, "multi_gpu": True, "gpus": "all", "tracking": "None", "run_id": ""}
