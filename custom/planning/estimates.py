@@ -24,7 +24,7 @@ __all__ = ["Estimates", "Trial", "available_memory", "estimate", "try_network"]
 TRIED = 4  # slices
 ROUNDS = 3
 # An iteration of the registered mean teacher takes so many times what its network takes for the same slices, forward
-# and back: the averaged teacher sees the unlabeled ones, and all are augmented. Measured with the default of cctr_acdc.
+# and back: the averaged teacher sees the unlabeled ones, and all are augmented. An estimate, which is not calibrated.
 ITERATION = 1.5
 GRID = 4.0  # mm, of registrations
 GB = 1e9

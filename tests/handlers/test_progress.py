@@ -29,7 +29,7 @@ def test_iterations_are_counted_with_the_epoch_its_loss_and_the_time_left(capsys
     trained()
     shown = capsys.readouterr().err
     assert "Learning: 100%" in shown and "12/12" in shown
-    assert "epoch=3/3, loss=0.12" in shown and "all done in 00:07" in shown
+    assert "epoch=3/3, loss=0.123" in shown and "all done in 00:07" in shown
 
 
 def test_a_resumed_run_counts_on(capsys):
