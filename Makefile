@@ -15,6 +15,8 @@ LABEL_ENV := $(CURDIR)/.venv-label
 LABEL_RUN := $(LABEL_ENV)/bin/python
 LABEL_READY := $(LABEL_ENV)/.few-label-bundles-$(shell (cat requirements-label.txt custom/monai_label/torchvision_fit.py; pwd) | cksum | cut -d' ' -f1)
 BUNDLE ?= cctr_acdc
+# folder of the model.pt and model.json of a training to serve
+WEIGHTS ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
 # names by which other machines call the server, and web pages of other servers that may use it
@@ -47,7 +49,7 @@ label-studies:
 
 label-server: label-studies $(LABEL_READY)
 	$(LABEL_RUN) -m custom.monai_label.server "$(STUDIES)" --bundles $(BUNDLE) --host $(HOST) --port $(PORT) \
-	  $(if $(ALLOW),--allow $(ALLOW)) $(if $(ORIGINS),--origins $(ORIGINS))
+	  $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ALLOW),--allow $(ALLOW)) $(if $(ORIGINS),--origins $(ORIGINS))
 
 test: $(READY)
 	$(RUN) -m ruff check .

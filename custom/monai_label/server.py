@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from monai.bundle import ConfigParser
 
@@ -24,6 +25,7 @@ from custom.monai_label import torchvision_fit
 from custom.monai_label.few_label_server.access import LOOPBACK, Access
 from custom.utils.errors import SettingError
 from custom.utils.files import save_atomically
+from custom.utils.json_files import read_json
 from custom.utils.log import logger
 
 __all__ = [
@@ -41,6 +43,8 @@ BUNDLES = ROOT / "bundles"
 # code that runs in the server and does not import this package
 PACKAGE = Path(__file__).absolute().with_name("few_label_server")
 WILDCARDS = ("0.0.0.0", "::", "*")
+CONFIGS = ("inference.json", "train.json")  # those that MONAI Label reads
+WEIGHTS = ("model.pt", "model.json")
 SHORTEST = 16  # smallest number of characters of a token
 
 
@@ -67,60 +71,111 @@ def write_app(folder: Path, environment: Mapping[str, str]) -> Path:
     return app
 
 
-def add_bundle(app: Path, bundle: str | Path) -> Path:
+def add_bundle(app: Path, bundle: str | Path, weights: str | Path | None = None) -> Path:
     """Unpack the archive of a bundle in the model folder of the app, unless it exists, to keep trained weights.
 
-    MONAI Label does not serve a model without a file of weights. An untrained bundle gets a file without weights, which
-    does not change the network, in training either.
+    The configs that are served get the settings that the weights were trained with. MONAI Label does not serve a model
+    without a file of weights. An untrained bundle gets a file without weights, which does not change the network, in
+    training either.
 
     Args:
         app: folder of the app.
         bundle: name of a bundle of this project, or the folder of a bundle.
+        weights: folder of the ``model.pt`` and ``model.json`` of a training; None takes those of the bundle, if any.
 
     Returns:
         Folder of the model, whose name is that of the model in MONAI Label.
 
     Raises:
-        SettingError: there is no such bundle, or its weights were trained with other settings than its configs have.
+        SettingError: there is no such bundle; there are no weights in the folder; the bundle was unpacked before, and
+            other weights are given, or its configs do not have the settings of its weights.
     """
     source = next((f for f in (BUNDLES / bundle, Path(bundle).absolute()) if (f / "configs").is_dir()), None)
     if source is None:
         raise SettingError(f"bundles: {bundle} is neither in {BUNDLES} nor a folder with configs/; give its folder.")
     metadata = json.loads((source / "configs" / "metadata.json").read_text(encoding="utf-8"))
     model = app / "model" / metadata["name"]
+    if weights is not None and not all((Path(weights) / name).is_file() for name in WEIGHTS):
+        raise SettingError(
+            f"weights: {weights} does not hold {' and '.join(WEIGHTS)}; give the ckpt_dir of a training."
+        )
     if model.is_dir():
+        if weights is not None:
+            raise SettingError(
+                f"weights: {model} is served already, with weights of its own; remove it to start again."
+            )
         logger.info(f"{model} is served as it is; remove it to start again.")
         _check_settings(model)
         _serve_untrained(model)
         return model
-    _check_settings(source)
-    model.parent.mkdir(exist_ok=True)
+    model.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:
         with zipfile.ZipFile(write_archive(source, folder)) as archive:
             archive.extractall(folder)
         unpacked = Path(folder, model.name)
+        if weights is not None:
+            (unpacked / "models").mkdir(exist_ok=True)
+            for name in WEIGHTS:
+                shutil.copy2(Path(weights) / name, unpacked / "models" / name)
+        _take_settings(unpacked)
         _serve_untrained(unpacked)
         unpacked.rename(model)
     return model
 
 
+def _trained_with(bundle: Path) -> dict[str, Any]:
+    """The settings that the weights of a bundle were trained with; empty without weights."""
+    notes = bundle / "models" / "model.json"
+    return read_json(notes, "weights", error=SettingError) if notes.is_file() else {}
+
+
+def _differences(bundle: Path, config: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a config that differ from those of the weights, by name."""
+    # some settings depend on a data list, which the studies of a server are not
+    without = {"datalist": None, "checkpoint": str(bundle / "models" / "model.pt"), "train": {"planned": None}}
+    found = {}
+    for name in config.keys() & trained.keys():
+        own = config[name]
+        if str(own).startswith("$") or isinstance(own, dict):
+            own = ConfigParser({**config, **without}).get_parsed_content(name)
+        if own != trained[name]:
+            found[name] = own
+    return found
+
+
+def _take_settings(bundle: Path) -> None:
+    """Write the settings of the weights into the configs of an unpacked bundle, and its classes into its metadata."""
+    trained = _trained_with(bundle)
+    taken = {}
+    for file in CONFIGS:
+        path = bundle / "configs" / file
+        config = json.loads(path.read_text(encoding="utf-8"))
+        changes = {name: trained[name] for name in sorted(_differences(bundle, config, trained))}
+        path.write_text(json.dumps({**config, **changes}, indent=4) + "\n", encoding="utf-8")
+        taken |= changes
+    if "class_names" in trained:
+        path = bundle / "configs" / "metadata.json"
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        classes = ["background", *trained["class_names"]]
+        output = metadata["network_data_format"]["outputs"]["pred"]
+        output |= {"num_channels": len(classes), "channel_def": {str(k): name for k, name in enumerate(classes)}}
+        path.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+    if taken:
+        listed = ", ".join(f"{name} {json.dumps(value)}" for name, value in taken.items())
+        logger.info(f"{bundle.name} is served with what its weights were trained with: {listed}.")
+
+
 def _check_settings(bundle: Path) -> None:
     """Check the settings of the weights, because MONAI Label silently loads all weights whose names match."""
     notes = bundle / "models" / "model.json"
-    trained = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
-    # some settings depend on a data list, which the studies of a server are not
-    without = {"datalist": None, "checkpoint": str(notes.with_name("model.pt")), "train": {"planned": None}}
-    for file in ("inference.json", "train.json"):
+    trained = _trained_with(bundle)
+    for file in CONFIGS:
         config = json.loads((bundle / "configs" / file).read_text(encoding="utf-8"))
-        for name, value in trained.items():
-            own = config.get(name, value)
-            if name in config and (str(own).startswith("$") or isinstance(own, dict)):
-                own = ConfigParser({**config, **without}).get_parsed_content(name)
-            if own != value:
-                raise SettingError(
-                    f"{bundle / 'configs' / file} has {name} {json.dumps(own)}, its weights were trained with "
-                    f"{json.dumps(value)}; write that there, or remove {notes.parent} to start over."
-                )
+        for name, own in _differences(bundle, config, trained).items():
+            raise SettingError(
+                f"{bundle / 'configs' / file} has {name} {json.dumps(own)}, its weights were trained with "
+                f"{json.dumps(trained[name])}; write that there, or remove {notes.parent} to start over."
+            )
     metadata = bundle / "configs" / "metadata.json"
     output = json.loads(metadata.read_text(encoding="utf-8"))["network_data_format"]["outputs"]["pred"]
     names = [output["channel_def"][str(value)] for value in range(1, len(output["channel_def"]))]
@@ -257,6 +312,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Serve bundles with MONAI Label.")
     parser.add_argument("studies", help="folder of .nii.gz files, or the address of a DICOMweb server")
     parser.add_argument("--bundles", nargs="+", default=["cctr_acdc"], help="their names, or folders")
+    parser.add_argument(
+        "--weights", help="of the only bundle: the ckpt_dir of a training, with model.pt and model.json"
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/label"), help="for MONAI Label's app")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in, with a token")
     parser.add_argument("--port", type=int, default=8000)
@@ -270,10 +328,14 @@ def main() -> None:
             raise SettingError(
                 f"studies: {options.studies} is not a folder; give the one that holds the .nii.gz files."
             )
+        if options.weights and len(options.bundles) > 1:
+            raise SettingError(
+                f"weights: {options.weights} is of one bundle, and {len(options.bundles)} are named; name one."
+            )
         access = allowed(options.host, options.allow, options.origins, options.folder)
         check_torchvision()
         app = write_app(options.folder.absolute(), server_environment())
-        models = [add_bundle(app, bundle).name for bundle in options.bundles]
+        models = [add_bundle(app, bundle, options.weights).name for bundle in options.bundles]
     except SettingError as error:
         parser.error(str(error))
     command = server_command(app, options.studies, models, options.host, options.port)

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from label_servers import AS_SLICER, EPOCHS, MODELS, Server, running
+from monai.bundle import ConfigParser
 
 from custom.monai_label import server as server_module
 from custom.monai_label import torchvision_fit
@@ -131,6 +132,7 @@ def test_a_bundle_is_unpacked_once_and_can_be_served_untrained(tmp_path, capsys)
 
 
 def test_weights_of_other_settings_are_not_served(tmp_path):
+    """Where they were put into a bundle that is served already."""
     model = add_bundle(tmp_path, "cctr_acdc")
     config = json.loads((model / "configs" / "train.json").read_text())
     trained = {"spacing": 1.75, "norm": config["norm"], "trained_on": {}}
@@ -138,10 +140,8 @@ def test_weights_of_other_settings_are_not_served(tmp_path):
     (model / "models" / "model.json").write_text(json.dumps(trained))
     add_bundle(tmp_path, "cctr_acdc")
     (model / "models" / "model.json").write_text(json.dumps({**trained, "norm": "batch"}))
-    for bundle, app in (("cctr_acdc", tmp_path), (model, tmp_path / "other")):
-        with pytest.raises(SettingError, match=r'inference.json has norm \["instance".*were trained with "batch"'):
-            add_bundle(app, bundle)
-    assert not (tmp_path / "other").exists()
+    with pytest.raises(SettingError, match=r'inference.json has norm \["instance".*were trained with "batch"'):
+        add_bundle(tmp_path, "cctr_acdc")
     (model / "models" / "model.json").write_text(json.dumps({**trained, "crop_size": [96, 96]}))
     add_bundle(tmp_path, "cctr_acdc")
     (model / "models" / "model.json").write_text(json.dumps({**trained, "crop_size": None}))
@@ -159,13 +159,39 @@ def test_weights_of_other_classes_are_not_served(tmp_path):
     edit(model / "configs" / "train.json", class_names=["liver", "spleen"])
     with pytest.raises(SettingError, match=r'metadata.json names the classes \["RV", .*with num_channels 3'):
         add_bundle(tmp_path, "cctr_acdc")
-    metadata = json.loads((model / "configs" / "metadata.json").read_text())
-    metadata["network_data_format"]["outputs"]["pred"] |= {
-        "num_channels": 3,
-        "channel_def": {"0": "background", "1": "liver", "2": "spleen"},
-    }
-    edit(model / "configs" / "metadata.json", **metadata)
-    assert add_bundle(tmp_path, "cctr_acdc") == model
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_bundle_gets_the_settings_of_its_weights(given, tmp_path, capsys):
+    """Of weights that are given, and of those in the bundle."""
+    source = add_bundle(tmp_path / "first", "cctr_acdc")
+    trained = {"spacing": 1.25, "slice_size": [192, 160], "crop_size": None, "norm": "batch", "trained_on": {}}
+    trained |= {"class_names": ["liver", "spleen"], "intensity_window": [-150, 250], "slice_direction": [0, 0, 1]}
+    weights = tmp_path / "trained" if given else source / "models"
+    weights.mkdir(exist_ok=True)
+    (weights / "model.json").write_text(json.dumps(trained))
+    (weights / "model.pt").write_bytes(b"trained elsewhere")
+    own = (source / "configs" / "train.json").read_bytes()
+    model = add_bundle(tmp_path / "second", source, weights if given else None)
+    assert (source / "configs" / "train.json").read_bytes() == own
+    assert (model / "models" / "model.pt").read_bytes() == b"trained elsewhere"
+    for file in ("train.json", "inference.json"):
+        config = json.loads((model / "configs" / file).read_text())
+        parser = ConfigParser({**config, "checkpoint": str(model / "models" / "model.pt")})
+        found = {name: parser.get_parsed_content(name) for name in trained if name != "trained_on"}
+        assert found == {name: value for name, value in trained.items() if name != "trained_on"}
+    output = json.loads((model / "configs" / "metadata.json").read_text())["network_data_format"]["outputs"]["pred"]
+    assert output["channel_def"] == {"0": "background", "1": "liver", "2": "spleen"} and output["num_channels"] == 3
+    assert 'class_names ["liver", "spleen"]' in capsys.readouterr().out
+    add_bundle(tmp_path / "second", source)  # what is served then agrees with its weights
+    with pytest.raises(SettingError, match=r"weights: .*cctr_acdc is served already, with weights of its own; remove"):
+        add_bundle(tmp_path / "second", source, weights)
+
+
+def test_weights_that_are_not_there(tmp_path):
+    with pytest.raises(SettingError, match=r"weights: .* does not hold model.pt and model.json; give the ckpt_dir"):
+        add_bundle(tmp_path, "cctr_acdc", tmp_path)
+    assert not (tmp_path / "model").exists()
 
 
 def edit(config: Path, **values) -> None:
