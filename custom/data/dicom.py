@@ -5,19 +5,25 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from custom.data.parts import files_of_volume, part_of
 
 __all__ = ["dicom_files", "file_states", "is_dicom", "is_series"]
 
+# an element of group 2 or 8, little endian: the length of the group, or a kind of element, or a short printable text
+START = re.compile(
+    rb"[\x02\x08]\0(?:\0\0\x04\0\0\0|[\x00-\xff]\0(?:UL|CS|UI|DA|TM|OB|[\x02-\x7e]\0\0\0[ -~]{2}))", re.DOTALL
+)
 INDEX = "DICOMDIR"  # index of a disc, which is in the DICOM format but is not an image
 
 
 def is_dicom(file: str | os.PathLike) -> bool:
-    """Whether a file is DICOM, which has "DICM" after the first 128 bytes."""
+    """Whether a file is DICOM: it has "DICM" after the first 128 bytes, or begins with an element, as old ones do."""
     with open(file, "rb") as content:
-        return content.read(132)[128:] == b"DICM"
+        start = content.read(132)
+    return start[128:] == b"DICM" or START.match(start) is not None
 
 
 def dicom_files(folder: str | os.PathLike) -> list[Path]:

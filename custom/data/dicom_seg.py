@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
@@ -22,7 +23,6 @@ from custom.utils.errors import SettingError
 from custom.utils.files import replacing
 
 highdicom, installed = optional_import("highdicom")
-pydicom, _ = optional_import("pydicom")  # a dependency of highdicom
 
 __all__ = ["SaveDicomSegd", "check_series"]
 

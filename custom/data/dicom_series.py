@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reading of a DICOM series with ITK, after checking that its headers describe one straight stack of slices."""
+"""Reading of a DICOM series: pydicom reads the headers, which are checked first, and ITK the voxels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from custom.data.dicom import dicom_files
+from custom.data.dicom_headers import check_slices, numbers, read_header
 from custom.data.nifti_geometry import LPS, VolumeFileError
 from custom.utils.words import counted
 
@@ -17,20 +18,6 @@ __all__ = ["Series", "read_series"]
 
 SLICE_TOLERANCE = 0.1  # mm, between neighbors
 TILT_TOLERANCE = 1.0  # mm, from the first slice to the last
-TAGS = {
-    "frames": "0028|0008",
-    "position": "0020|0032",
-    "orientation": "0020|0037",
-    "pixel spacing": "0028|0030",
-    "rows": "0028|0010",
-    "columns": "0028|0011",
-    "samples per pixel": "0028|0002",
-    "photometric interpretation": "0028|0004",
-    "rescale slope": "0028|1053",
-    "rescale intercept": "0028|1052",
-    "modality": "0008|0060",
-}
-SAME = ("rows", "columns", "samples per pixel", "photometric interpretation", "modality")  # in each slice
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +28,20 @@ class Series:
         shape: (X, Y, Z).
         affine: (4, 4) float64, voxel to RAS in mm.
         values: function that reads the intensities, (X, Y, Z) float32, with the slope and intercept of each slice.
+        notes: what is remarkable about it, one sentence each.
     """
 
     shape: tuple[int, ...]
     affine: np.ndarray
     values: Callable[[], np.ndarray]
+    notes: tuple[str, ...] = ()
 
 
 def read_series(folder: str, spacing: Sequence[float] | None = None) -> Series:
     """Open the series of a folder.
+
+    The geometry is that of the position, the orientation and the pixel spacing of each slice: other elements, such as
+    the spacing between slices, are often wrong. Voxels of the padding value are given the lowest value of the others.
 
     Args:
         folder: with the images of a single series.
@@ -59,135 +51,101 @@ def read_series(folder: str, spacing: Sequence[float] | None = None) -> Series:
         VolumeFileError: there is no series, or it is not a straight stack of gray slices.
     """
     try:
-        files = dicom_files(folder)
+        files = [str(file) for file in dicom_files(folder)]
     except OSError as error:
         raise VolumeFileError(f"{folder} cannot be read ({error}); correct its permissions.") from error
     if not files:
         raise VolumeFileError(
             f"{folder} is a folder without DICOM images; give a NIfTI file, or the folder of a DICOM series."
         )
-    import itk
-
-    try:
-        names = _one_series(folder, itk)
-        slices = [_tags(name, itk) for name in names]
-    except (RuntimeError, OSError) as error:
-        raise _unreadable(folder, error) from error
-    if len(names) < len(files):
-        raise VolumeFileError(
-            f"{folder} holds {counted(len(files), 'DICOM image')}, of which only {len(names)} belong to one series; "
-            "give each series (and each localizer) a separate folder."
-        )
-    _check_slices(folder, slices, spacing is not None)
-    _check_stack(folder, slices)
-    reader = itk.ImageSeriesReader[itk.Image[itk.F, 3]].New(FileNames=names, ImageIO=itk.GDCMImageIO.New())
-    try:
-        reader.UpdateOutputInformation()
-    except RuntimeError as error:
-        raise _unreadable(folder, error) from error
-    image = reader.GetOutput()
+    slices = {file: read_header(folder, file) for file in files}
+    _check_one_series(folder, list(slices.values()))
+    notes = check_slices(folder, list(slices.values()), spacing is not None)
+    row, column, normal = _axes(folder, next(iter(slices.values())))
+    names = sorted(files, key=lambda file: float(numbers(slices[file]["position"]) @ normal))
+    ordered = [slices[file] for file in names]
+    positions = np.array([numbers(tags["position"]) for tags in ordered])
+    gap = _check_stack(folder, positions, normal)
+    between_rows, between_columns = numbers(ordered[0]["pixel spacing"]) if spacing is None else (1.0, 1.0)
+    sizes = (between_columns, between_rows, gap) if spacing is None else spacing
     affine = np.eye(4)
-    directions = itk.array_from_matrix(image.GetDirection())
-    affine[:3, :3] = directions * np.asarray(image.GetSpacing() if spacing is None else spacing, dtype=np.float64)
-    affine[:3, 3] = np.asarray(image.GetOrigin())
+    affine[:3, :3] = np.column_stack([row, column, normal]) * np.asarray(sizes, dtype=np.float64)
+    affine[:3, 3] = positions[0]
+    shape = (int(ordered[0]["columns"]), int(ordered[0]["rows"]), len(names))
 
     def values() -> np.ndarray:
-        try:
-            reader.Update()
-        except RuntimeError as error:
-            raise _unreadable(folder, error) from error
-        return itk.array_from_image(reader.GetOutput()).T
+        return _without_padding(_voxels(folder, names, shape), ordered)
 
-    return Series(tuple(itk.size(image)), LPS @ affine, values)
+    return Series(shape, LPS @ affine, values, notes)
 
 
-def _unreadable(folder: str, error: Exception) -> VolumeFileError:
-    return VolumeFileError(
-        f"{folder} cannot be read as a DICOM series ({' '.join(str(error).split())[:300]}); export it again."
-    )
+def _voxels(folder: str, names: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
+    import itk
 
-
-def _one_series(folder: str, itk) -> list[str]:
-    """The files of the first series of a folder, in the order of their positions."""
-    generator = itk.GDCMSeriesFileNames.New()
-    generator.SetUseSeriesDetails(True)
-    generator.AddSeriesRestriction("0008|0021")  # the date
-    generator.SetDirectory(folder)
-    series = generator.GetSeriesUIDs()
-    if not series:
-        raise OSError("none of its files is an image")
-    return list(generator.GetFileNames(series[0]))
-
-
-def _tags(file: str, itk) -> dict[str, str]:
-    """Values of the tags in ``TAGS`` in the header of an image, "" for missing ones."""
-    reader = itk.GDCMImageIO.New()
-    reader.SetFileName(file)
-    reader.ReadImageInformation()
-    found = reader.GetMetaDataDictionary()
-    return {name: str(found[tag]).strip().strip("\0") if found.HasKey(tag) else "" for name, tag in TAGS.items()}
-
-
-def _numbers(text: str) -> list[float]:
-    """The numbers of a tag; none if one of them is not a number."""
+    reader = itk.ImageSeriesReader[itk.Image[itk.F, 3]].New(FileNames=names, ImageIO=itk.GDCMImageIO.New())
     try:
-        numbers = [float(part) for part in text.split("\\")]
-    except ValueError:
-        return []
-    return numbers if np.isfinite(numbers).all() else []
+        reader.Update()
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise VolumeFileError(f"{folder} cannot be read as a DICOM series ({reason}); export it again.") from error
+    values = itk.array_from_image(reader.GetOutput()).T
+    if values.shape != shape:
+        raise VolumeFileError(
+            f"{folder} holds {values.shape} voxels, where its headers say {shape}; convert it to .nii.gz, e.g. with "
+            "dcm2niix."
+        )
+    return values
 
 
-def _check_slices(folder: str, slices: Sequence[dict[str, str]], spacing_given: bool) -> None:
-    """Check that each slice is a gray image with a position, and that all slices are of the same kind."""
-    for tags in slices:
-        if tags["frames"] not in ("", "1"):
-            raise VolumeFileError(
-                f"{folder} holds one image of several frames ({tags['frames']}); convert it to .nii.gz, e.g. with "
-                "dcm2niix."
-            )
-        for name, count in (("position", 3), ("orientation", 6)):
-            if len(_numbers(tags[name])) != count:
-                raise VolumeFileError(
-                    f"{folder} has a slice without a usable {name} of the patient: its place is unknown; "
-                    "export it again, and keep that element."
-                )
-        sizes = _numbers(tags["pixel spacing"])
-        if not spacing_given and (len(sizes) != 2 or min(sizes) <= 0):
-            raise VolumeFileError(
-                f"{folder} has a slice without a usable pixel spacing; export it again, or give the voxel size with "
-                '--header_spacing "[x,y,z]" in mm.'
-            )
-        for name in ("rescale slope", "rescale intercept"):
-            number = _numbers(tags[name])
-            if tags[name] and (len(number) != 1 or (name == "rescale slope" and number[0] == 0)):
-                raise VolumeFileError(f"{folder} has a slice whose {name} is {tags[name]}; export it again.")
-        if tags["samples per pixel"] not in ("", "1") or tags["photometric interpretation"] not in ("", "MONOCHROME2"):
-            raise VolumeFileError(
-                f"{folder} holds images of the kind {tags['photometric interpretation'] or 'color'}, not gray values "
-                "that grow with brightness (MONOCHROME2); convert them."
-            )
-    for name in SAME:
-        if len(kinds := sorted({tags[name] for tags in slices})) > 1:
-            raise VolumeFileError(
-                f"{folder} has slices with different {name} ({', '.join(kinds[:3])}); give each stack a separate "
-                "folder."
-            )
-    for name in ("orientation", "pixel spacing"):
-        numbers = [_numbers(tags[name]) for tags in slices]
-        if numbers[0] and not np.allclose(numbers, numbers[0], atol=1e-3):
-            raise VolumeFileError(f"{folder} has slices with different {name}; give each stack a separate folder.")
+def _without_padding(values: np.ndarray, slices: Sequence[dict[str, str]]) -> np.ndarray:
+    """Values (X, Y, Z), those that stand for no measurement being replaced by the lowest of the others."""
+    padding = np.zeros(values.shape, dtype=bool)
+    for number, tags in enumerate(slices):
+        if not tags["padding value"]:
+            continue
+        ends = np.array([float(tags["padding value"]), float(tags["padding limit"] or tags["padding value"])])
+        slope, inter = float(tags["rescale slope"] or 1), float(tags["rescale intercept"] or 0)
+        low, high = sorted(np.float32(ends * slope + inter))
+        padding[..., number] = (values[..., number] >= low) & (values[..., number] <= high)
+    if padding.any() and not padding.all():
+        values = np.where(padding, values[~padding].min(), values)
+    return values
 
 
-def _check_stack(folder: str, slices: Sequence[dict[str, str]]) -> None:
-    """Check that the slices are equidistant and not shifted against each other."""
-    row, column = np.reshape(_numbers(slices[0]["orientation"]), (2, 3))
+def _check_one_series(folder: str, slices: Sequence[dict[str, str]]) -> None:
+    """Check that all images of a folder belong to one series."""
+    kinds = [tags["series"] for tags in slices]
+    if (first := kinds.count(kinds[0])) < len(slices):
+        raise VolumeFileError(
+            f"{folder} holds {counted(len(slices), 'DICOM image')}, of which only {first} belong to one series; "
+            "give each series (and each localizer) a separate folder."
+        )
+
+
+def _axes(folder: str, tags: dict[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit vectors (3,) in LPS: along rows, along columns, and along the slices."""
+    row, column = np.reshape(numbers(tags["orientation"]), (2, 3))
     if not np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=1e-2):
         raise VolumeFileError(f"{folder} has rows and columns that are not perpendicular; export it again.")
-    if len(slices) < 2:
-        return
-    normal = np.cross(row, column) / np.linalg.norm(np.cross(row, column))
-    positions = np.array([_numbers(tags["position"]) for tags in slices])
-    positions = positions[np.argsort(positions @ normal)]
+    row = row / np.linalg.norm(row)
+    column = column - (column @ row) * row  # perpendicular but for rounding
+    column = column / np.linalg.norm(column)
+    return row, column, np.cross(row, column)
+
+
+def _check_stack(folder: str, positions: np.ndarray, normal: np.ndarray) -> float:
+    """Check that slices are equidistant and not shifted against each other.
+
+    Args:
+        folder: for messages.
+        positions: (Z, 3) in mm, in the order of the slices.
+        normal: (3,) along the slices.
+
+    Returns:
+        Their distance in mm; 1 for a single slice.
+    """
+    if len(positions) < 2:
+        return 1.0
     gaps = np.diff(positions @ normal)
     if gaps.min() < 1e-3 * max(gaps.max(), 1.0):
         raise VolumeFileError(
@@ -206,3 +164,4 @@ def _check_stack(folder: str, slices: Sequence[dict[str, str]]) -> None:
             f"{folder} has slices that are shifted against each other in their plane, by {drift:.1f} mm from first to "
             "last: a tilted gantry; resample it to a straight grid first, e.g. with dcm2niix."
         )
+    return float(gaps.mean())

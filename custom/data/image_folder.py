@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ OTHER_IMAGES = (
 def images_in(pattern: str | int) -> list[dict[str, Any]]:
     """Cases without labels from a folder, a glob pattern, one file, or one folder with a DICOM series.
 
-    A folder's are its NIfTI, NRRD and MetaImage files, and the DICOM series in it, however deep.
+    A folder's are its NIfTI, NRRD and MetaImage files, and the DICOM series in it, however deep. Whatever else lies in
+    it or in folders below is named in a message, but for hidden files.
 
     The name of an existing file or folder is not read as a pattern. Segmentations of images in the same folder (X_seg
     or X_gt of X) and files that are not images are left out, and a message says so. A series in nested folders is named
@@ -81,30 +82,62 @@ def _matching(pattern: Path) -> list[Path]:
 
 
 def _of_folder(root: Path) -> list[dict[str, Any]]:
+    series, deeper, others = [], [], []
     files = image_files(root)
-    series, deeper = [], []
-    for folder, below, names in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        if dicom_files(folder):
-            series.append(Path(folder))
-        elif Path(folder) != root:
-            deeper += [Path(folder, name) for name in sorted(names) if _is_image(name)]
-            _warn_about_other_images([Path(folder, name) for name in sorted(names)])
-    if root not in series:
-        known = {*files, *map(_voxels_of, files)}
-        others = [f for f in sorted(root.iterdir()) if not f.is_dir() and f not in known and f.name[0] != "."]
-        _warn_about_other_images(others)
-        _tell([f for f in others if not _is_other_image(f)], "not an image")
+    for folder, names in _folders(root):
+        dicom = _dicom_files(folder)
+        series += [folder] if dicom else []
+        images = [folder / name for name in names if _is_image(name)]
+        deeper += images if folder != root else []
+        known = {*images, *map(_voxels_of, images), *dicom}
+        others += [file for file in (folder / name for name in names) if file not in known]
+    _warn_about_other_images(others)
+    _tell([f for f in others if not _is_other_image(f)], "not an image")
     _tell(
         deeper,
         f"in folders below; name their folder, or use {root}/**/*.nii.gz",
     )
-    images = _without_segmentations(sorted([*files, *(f for f in series if f.parent == root)]))
+    images = _without_segmentations(_nameable([*files, *(f for f in series if f.parent == root)]))
     cases = [_case(file) for file in images]
     for folder in series:
         if folder.parent != root:
-            cases.append(_case(folder, "_".join(folder.relative_to(root).parts) or None))
+            cases += _case_below(root, folder)
     return cases
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """The folders from ``root`` on, each once and linked ones too, with the names of the files that are not hidden."""
+    seen = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        below[:] = [] if real in seen else sorted(name for name in below if not name.startswith("."))
+        if real not in seen:
+            yield Path(folder), sorted(name for name in names if not name.startswith("."))
+        seen.add(real)
+
+
+def _dicom_files(folder: Path) -> list[Path]:
+    try:
+        return dicom_files(folder)
+    except OSError as error:
+        logger.warning(f"Left out: DICOM images of {folder}, which cannot be read ({error}); correct its permissions.")
+        return []
+
+
+def _nameable(files: Sequence[Path]) -> list[Path]:
+    """The files whose names can name a case, in order; a message names each other one."""
+    cases = {file: _case_below(file.parent, file) for file in sorted(files)}
+    return [file for file, case in cases.items() if case]
+
+
+def _case_below(root: Path, path: Path) -> list[dict[str, Any]]:
+    """The case of a file or folder below another folder, named after all folders between; none where that fails."""
+    parts = path.relative_to(root).parts
+    try:
+        return [_case(path, case_id({"image": path, "case": "_".join(parts) if len(parts) > 1 else None}))]
+    except DataError as error:
+        logger.warning(f"Left out: {str(path)!a}: {error}")
+        return []
 
 
 def _is_other_image(file: Path) -> bool:

@@ -215,7 +215,7 @@ def _open_file(path: str, spacing: Sequence[float] | None) -> VolumeFile:
     size = _check_file(path)
     if os.path.isdir(path):
         series = read_series(path, spacing)
-        return VolumeFile(path, series.shape, series.affine, (series.affine,), (), series.values)
+        return VolumeFile(path, series.shape, series.affine, (series.affine,), series.notes, series.values)
     if is_itk_file(path):
         found = open_itk(path, spacing, MOST_VOXELS, DENSEST)
         return VolumeFile(path, found.shape, found.affine, (found.affine,), (), found.stored)
@@ -314,7 +314,7 @@ def _open_nifti(path: str, size: int, spacing: Sequence[float] | None) -> Volume
         raise VolumeFileError(damaged.format(_reason(error))) from error
     if not isinstance(image, nib.Nifti1Pair):  # Nifti2 derives from it
         raise VolumeFileError(f"{path} is not a NIfTI file but {type(image).__name__}; convert it to .nii.gz.")
-    if path.removesuffix(".gz").endswith((".hdr", ".img")):
+    if path.lower().removesuffix(".gz").endswith((".hdr", ".img")):
         raise VolumeFileError(f"{path} is one file of a pair, header and image; convert them to one .nii.gz.")
     shape = tuple(int(n) for n in image.shape)
     voxels, dtype = math.prod(shape), image.get_data_dtype()
@@ -323,7 +323,7 @@ def _open_nifti(path: str, size: int, spacing: Sequence[float] | None) -> Volume
         raise VolumeFileError(damaged.format(f"its header claims {claimed} voxels"))
     if dtype.kind not in "iuf":
         raise VolumeFileError(f"{path} holds {voxels} voxels of type {dtype}, not gray values; export it again.")
-    if voxels * dtype.itemsize > size * (DENSEST if path.endswith(".gz") else 1) + 4096:
+    if voxels * dtype.itemsize > size * (DENSEST if path.lower().endswith(".gz") else 1) + 4096:
         claimed = f"its header claims {' x '.join(map(str, shape))} voxels, more than the file can hold"
         raise VolumeFileError(damaged.format(claimed))
     offset = int(image.dataobj.offset)
@@ -345,9 +345,8 @@ def _open_nifti(path: str, size: int, spacing: Sequence[float] | None) -> Volume
             length = _length(path)
         except Exception as error:
             raise VolumeFileError(damaged.format(_reason(error))) from error
-        if (rest := length - offset - voxels.nbytes) >= voxels.nbytes // shape[
-            -1
-        ]:  # a slice; some writers pad a little
+        rest = length - offset - voxels.nbytes
+        if rest >= voxels.nbytes // shape[-1]:  # a slice; some writers pad a little
             raise VolumeFileError(damaged.format(f"it holds {rest} bytes more than the voxels that its header claims"))
         return voxels.reshape(shape)
 
@@ -361,7 +360,7 @@ def _reason(error: Exception) -> str:
 
 def _length(path: str) -> int:
     """Bytes of a file; a .gz file is read to its end, where its checksum is: nibabel stops after the last voxel."""
-    if not path.endswith(".gz"):
+    if not path.lower().endswith(".gz"):
         return os.path.getsize(path)
     length = 0
     with gzip.open(path) as file:

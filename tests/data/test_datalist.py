@@ -24,6 +24,7 @@ from custom.data import (
     load_sections,
     split_folder,
 )
+from custom.data.volume_file import open_volume
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENTS = {"train": ["patient003", "patient001", "patient002"], "val": ["patient004"], "test": ["patient005"]}
@@ -485,3 +486,28 @@ def test_a_split_in_another_encoding_is_named(acdc):
     (acdc / "splits" / "train.txt").write_bytes("patiënt\n".encode("utf-16"))
     with pytest.raises(DataError, match=r"split_dir: .*train\.txt is not in UTF-8 \(byte 0\); save it as UTF-8"):
         load(acdc)
+
+
+def test_whatever_lies_in_a_folder_is_taken_or_named(tmp_path, capsys):
+    """In the folder, and in folders below, linked ones too; hidden files alone are left out without a word."""
+    (tmp_path / "elsewhere").mkdir()
+    scan = write_scan(tmp_path / "elsewhere" / "scan.nii.gz")
+    folder = tmp_path / "images"
+    for name in ("first", "below/second"):
+        write_series(scan, folder / name)
+    for name in ("UPPER.NII.GZ", "two\nlines.nii.gz", "first/inside.nii.gz", "below/beside.nii.gz", ".hidden"):
+        (folder / name).write_bytes(scan.read_bytes())
+    (folder / "first" / "IM010002").rename(folder / "first" / "a slice")
+    (folder / "below" / "second" / "report.pdf").write_text("x")
+    (folder / "first" / "old.mgz").write_text("x")
+    (folder / "linked").symlink_to(write_series(scan, tmp_path / "elsewhere" / "third"))
+    (folder / "itself").symlink_to(folder)
+    found = {case["case"]: case["image"] for case in cases_to_segment("", "", None, str(folder))}
+    assert list(found) == ["UPPER", "first", "linked", "below_second"]
+    assert all(open_volume(image).shape == (6, 7, 4) for image in found.values())
+    said = capsys.readouterr().out
+    assert "images: 1 file left out: not an image (report.pdf)." in said
+    assert "images: 2 files left out: in folders below; name their folder" in said
+    assert "inside.nii.gz" in said and "beside.nii.gz" in said and "hidden" not in said
+    assert f"Left out: {folder / 'first' / 'old.mgz'} is not one of" in said
+    assert r"""lines.nii.gz': "case": 'two\nlines' cannot name files""" in said

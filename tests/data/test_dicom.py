@@ -6,6 +6,7 @@ import shutil
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from series import AFFINE, write_scan, write_series
 
@@ -102,7 +103,6 @@ def test_a_change_of_one_image_of_a_series_is_noticed(scan):
 
 def edited(folder, edit) -> None:
     """Change the headers of a series: ``edit(dataset, number)``."""
-    pydicom = pytest.importorskip("pydicom", reason="comes with '.[dicom-seg]'")
     for number, file in enumerate(dicom_files(folder)):
         dataset = pydicom.dcmread(file)
         edit(dataset, number)
@@ -117,9 +117,9 @@ def set_tag(name, value, only=None):
     return edit
 
 
-def delete_tag(*names):
+def delete_tag(*names, only=None):
     def edit(dataset, number):
-        for name in names:
+        for name in names if only in (None, number) else ():
             delattr(dataset, name)
 
     return edit
@@ -129,6 +129,17 @@ def tilt(dataset, number):
     row = np.array(dataset.ImageOrientationPatient[:3], dtype=float)
     shifted = np.array(dataset.ImagePositionPatient, dtype=float) + 0.8 * number * row
     dataset.ImagePositionPatient = [f"{x:.6g}" for x in shifted]
+
+
+def echoes(dataset, number):
+    dataset.EchoTime = [5, 90][number % 2]
+
+
+def table_of_values(dataset, number):
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [168, 0, 16], "HU"
+    table.add_new("LUTData", "OW", np.arange(168, dtype="<u2")[::-1].tobytes())
+    dataset.ModalityLUTSequence = [table]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +155,14 @@ def tilt(dataset, number):
         (set_tag("PhotometricInterpretation", "MONOCHROME1"), "MONOCHROME1, not gray values that grow"),
         (set_tag("NumberOfFrames", 7, only=0), "one image of several frames (7)"),
         (set_tag("Modality", "PT", only=1), "different modality (MR, PT)"),
+        (set_tag("PatientID", "another", only=3), "different patient (, another)"),
+        (set_tag("FrameOfReferenceUID", "1.2.3", only=3), "different frame of reference"),
+        (echoes, "different echo time (5 to 90 ms)"),
+        (set_tag("PhotometricInterpretation", "PALETTE COLOR"), "PALETTE COLOR, not gray values"),  # ITK would abort
+        (set_tag("ImageType", ["ORIGINAL", "PRIMARY", "MOSAIC"]), "holds mosaics, images that show all slices"),
+        (delete_tag("RescaleSlope", "RescaleIntercept", only=2), "slices with and slices without a rescale slope"),
+        (delete_tag("Rows"), "is not an image, or is damaged"),
+        (table_of_values, "a table that gives its voxels their values"),
     ],
 )
 def test_what_is_no_straight_stack_is_refused_by_name(edit, words, scan):
@@ -162,3 +181,79 @@ def test_each_slice_has_its_own_slope(scan):
     slopes = np.array([1, 0.25, 0.5, 0.75])
     assert check_image(scan[1]) == []
     np.testing.assert_allclose(read_volume(scan[1]).values, stored * slopes - 1.5)
+
+
+def nuclear_medicine(dataset, number):
+    """A kind of image whose position ITK does not read."""
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.NuclearMedicineImageStorage
+    dataset.Modality = "NM"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        set_tag("SpacingBetweenSlices", -8),  # with which ITK turns the stack around
+        set_tag("SpacingBetweenSlices", 1),
+        set_tag("SliceThickness", 1),
+        nuclear_medicine,
+        lambda dataset, number: setattr(dataset, "InstanceNumber", 100 - number),
+        lambda dataset, number: setattr(dataset, "EchoTime", 80 + number),
+    ],
+)
+def test_the_positions_of_the_slices_are_their_geometry(edit, scan):
+    edited(scan[1], edit)
+    assert check_image(scan[1]) == []
+    file, series = (read_volume(path) for path in scan)
+    np.testing.assert_array_equal(series.values, file.values)
+    np.testing.assert_allclose(series.grid.affine, file.grid.affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("which", [slice(None), slice(0, None, 2)])
+def test_images_without_a_preamble_belong_to_the_series(scan, which):
+    whole = read_volume(scan[1]).values
+    for file in dicom_files(scan[1])[which]:
+        file.write_bytes(file.read_bytes()[132:])
+    np.testing.assert_array_equal(read_volume(scan[1]).values, whole)
+
+
+def test_big_endian_images(scan):
+    whole = read_volume(scan[1]).values
+    for file in dicom_files(scan[1]):
+        dataset = pydicom.dcmread(file)
+        dataset.add_new("PixelData", "OW", np.frombuffer(dataset.PixelData, "<i2").astype(">i2").tobytes())
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
+        plain = pydicom.Dataset(dict(dataset.items()))
+        plain.file_meta = dataset.file_meta
+        pydicom.dcmwrite(file, plain, implicit_vr=False, little_endian=False, enforce_file_format=True)
+    np.testing.assert_array_equal(read_volume(scan[1]).values, whole)
+
+
+def test_the_padding_of_a_slice_is_no_intensity(scan):
+    """Voxels outside of what was measured, here 0 to 2 as stored, are as dark as the darkest of the others."""
+
+    def edit(dataset, number):
+        dataset.add_new("PixelPaddingValue", "SS", 0)
+        dataset.add_new("PixelPaddingRangeLimit", "SS", 2)
+        dataset.RescaleSlope, dataset.RescaleIntercept = 2, -10
+
+    stored = read_volume(scan[1]).values
+    edited(scan[1], edit)
+    np.testing.assert_array_equal(read_volume(scan[1]).values, np.maximum(stored, 3) * 2 - 10)
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": "OD"}, "CT with values in OD, not HU"),
+        ({}, "CT without a rescale intercept"),
+    ],
+)
+def test_ct_that_is_not_in_hounsfield_units_is_told(scan, tags, words, capsys):
+    def edit(dataset, number):
+        delete_tag("RescaleSlope", "RescaleIntercept", "RescaleType")(dataset, number)
+        for name, value in {"Modality": "CT", **tags}.items():
+            setattr(dataset, name, value)
+
+    edited(scan[1], edit)
+    cases_to_segment("", "", None, str(scan[1]))
+    assert words in capsys.readouterr().out
