@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-from __future__ import annotations
+"""Losses of the methods: functions of tensors, and thin modules for configs. They import nothing but torch."""
 
 from custom.losses.base import ContrastiveLoss
 from custom.losses.contrastive import (

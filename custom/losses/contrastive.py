@@ -15,11 +15,28 @@ from custom.losses.base import (
     cosine_similarity,
 )
 
+__all__ = [
+    "GCLLoss",
+    "PCLLoss",
+    "SimCLRLoss",
+    "SupervisedContrastiveLoss",
+    "same_quarter",
+    "same_slice",
+    "supervised_contrastive_loss",
+    "within_distance",
+]
+
 
 def supervised_contrastive_loss(
     embeddings: Tensor, positive_mask: Tensor, temperature: float = 0.1, base_temperature: float = 0.07
 ) -> Tensor:
     """Supervised-contrastive loss of the positives of each anchor against all other embeddings.
+
+    With the similarities ``s_ij = cos(z_i, z_j) / temperature``, the positives ``P_i`` of anchor i without itself, and
+    the anchors ``A`` that have any::
+
+        L = -temperature / base_temperature  1 / |A|  sum_(i in A)  1 / |P_i|  sum_(j in P_i)
+                log( exp(s_ij) / sum_(k != i) exp(s_ik) )
 
     Args:
         embeddings: (n, d), any floating type; computed in float32 at least.
@@ -134,6 +151,9 @@ class SimCLRLoss(SupervisedContrastiveLoss):
 
 class GCLLoss(SupervisedContrastiveLoss):
     """GCL: positives lie in the same part of the slice axis (https://arxiv.org/abs/2006.10511).
+
+    The authors' code puts slice k of S into the group ``min(k // round(S / 4), 3)``, so that the boundaries of the
+    groups depend on S. Here they are equal parts of the axis, the same in all volumes.
 
     Args:
         temperature: divides the cosine similarities, > 0.

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from custom.losses.base import at_least_float32
+
 __all__ = ["KnownDiceCELoss", "known_dice_cross_entropy", "known_pixels", "loss_of_known", "marginal_logits"]
 
 SMOOTH = 1e-5  # default of MONAI's DiceLoss
-NEVER = -1e4  # a logit whose probability is 0 beside that of any network, and whose gradients are finite
+NEVER = -1e4  # a logit whose probability is 0 next to those of a network, with finite gradients, also in float16
 
 
 def marginal_logits(logits: Tensor, annotated: Tensor) -> Tensor:
@@ -51,7 +53,7 @@ def marginal_logits(logits: Tensor, annotated: Tensor) -> Tensor:
 def known_pixels(logits: Tensor, labels: Tensor, unknown: int = 255) -> tuple[Tensor, Tensor]:
     """The pixels whose label is known, as one row, for losses that take all pixels of a batch together.
 
-    Their number depends on the labels, so a GPU is waited for.
+    Their number depends on the labels, so this synchronizes with a GPU.
 
     Args:
         logits: (n, C, H, W).
@@ -98,10 +100,12 @@ def known_dice_cross_entropy(logits: Tensor, target: Tensor, known: Tensor, squa
     .. math::
         L = -\frac{1}{2 |K|} \sum_{i \in K} \sum_c t_{ic} \log p_{ic}
             + \frac{1}{2 C} \sum_c \left( 1 -
-              \frac{2 \sum_{i \in K} p_{ic} t_{ic}}{\sum_{i \in K} (p_{ic} + t_{ic})} \right)
+              \frac{2 \sum_{i \in K} p_{ic} t_{ic} + \epsilon}{\sum_{i \in K} (p_{ic} + t_{ic}) + \epsilon} \right)
+
+    with :math:`\epsilon = 10^{-5}`, the default of MONAI's ``DiceLoss``.
 
     Args:
-        logits: (n, C, H, W).
+        logits: (n, C, H, W), any floating type; computed in float32 at least, since sums over pixels overflow float16.
         target: probabilities (n, C, H, W); any finite values at unknown pixels.
         known: bool (n, 1, H, W).
         squared_pred: whether Dice squares probabilities and targets in its denominator, as in MONAI.
@@ -109,7 +113,7 @@ def known_dice_cross_entropy(logits: Tensor, target: Tensor, known: Tensor, squa
     Returns:
         A scalar; zero if nothing is known.
     """
-    log_probabilities = logits.log_softmax(dim=1)
+    log_probabilities = logits.to(at_least_float32(logits.dtype)).log_softmax(dim=1)
     cross_entropy = -(target * log_probabilities).sum(dim=1, keepdim=True)[known].sum() / known.sum().clamp(min=1)
     probabilities, target = log_probabilities.exp() * known, target * known
     size = probabilities.square() + target.square() if squared_pred else probabilities + target

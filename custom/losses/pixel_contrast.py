@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from custom.losses.base import check_temperature
+from custom.losses.base import at_least_float32, check_temperature
+
+__all__ = ["PixelContrastLoss", "class_contrast", "draw_pixels", "pixels_at"]
 
 
 def draw_pixels(labels: Tensor, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -21,7 +23,7 @@ def draw_pixels(labels: Tensor, count: int, generator: torch.Generator | None = 
     most places would be empty, and the contrast would cost several times as much.
 
     Args:
-        labels: (B, H, W), integers; pixels below 0 (uncertain or without a label) are not drawn.
+        labels: (n, H, W), integers; pixels below 0 (uncertain or without a label) are not drawn.
         count: largest number for each class.
         generator: on the device of the labels.
 
@@ -32,7 +34,7 @@ def draw_pixels(labels: Tensor, count: int, generator: torch.Generator | None = 
         ValueError: another shape, or a count below 1.
     """
     if labels.ndim != 3 or labels.is_floating_point():
-        raise ValueError(f"labels must be integers of shape (B, H, W), found {labels.dtype} of {tuple(labels.shape)}.")
+        raise ValueError(f"labels must be integers of shape (n, H, W), found {labels.dtype} of {tuple(labels.shape)}.")
     if count < 1:
         raise ValueError(f"count must be at least 1, found {count}: the paper draws up to 1000 pixels per class.")
     shuffled = torch.randperm(labels.numel(), generator=generator, device=labels.device)
@@ -46,8 +48,8 @@ def pixels_at(features: Tensor, index: Tensor) -> Tensor:
     """Features of the pixels from :func:`draw_pixels`.
 
     Args:
-        features: (B, d, H, W).
-        index: (m,), into (B, H, W), flattened.
+        features: (n, d, H, W).
+        index: (m,), into (n, H, W), flattened.
 
     Returns:
         (m, d).
@@ -64,7 +66,14 @@ def class_contrast(
     extra: tuple[Tensor, Tensor] | None = None,
     extra_weight: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
-    """Supervised contrast with equal weight of all classes in the denominator.
+    r"""Supervised contrast with equal weight of all classes in the denominator.
+
+    With the similarities :math:`s_{ij} = \cos(z_i, z_j) / \tau`, the pixels :math:`A_c` of class :math:`c`, and the
+    positives :math:`P_i`, the other pixels of the class of anchor :math:`i`:
+
+    .. math::
+        L_i = -\frac{1}{|P_i|} \sum_{j \in P_i} s_{ij}
+              + \log \sum_{c} \frac{1}{|A_c|} \sum_{k \in A_c,\, k \ne i} e^{s_{ik}}
 
     The mean of ``s_ij`` over the positives j equals the similarity of the anchor to their mean, so one sum for each
     class gives it exactly, without a mask of pairs.
@@ -75,20 +84,21 @@ def class_contrast(
     paper says that they join the positives, but not their weight or their place in the denominator.)
 
     Args:
-        anchors: (m, d), any floating type; computed in float32 at least.
+        anchors: (m, d), any floating type; computed in float32 at least, also under autocast.
         classes: (m,), integers, sorted, as :func:`draw_pixels` gives them.
         temperature: divides the cosine similarities, > 0.
         negatives: largest number of pixels of each class in the denominator, at least 2, so that an anchor is never its
             only pixel; None for all. The first ones are used.
         extra: (m, d), mean of the further positives of each anchor as unit vectors, and (m,) bool, which anchors have
-            some.
-        extra_weight: of these if the class has positives as well; above 0, at most 1.
+            some; None for none.
+        extra_weight: their weight if the class has positives as well; above 0, at most 1.
 
     Returns:
         (m,), loss of each anchor, 0 without positives; and (m,) bool, which anchors have positives.
 
     Raises:
-        ValueError: shapes do not match, temperature is not positive, negatives are below 2, the weight is no share.
+        ValueError: shapes do not match, temperature is not positive, negatives are below 2, or the weight is not in
+            (0, 1].
 
     Source:
         MCSC (BMVC 2023), class-balanced contrast; CCT-R (https://arxiv.org/abs/2409.10422), mean positive keys.
@@ -100,7 +110,7 @@ def class_contrast(
         )
     _check_negatives(negatives)
     _check_extra_weight(extra_weight)
-    anchors = F.normalize(anchors if anchors.dtype == torch.float64 else anchors.float(), dim=1)
+    anchors = F.normalize(anchors.to(at_least_float32(anchors.dtype)), dim=1)
     first, run = _runs(classes)
     size = torch.zeros_like(run).index_add_(0, run, torch.ones_like(run))[run]  # (m,), N_c of its class
     paired = size > 1
@@ -111,8 +121,9 @@ def class_contrast(
     place = torch.arange(len(anchors), device=anchors.device)
     keys = place if negatives is None else place[place - first < negatives]  # (k,)
     shown = size[keys] if negatives is None else size[keys].clamp(max=negatives)
-    similarity = torch.addmm(-shown.to(anchors.dtype).log(), anchors, anchors[keys].T, alpha=1 / temperature)  # (m, k)
-    similarity[keys, place[: len(keys)]] = -torch.inf  # an anchor is not its own negative
+    with torch.autocast(anchors.device.type, enabled=False):  # which would multiply matrices in half precision
+        similarity = torch.addmm(-shown.to(anchors.dtype).log(), anchors, anchors[keys].T, alpha=1 / temperature)
+    similarity[keys, place[: len(keys)]] = -torch.inf  # (m, k); an anchor is not its own negative
     if extra is None:
         return torch.where(paired, similarity.logsumexp(dim=1) - positive, 0), paired
 
@@ -146,10 +157,10 @@ class PixelContrastLoss(nn.Module):
             500 negatives for its 4 to 9 classes, without details. The default gives about as many in total, which
             keeps the contrast cheap compared with the networks.)
         temperature: divides the cosine similarities, > 0.
-        extra_weight: of further positives, see :func:`class_contrast`; above 0, at most 1.
+        extra_weight: weight of further positives, see :func:`class_contrast`; above 0, at most 1.
 
     Raises:
-        ValueError: temperature or anchors is not positive, negatives are below 2, the weight is no share.
+        ValueError: temperature or anchors is not positive, negatives are below 2, or the weight is not in (0, 1].
     """
 
     def __init__(
@@ -178,8 +189,8 @@ class PixelContrastLoss(nn.Module):
         """Contrast the pixels of a batch, as one or several networks represent them.
 
         Args:
-            features: of each network (B, d, H, W), any floating type; d may differ where ``project`` is given.
-            labels: for each network (B, H, W), integers; pixels below 0 take no part.
+            features: of each network (n, d, H, W), any floating type; d may differ where ``project`` is given.
+            labels: for each network (n, H, W), integers; pixels below 0 take no part.
             positives: for each network, function of the drawn pixels, (m,) indices into the flattened labels, which
                 gives the ``extra`` of :func:`class_contrast`; see :meth:`custom.samplers.RegisteredPositives.of_batch`.
             project: for each network, function of the drawn features (m, d) that projects them to the common space
@@ -221,7 +232,7 @@ class PixelContrastLoss(nn.Module):
             expected = (len(values), *values.shape[2:])
             if values.ndim != 4 or classes.shape != expected or classes.shape != labels[0].shape:
                 raise ValueError(
-                    "features must be of shape (B, d, H, W) and labels (B, H, W), the same for all networks, found "
+                    "features must be of shape (n, d, H, W) and labels (n, H, W), the same for all networks, found "
                     f"{tuple(values.shape)} and {tuple(classes.shape)}: resize the labels, by the nearest pixel."
                 )
 

@@ -45,13 +45,13 @@ def facility_location(
     Args:
         coverage: (N, P), see :func:`coverage_by_patient`.
         weights: (N,) of the slices, above 0; None for equal weights.
-        chosen: numbers of patients that are annotated already.
+        chosen: numbers of patients that are annotated already; they are not ranked.
 
     Yields:
-        Number of a patient, and the coverage of all patients so far including this one.
+        The number of each other patient, and the coverage by all patients up to this one.
     """
     weights = torch.ones(len(coverage)) if weights is None else weights
-    weights = (weights / weights.sum()).to(coverage.dtype)
+    weights = (weights / weights.sum()).to(coverage)
     chosen = list(chosen)
     left = [patient for patient in range(coverage.shape[1]) if patient not in set(chosen)]
     # an empty set is worse than any patient

@@ -36,6 +36,14 @@ def test_nothing_known_is_no_loss():
     assert loss == 0 and (logits.grad == 0).all()
 
 
+def test_half_precision_does_not_overflow():
+    """The sums over 90,000 pixels are larger than the largest number of float16."""
+    logits, labels = torch.randn(1, 2, 300, 300, generator=torch.Generator().manual_seed(0)), torch.ones(1, 1, 300, 300)
+    loss = KnownDiceCELoss()(logits.half(), labels.long())
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, KnownDiceCELoss()(logits, labels.long()), atol=1e-3, rtol=1e-3)
+
+
 def test_soft_targets_pixel_by_pixel():
     """A loop written from the equation, in float64."""
     generator = torch.Generator().manual_seed(0)

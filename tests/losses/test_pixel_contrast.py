@@ -57,6 +57,13 @@ class TestClassContrast:
         loss, _ = class_contrast(anchors, torch.tensor([0, 0, 1, 1]), temperature=1.0)
         assert loss[0].item() == pytest.approx(math.log(1 / 2 + (math.e + 1) / 2), abs=1e-12)
 
+    def test_autocast_does_not_change_it(self):
+        anchors, classes = batch(torch.float32)
+        expected, _ = class_contrast(anchors, classes)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, _ = class_contrast(anchors, classes)
+        assert found.dtype == torch.float32 and torch.equal(found, expected)
+
     def test_gradcheck(self):
         anchors, classes = batch()
         assert torch.autograd.gradcheck(lambda z: class_contrast(z, classes, 0.5, 3)[0], anchors.requires_grad_())
@@ -118,6 +125,13 @@ class TestExtraPositives:
         loss, counted = class_contrast(anchors, torch.tensor([0, 1]), 1.0, extra=extra)
         assert loss[0].item() == pytest.approx(math.log(1 + math.e), abs=1e-12)
         assert counted.tolist() == [True, False] and loss[1] == 0
+
+    def test_autocast_does_not_change_it(self):
+        anchors, classes = batch(torch.float32)
+        expected, _ = class_contrast(anchors, classes)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, _ = class_contrast(anchors, classes)
+        assert found.dtype == torch.float32 and torch.equal(found, expected)
 
     def test_gradcheck(self):
         anchors, classes = batch()
@@ -215,7 +229,7 @@ class TestDrawing:
     def test_features_and_labels_are_read_in_one_order(self):
         """The public code flattens the two differently, so that pixels get each other's labels."""
         b, y, x = torch.meshgrid(torch.arange(2), torch.arange(7), torch.arange(5), indexing="ij")
-        features = torch.stack([b, y, x], dim=1).double()  # (B, 3, H, W): each pixel knows where it is
+        features = torch.stack([b, y, x], dim=1).double()  # (n, 3, H, W): each pixel knows where it is
         labels = 35 * b + 5 * y + x
         index, classes = draw_pixels(labels, 1)
         where = pixels_at(features, index).long()
