@@ -110,7 +110,7 @@ def table(seconds: dict[str, list[float]]) -> None:
 
 def refreshed(engine: CrossTeachingTrainer, batch: dict[str, Tensor], slices: int, iterations: int) -> None:
     """What filling the memory banks anew costs, shared by the iterations of an epoch."""
-    students = [student.eval() for student in (engine.network, engine.partner)]
+    students = [student.eval() for student in (engine.network, engine.transformer)]
     images = batch["image"].repeat(8, 1, 1, 1).to(engine.state.device)
     start = time.perf_counter()
     with torch.no_grad(), engine.autocast():
@@ -140,7 +140,7 @@ def trainer(
         max_epochs=1,
         train_data_loader=torch.utils.data.DataLoader(range(VOLUMES * SLICES), batch_sampler=sampler),
         network=students[0],
-        partner=students[1],
+        transformer=students[1],
         optimizer=torch.optim.AdamW(nn.ModuleList(students).parameters(), 1e-4),
         loss_function=DiceCELoss(**dice),
         teaching_loss=DiceLoss(**dice),
@@ -165,8 +165,8 @@ def positives(arguments: argparse.Namespace, device: torch.device) -> list:
         cases=[str(number) for number in range(VOLUMES)],
         size=(side, side),
     )
-    partners = {name: [other for other in geometry.cases if other != name] for name in geometry.cases}
-    points = RegisteredPoints(geometry, partners, lambda *_: lambda points: points, device=device)
+    positive_volumes = {name: [other for other in geometry.cases if other != name] for name in geometry.cases}
+    points = RegisteredPoints(geometry, positive_volumes, lambda *_: lambda points: points, device=device)
     found = students_positives(points, (side, side), 8, 128)
     for one in found:
         features = torch.randn(VOLUMES * SLICES, 128, side // 8, side // 8, device=device)

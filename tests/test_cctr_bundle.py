@@ -98,9 +98,9 @@ def test_training_registers_and_leaves_the_averaged_network(trained, registratio
 def test_cctr_as_published_leaves_both_networks(trained_cctr):
     folder, printed = trained_cctr
     assert "Registered points: " in printed and printed.count("Memory bank: ") == 2
-    cnn, partner = (torch.load(folder / "models" / f"{n}.pt", weights_only=True) for n in ("model", "transformer"))
+    cnn, transformer = (torch.load(folder / "models" / f"{n}.pt", weights_only=True) for n in ("model", "transformer"))
     assert "upcat_1.convs.conv_0.conv.weight" in cnn and not any(name.startswith("projectors") for name in cnn)
-    assert any(name.startswith("swinViT") for name in partner)
+    assert any(name.startswith("swinViT") for name in transformer)
     assert list((folder / "eval" / "tensorboard_training").iterdir())
 
 

@@ -155,9 +155,19 @@ def test_handlers_are_components(bundle):
 
 
 @pytest.mark.parametrize("bundle", WORKFLOWS)
-def test_a_training_is_not_resumed_with_other_annotations(bundle):
-    compared = merged(bundle, ["train.json"])["train"]["resume_settings"]["annotations"]
-    assert "@train#dataset.data" in compared and "@validate#dataset#data" in compared
+def test_a_training_is_not_resumed_with_other_annotations_or_files(bundle):
+    """Those of all validation cases, and not of the share of a process, which differs between processes."""
+    train = merged(bundle, ["train.json"])["train"]
+    compared = train["resume_settings"]
+    assert "validation_cases(" in train["trained_on"]["validation"]
+    assert (
+        "@train#dataset.data" in compared["annotations"] and "@train#trained_on#validation" in compared["annotations"]
+    )
+    assert compared["file_contents"] == {
+        "_target_": "custom.handlers.file_contents",
+        "cases": "$@train#dataset.data",
+        "validation": "@train#trained_on#validation",
+    }
 
 
 @pytest.mark.parametrize("bundle", WORKFLOWS)
@@ -277,7 +287,7 @@ def of_image(step: str | dict) -> str | dict | None:
 
 @pytest.mark.parametrize("more", [[], ["variants/swin_t.json"]], ids=str)
 @pytest.mark.parametrize("bundle", ["cctr_synapse", "cctr_acdc"])
-def test_inference_with_both_networks_repeats_the_partner(bundle, more):
+def test_inference_with_both_networks_repeats_the_transformer(bundle, more):
     train, both = (
         merged(bundle, [*files, *more]) for files in (CCTR_TRAINING, ["inference.json", "variants/both_networks.json"])
     )

@@ -9,6 +9,7 @@ import difflib
 import inspect
 import re
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ MONAI_BUNDLE = "monai.bundle.__main__"
 # syntax of Fire; single letters are abbreviations of MONAI's options
 OPTION = re.compile(r"--?([A-Za-z][^=]+)=?(.*)", re.DOTALL)
 FLAG = re.compile(r"--|-[A-Za-z](=|$)")
+PARTS_OF_RUNS = ("imports", "initialize", "check")  # keys with lists of expressions that are no workflow
 
 
 def program() -> str:
@@ -40,15 +42,15 @@ def in_monai_bundle() -> bool:
 
 @cache
 def check_options() -> None:
-    """Refuse misspelled options of ``python -m monai.bundle``, and check the types and ranges of all settings.
+    """Refuse misspelled options and run ids of ``python -m monai.bundle``, and check types and ranges of all settings.
 
     MONAI would take a misspelled option for a new key of the config. Nested options (``optimizer#nesterov``) may add a
     key; MONAI refuses them if the parent is missing. Nothing is checked in other programs, without ``--config_file``,
     or with ``--tracking``, which adds keys.
 
     Raises:
-        SettingError: an unknown option, with the most similar key; a setting with its allowed values; or None, which
-            MONAI ignores.
+        SettingError: an unknown option, with the most similar key; an unknown run id, with those of the config; a
+            setting with its allowed values; or None, which MONAI ignores.
     """
     if not in_monai_bundle():
         return
@@ -86,8 +88,35 @@ def check_options() -> None:
     content: dict[str, Any] = {}
     for file in files:
         content |= monai.bundle.ConfigParser.load_config_file(file)
+    _check_run_id(given, options, content)
     if ignored := [option for option, value in values.items() if value is None and option in content]:
         raise SettingError(
             f"--{ignored[0]} None: MONAI leaves out an option of this value; write --{ignored[0]} '$None'."
         )
     check_settings({**content, **values})
+
+
+def _check_run_id(given: list[str], options: Mapping[str, str], content: Mapping[str, Any]) -> None:
+    """Refuse a run id that is not a key of the configs, before MONAI raises an error without a remedy.
+
+    Args:
+        given: the arguments of the command line.
+        options: name to text.
+        content: of the config files.
+    """
+    named = given[1:2] if given[:1] == ["run"] and not any(text.startswith("-") for text in given[1:2]) else []
+    run_id = named[0] if named else options.get("run_id", "run")
+    if given[:1] != ["run"] or run_id.split("#")[0] in content:
+        return
+    known = [key for key, value in content.items() if key not in PARTS_OF_RUNS and _is_run(value)]
+    alike = difflib.get_close_matches(run_id, known, n=1)
+    meant = f"did you mean {alike[0]}? " if alike else ""
+    raise SettingError(
+        f"run: the config files have no run id {run_id!r}; {meant}They have {', '.join(known)}. Other workflows need "
+        "other files of the bundle, see its docs/README.md."
+    )
+
+
+def _is_run(value: Any) -> bool:
+    """Whether the value of a key is a list of expressions, as that of a workflow."""
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) and v[:1] in ("$", "@") for v in value)

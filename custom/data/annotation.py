@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is annotated in a label file: some slices, some voxels, some classes."""
+"""Partly annotated label files, in which only some slices, voxels or classes are annotated."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ ANNOTATION_KEYS = ("annotated_slices", "annotated_axis", "ignore_value", "classe
 
 @dataclass(frozen=True)
 class Annotation:
-    """What of a label file counts; the reader of volumes gives all other voxels the value ``UNKNOWN``.
+    """The annotated part of a label file; the reader of volumes gives all other voxels the value ``UNKNOWN``.
 
     Args:
         slices: numbers of the annotated slices, from 0 in the order of the file; "foreground" stands for those with any
             foreground. None for all.
-        axis: of the file along which slices are counted; None for that of thick slices, else the one closest to the
-            direction from feet to head.
-        ignore_value: value in the file of voxels that nobody has decided; None for none.
+        axis: axis of the file along which slices are counted; None for that of thick slices, or else the one closest to
+            the direction from feet to head.
+        ignore_value: value of undecided voxels in the file; None for none.
         classes: names and values in the file of the classes that are annotated; None for all. A voxel of another class
             is background in the file.
     """
@@ -52,7 +52,7 @@ class Annotation:
 
     @classmethod
     def of_case(cls, case: Mapping[Any, Any]) -> Annotation | None:
-        """That of a case, whose keys are :data:`ANNOTATION_KEYS`; None where everything is annotated."""
+        """The annotation of a case, from its :data:`ANNOTATION_KEYS`; None if everything is annotated."""
         slices, axis, ignored, classes = (case.get(key) for key in ANNOTATION_KEYS)
         classes = classes if isinstance(classes, Mapping) else None  # propagated labels have those of each atlas
         if slices is None and ignored is None and classes is None:
@@ -146,7 +146,7 @@ def known_maps(output: Sequence[Mapping[str, Tensor]]) -> tuple[list[Tensor], li
 
 
 def organ_mask(values: Tensor, spacing: np.ndarray) -> Tensor:
-    """Where the organ is: the foreground of a label map, and unknown voxels whose nearest known one is foreground.
+    """Mask of the organ: the foreground of a label map, and unknown voxels whose nearest known one is foreground.
 
     Args:
         values: (X, Y, Z) integers.

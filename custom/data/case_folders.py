@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets with a folder for each case: M&Ms, whose frames are in 4-D files, and that of TotalSegmentator."""
+"""Data sets with one folder per case: that of M&Ms, whose frames are in 4-D files, and that of TotalSegmentator."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the layouts of folders have in common: their type, and the files of a folder by the names of their cases."""
+"""Type of the layouts of folders, and functions that they share."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class FolderLayout(NamedTuple):
     """Layout of a folder.
 
     Args:
-        what: it is, for messages, such as "a data set of nnU-Net".
-        by: by which files it is recognized, for messages.
-        there: function that tells whether a folder has it.
-        read: function that lists the cases of a folder that has it, whose images exist; it may raise a DataError.
+        what: description for messages, such as "a data set of nnU-Net".
+        by: the files by which it is recognized, for messages.
+        there: function that tells whether a folder has this layout.
+        read: function that lists the cases of such a folder, whose images exist; it may raise a DataError.
     """
 
     what: str

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Data lists of folders in a layout that people have, recognized by what is in them; nothing is written there.
+"""Data lists of folders in common layouts, which are recognized by their content. Nothing is written to the folders.
 
 To add a layout, define a :class:`FolderLayout` and add it to :data:`LAYOUTS`.
 """
@@ -35,13 +35,13 @@ def root_of(datalist: str | Path) -> Path | None:
 
 @functools.cache
 def folder_list(root: Path) -> FolderList:
-    """Sections and classes of a folder; a line says once in a program what it was taken for.
+    """Sections and classes of a folder; the layout that was recognized is logged once in a program.
 
     Args:
         root: the folder.
 
     Raises:
-        DataError: the folder has none of the layouts or several, or its files are not what its layout says.
+        DataError: the folder has none of the layouts or several, or its files do not match its layout.
     """
     fitting = _fitting(root)
     if len(fitting) != 1:

@@ -34,8 +34,8 @@ OTHER_IMAGES = (
 def images_in(pattern: str | int) -> list[dict[str, Any]]:
     """Cases without labels from a folder, a glob pattern, one file, or one folder with a DICOM series.
 
-    A folder's are its NIfTI, NRRD and MetaImage files, and the DICOM series in it, however deep. Whatever else lies in
-    it or in folders below is named in a message, but for hidden files.
+    In a folder these are its NIfTI, NRRD and MetaImage files, and all DICOM series in it and in its subfolders.
+    Whatever else lies there is named in a message, except hidden files.
 
     The name of an existing file or folder is not read as a pattern. Segmentations of images in the same folder (X_seg
     or X_gt of X) and files that are not images are left out, and a message says so. A series in nested folders is named

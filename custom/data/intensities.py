@@ -23,8 +23,8 @@ from custom.utils.errors import SettingError
 
 __all__ = ["ClipPercentilesd", "NormalizeContentd", "normalization"]
 
-SPARSE = 0.98  # fraction of voxels with the same value from which on the percentiles 1 and 99 may be that value
-SAMPLE = 100_000  # number of voxels of a first test
+SPARSE = 0.98  # smallest fraction of voxels with one value at which the percentiles 1 and 99 may both be that value
+SAMPLE = 100_000  # number of voxels from which the background is determined
 
 
 def content(channel: Tensor) -> Tensor | None:

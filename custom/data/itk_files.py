@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Volumes in the files of 3D Slicer and ITK, NRRD and MetaImage, read by ITK."""
+"""Volumes in NRRD and MetaImage files, the formats of 3D Slicer and ITK, read by ITK."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from custom.data.nifti_geometry import LPS, REMEDY, VolumeFileError, is_straight
 __all__ = ["ITK_ENDINGS", "ItkFile", "data_file", "files_of", "is_itk_file", "open_itk"]
 
 ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
-HEADER_BYTES = 1 << 16  # of a text header, at most
+HEADER_BYTES = 1 << 16  # largest size of a text header
 DATA_FILE = re.compile(r"^\s*(?:data ?file\s*:|ElementDataFile\s*=)[ \t]*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
 UNITS = re.compile(r"^space units\s*:\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
 PACKED = re.compile(r"^\s*(CompressedData\s*=\s*True|encoding\s*:(?!\s*raw))", re.IGNORECASE | re.MULTILINE)
-ATTACHED = ("local", "")  # what ElementDataFile says of a file that holds its voxels itself
+ATTACHED = ("local", "")  # values of ElementDataFile in a file that contains its voxels
 GRAY = {
     **{f"{sign}{kind}": kind for sign in ("", "unsigned_") for kind in ("char", "short", "int", "long", "long_long")},
     "float": "float",
@@ -32,10 +32,10 @@ GRAY = {
 
 @dataclass(frozen=True, eq=False)
 class ItkFile:
-    """What a file says of its volume.
+    """Geometry of the volume in a file, and a function that reads its voxels.
 
     Args:
-        shape: (X, Y, Z), or (X, Y, Z, T) of a series in time; fewer for what is no volume.
+        shape: (X, Y, Z), or (X, Y, Z, T) of a series in time; fewer axes if it is not a volume.
         affine: (4, 4) float64, voxel to RAS in mm.
         stored: reads the voxels as they are stored.
     """
@@ -51,7 +51,7 @@ def is_itk_file(path: str | os.PathLike) -> bool:
 
 
 def data_file(path: str | os.PathLike) -> Path | None:
-    """The file that holds the voxels of a header, ``x.raw`` of ``x.mhd``; None where the header is with its voxels.
+    """The file with the voxels of a header, such as ``x.raw`` of ``x.mhd``; None if one file contains both.
 
     Raises:
         OSError: the header cannot be read.
@@ -68,7 +68,7 @@ def data_file(path: str | os.PathLike) -> Path | None:
 
 
 def files_of(path: str | os.PathLike) -> list[Path]:
-    """The files that make up an image of any kind: itself, and the one with its voxels where that is another one.
+    """The files of an image in any format: the file itself, and the one with its voxels if that is another file.
 
     Raises:
         OSError, VolumeFileError: see :func:`data_file`.
@@ -82,12 +82,12 @@ def open_itk(path: str, spacing: Sequence[float] | None, most_voxels: int, dense
 
     Args:
         path: of the file, or of a header beside its voxels.
-        spacing: voxel sizes in mm to be taken instead of the header's, or None.
-        most_voxels: of a volume.
-        densest: bytes that a byte of a compressed file may stand for.
+        spacing: voxel sizes in mm that replace those of the header, or None.
+        most_voxels: largest number of voxels of a volume.
+        densest: largest compression ratio of a file.
 
     Raises:
-        VolumeFileError: it is damaged, holds other than gray values, or its geometry is not certain.
+        VolumeFileError: it is damaged, does not contain gray values, or its geometry is ambiguous.
     """
     import itk
 
@@ -116,7 +116,7 @@ def open_itk(path: str, spacing: Sequence[float] | None, most_voxels: int, dense
     packed, held = PACKED.search(header), os.stat(voxels or path).st_size - (0 if voxels else len(header))
     if count < 1 or count * item > held * (densest if packed else 1):
         raise VolumeFileError(_damaged(path, f"its header claims {shown} voxels, more than the file can hold"))
-    if not packed and (rest := held - count * item) >= count * item // size[-1]:  # a slice
+    if not packed and (rest := held - count * item) >= count * item // size[-1]:  # at least a slice
         raise VolumeFileError(_damaged(path, f"it holds {rest} bytes more than the voxels that its header claims"))
     if count > most_voxels:
         raise VolumeFileError(f"{path} has {shown} voxels, more than fit in memory; crop or resample it.")
@@ -137,7 +137,7 @@ def _affine(
     path: str, axes: np.ndarray, sizes: np.ndarray, origin: np.ndarray, spacing: Sequence[float] | None
 ) -> np.ndarray:
     affine = np.eye(4)
-    if axes.shape != (3, 3):  # no volume, which its shape tells
+    if axes.shape != (3, 3):  # not a volume, which is reported by its shape
         return affine
     affine[:3, :3], affine[:3, 3] = axes * (sizes if spacing is None else 1.0), origin
     if not np.isfinite(affine).all() or abs(np.linalg.det(axes)) < 1e-3 or (spacing is None and not (sizes > 0).all()):

@@ -1,11 +1,11 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Names of volumes that are not one file each: a frame of a 4-D file, and a label of one file for each class.
+"""Names of volumes that are not single files: a frame of a 4-D file, and a label map with one file per class.
 
 ``cine.nii.gz[7]`` is frame 7 of a 4-D file, the first one being 0. ``segmentations[liver,spleen]`` is a label whose
-classes 1 and 2 are the files ``liver.nii.gz`` and ``spleen.nii.gz`` of a folder; in ``segmentations[,spleen]`` no file
-has class 1. All functions that take the path of a
-volume take such names, and nothing is written beside the files. A file or folder that really has the name is itself.
+classes 1 and 2 are the files ``liver.nii.gz`` and ``spleen.nii.gz`` of a folder; in ``segmentations[,spleen]`` class 1
+has no file. All functions that take the path of a volume take such names, and nothing is written beside the files. If a
+file or folder with such a name exists, the name stands for it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAME = re.compile(r"(?P<base>.+)\[(?P<part>[^\[\]]+)\]", re.DOTALL)
 
 
 class Part(NamedTuple):
-    """What a name stands for.
+    """The volume that a name stands for.
 
     Args:
         base: the file with the frames, or the folder with a file for each class.
@@ -59,7 +59,7 @@ def class_label(folder: str | os.PathLike, classes: Sequence[str]) -> str:
 
 
 def part_of(path: str | os.PathLike) -> Part | None:
-    """What a name with brackets at its end stands for; None for the path of a file or a folder."""
+    """The volume that a name with brackets at its end stands for; None for the path of a file or a folder."""
     found = NAME.fullmatch(os.fspath(path))
     if found is None or os.path.lexists(path) or not os.path.exists(found["base"]):
         return None
@@ -69,7 +69,7 @@ def part_of(path: str | os.PathLike) -> Part | None:
 
 
 def stem_of(name: str) -> str:
-    """Name of an image's file without its ending; of a frame ``<name>_frame<number>``."""
+    """Name of the file of an image without its ending; for a frame ``<name>_frame<number>``."""
     found = NAME.fullmatch(name)
     if found and found["part"].isdecimal() and found["base"].lower().endswith(IMAGE_ENDINGS):
         return f"{stem_of(found['base'])}_frame{int(found['part']):02d}"
@@ -77,7 +77,7 @@ def stem_of(name: str) -> str:
 
 
 def files_of_volume(path: str | os.PathLike) -> list[Path]:
-    """The files that make up a volume that is no DICOM series.
+    """The files of a volume that is not a DICOM series.
 
     Raises:
         OSError, VolumeFileError: see :func:`~custom.data.itk_files.data_file`.

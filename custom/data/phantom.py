@@ -43,9 +43,8 @@ def write_cardiac(folder: str | Path, cases: int, seed: int) -> None:
     """Write synthetic short-axis cine patients in the layout of the official ACDC download.
 
     Every patient has ED and ES frames with labels (1 RV, 2 MYO, 3 LV); a third of the training patients also have
-    the 4-D cine. A quarter are stored from apex to base, with an affine that says so: in world space the base is always
-    at low z.
-    ``splits/{train,val,test}.txt`` list the patients. The folder is created in one step.
+    the 4-D cine. A quarter are stored from apex to base, with the corresponding affine, so that the base is always at
+    low z in world space. ``splits/{train,val,test}.txt`` list the patients. The folder is created in one step.
 
     Args:
         folder: of the phantom; an existing phantom is replaced.

@@ -111,13 +111,13 @@ def like_image(values: np.ndarray, image: str, affine: np.ndarray, dtype: np.dty
     made = kind(values.astype(dtype), None, header)
     with nib.openers.ImageOpener(image) as file:
         place, own = _place(type(source.header).from_fileobj(file, check=False), image), _place(made.header, image)
-    # nibabel changes values that cannot be, such as voxel sizes of 0, and the geometry with them
+    # nibabel replaces invalid values, such as voxel sizes of 0, which may change the geometry
     same = place is None or (own is not None and np.allclose(own, place, rtol=1e-5, atol=1e-4))
     return made if same else _placed(values, place, dtype)
 
 
 def _place(header: nib.Nifti1Header, path: str) -> np.ndarray | None:
-    """The affine that a header is read with; None if it is not read without a voxel size of the user's."""
+    """The affine with which a header is read; None if it is readable only with a voxel size from the user."""
     try:
         return nifti_geometry(header, path).affine
     except VolumeFileError:

@@ -48,7 +48,7 @@ class CenterSlicesd(ResizeWithPadOrCropd):
     Raises:
         SettingError: ``slice_size`` is not a pair.
         DataError: the whole foreground of a volume lies outside. If a part of it does, or if the label is propagated
-            ("registered"), there is only a message, and none for volumes that are warped "onto" another one.
+            ("propagated"), there is only a message, and none for volumes that are warped "onto" another one.
     """
 
     def __init__(self, keys: KeysCollection, slice_size: Sequence[int], allow_missing_keys: bool = False) -> None:
@@ -69,13 +69,13 @@ class CenterSlicesd(ResizeWithPadOrCropd):
                 f"slice_size: {case_id(data)} has {lost:.0%} of its foreground outside the central "
                 f"{self.slice_size} pixels; raise slice_size or spacing."
             )
-            if data.get("registered"):
+            if data.get("propagated"):
                 message = f"propagated_labels: of {case_id(data)} {lost:.0%} lie outside the slices of training."
             elif before and not after:
                 raise DataError(message)
             if lost > 0.01:
                 logger.warning(message)
-            if not data.get("registered"):
+            if not data.get("propagated"):
                 cut["label"] = _without_unknown_slices(cut["label"], data["label"])
         return cut
 

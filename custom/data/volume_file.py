@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""One reader of volumes: checks, registration, preprocessing, figures and scoring see the same voxels and geometry."""
+"""The reader of volumes, with which checks, registration, preprocessing, figures and scores use the same geometry."""
 
 from __future__ import annotations
 
@@ -37,31 +37,31 @@ __all__ = [
     "open_volume",
 ]
 
-LABEL_TOLERANCE = 1e-3  # by which a class may miss its integer
-MOST_ROUNDED = 0.1  # the same where the file stores scaled integers, which round more
+LABEL_TOLERANCE = 1e-3  # largest distance of a label value from an integer
+MOST_ROUNDED = 0.1  # the same for files of scaled integers, whose rounding errors are larger
 PLACE_TOLERANCE = 1e-3  # mm, between corners
 MOST_VOXELS = 1 << 31
-DENSEST = 1100  # bytes that a byte of a .gz file may stand for; deflate reaches 1032
+DENSEST = 1100  # largest compression ratio of a .gz file; that of deflate is at most 1032
 
-# what this process was told of files, by their real paths
+# settings of files in this process, by their real paths
 _spacings: dict[str, tuple[float, float, float]] = {}
-_images: dict[str, str] = {}  # of labels
-_annotations: dict[str, Annotation] = {}  # of labels of which some is not annotated
+_images: dict[str, str] = {}  # label to image
+_annotations: dict[str, Annotation] = {}  # of partly annotated labels
 
 
 @dataclass(frozen=True, eq=False)
 class VolumeFile:
-    """A file with a volume, opened: its geometry is known, its voxels are read when they are asked for.
+    """An open file with a volume, whose geometry is known and whose voxels are read on demand.
 
     Args:
         path: of a NIfTI, NRRD or MetaImage file, or of the folder of a DICOM series.
-        shape: (X, Y, Z), or (X, Y, Z, T) of a series in time; fewer for what is no volume.
+        shape: (X, Y, Z), or (X, Y, Z, T) of a series in time; fewer axes if it is not a volume.
         affine: (4, 4) float64, voxel to RAS in mm.
-        forms: the affines that other programs may take from the file, in mm.
-        notes: what is remarkable about it, a sentence each.
-        stored: reads the voxels as they are stored.
-        slope, inter: by which stored voxels become values.
-        annotation: what is annotated of a label; None for all of it.
+        forms: the affines that other programs may use, in mm.
+        notes: remarks about the header, one sentence each.
+        stored: function that reads the voxels as they are stored.
+        slope, inter: values are ``stored * slope + inter``.
+        annotation: the annotated part of a label; None if all of it is annotated.
     """
 
     path: str
@@ -75,7 +75,7 @@ class VolumeFile:
     annotation: Annotation | None = None
 
     def values(self) -> np.ndarray:
-        """The intensities, float32.
+        """Intensities, float32.
 
         Raises:
             VolumeFileError: the voxels cannot be read, or some are not finite or beyond float32.
@@ -87,7 +87,7 @@ class VolumeFile:
         return values
 
     def classes(self) -> np.ndarray:
-        """The label values, int32; those within rounding of an integer are that integer.
+        """Label values, int32, rounded where they are close to an integer.
 
         Voxels that are not annotated have the value :data:`~custom.data.annotation.UNKNOWN`.
 
@@ -95,7 +95,9 @@ class VolumeFile:
             VolumeFileError: the voxels cannot be read, some are no integers, or an annotated slice is missing.
         """
         whole = self.annotated(self.rounded(self._scaled()))
-        largest = max(float(whole.max()), -float(whole.min()))  # as Python's, since those of uint8 are float16
+        largest = max(
+            float(whole.max()), -float(whole.min())
+        )  # as Python floats, since the values of uint8 files are float16
         if not np.array_equal(whole, np.rint(whole)) or largest > np.iinfo(np.int32).max:
             raise VolumeFileError(f"{self.path} holds values that are not classes; round or relabel it.")
         return whole.astype(np.int32)
@@ -110,14 +112,14 @@ class VolumeFile:
             raise VolumeFileError(f"{self.path}: {error}") from error
 
     def rounded(self, values: np.ndarray) -> np.ndarray:
-        """Label values of the file, those within rounding of an integer being that integer."""
+        """Label values of the file, rounded where they are close to an integer."""
         step = abs(self.slope) / 2 if self.slope != 1.0 else 0.0
         whole = np.rint(values)
-        close = np.abs(whole - values) <= min(max(LABEL_TOLERANCE, 1.01 * step), MOST_ROUNDED)  # a NaN is not
+        close = np.abs(whole - values) <= min(max(LABEL_TOLERANCE, 1.01 * step), MOST_ROUNDED)  # False for NaN
         return np.where(close, whole, values)
 
     def header(self) -> VolumeFile:
-        """The same without its voxels, to be kept."""
+        """A copy that opens the file again to read the voxels, and so does not keep them in memory."""
         return replace(self, stored=lambda: open_volume(self.path).stored())
 
     def _scaled(self) -> np.ndarray:
@@ -127,11 +129,11 @@ class VolumeFile:
 
 
 def assume_spacing(path: str | os.PathLike, spacing: Sequence[float] | None) -> None:
-    """Let a file have other voxel sizes than its header says, in this process.
+    """Replace the voxel sizes in the header of a file, in this process.
 
     Args:
         path: of the file.
-        spacing: (x, y, z) in mm; None takes the header's again.
+        spacing: (x, y, z) in mm; None restores those of the header.
     """
     if spacing is None:
         _spacings.pop(_real(path), None)
@@ -140,24 +142,24 @@ def assume_spacing(path: str | os.PathLike, spacing: Sequence[float] | None) -> 
 
 
 def assumed_spacing(path: str | os.PathLike) -> tuple[float, float, float] | None:
-    """The voxel sizes that a file, or the image that it labels, was given; None for those of its header."""
+    """The voxel sizes that replace those of a file or of the image that it labels; None for those of the header."""
     real = _real(path)
     return _spacings.get(real) or _spacings.get(_images.get(real, ""))
 
 
 def belongs_to(label: str | os.PathLike, image: str | os.PathLike) -> None:
-    """Let a label have the geometry of its image, in this process, where it lies on it; see :func:`aligned_affine`."""
+    """Use the geometry of the image for a label on the same grid, in this process; see :func:`aligned_affine`."""
     _images[_real(label)] = _real(image)
 
 
 def remember_case(case: Mapping[Any, Any]) -> None:
     """Remember that the files of a case belong together: its label has the geometry of its image.
 
-    What was remembered of the same files before is forgotten, also where the case has no such entry now.
+    Earlier settings of the same files are replaced, also if the case lacks the entry now.
 
     Args:
-        case: "image", and maybe "label", "header_spacing" and what is annotated, see
-            :class:`~custom.data.annotation.Annotation`; what is no file name is left alone.
+        case: "image", and maybe "label", "header_spacing" and the keys of
+            :class:`~custom.data.annotation.Annotation`. Values that are not file names are ignored.
     """
     image, label = case.get("image"), case.get("label")
     if not isinstance(image, (str, os.PathLike)):
@@ -172,14 +174,14 @@ def remember_case(case: Mapping[Any, Any]) -> None:
 
 
 def annotation_of(label: str | os.PathLike) -> Annotation | None:
-    """What is annotated in a label file; None for all of it."""
+    """The annotated part of a label file; None if all of it is annotated."""
     return _annotations.get(_real(label))
 
 
 def _real(path: str | os.PathLike) -> str:
     try:
         return os.path.realpath(path)
-    except (OSError, ValueError):  # no file name; opening it says so
+    except (OSError, ValueError):  # not a file name, which is reported when it is opened
         return os.fspath(path)
 
 
@@ -187,10 +189,10 @@ def open_volume(path: str | os.PathLike) -> VolumeFile:
     """Open a volume: a NIfTI, NRRD or MetaImage file, the folder of a DICOM series, or a part, see :func:`part_of`.
 
     Axes of length 1 after the third one are left out. See
-    :func:`~custom.data.nifti_geometry.nifti_geometry` for what counts where a header contradicts itself.
+    :func:`~custom.data.nifti_geometry.nifti_geometry` for headers that contradict themselves.
 
     Raises:
-        VolumeFileError: it is missing, damaged or of another kind, or its geometry is not certain.
+        VolumeFileError: it is missing, damaged or of another kind, or its geometry is ambiguous.
     """
     path = os.fspath(path)
     part, spacing = part_of(path), assumed_spacing(path)
@@ -206,7 +208,7 @@ def open_volume(path: str | os.PathLike) -> VolumeFile:
         return file
     try:
         affine = aligned_affine(file, open_volume(image))
-    except VolumeFileError:  # which opening the image says
+    except VolumeFileError:  # reported when the image is opened
         affine = None
     return file if affine is None else replace(file, affine=affine)
 
@@ -266,10 +268,10 @@ def _open_classes(path: str, part: Part, spacing: Sequence[float] | None) -> Vol
 
 
 def aligned_affine(label: VolumeFile, image: VolumeFile) -> np.ndarray | None:
-    """The affine of a label that lies on its image: the image's; None where it does not lie there.
+    """The affine of the image, for a label on the same grid; None if it is on another one.
 
-    A label agrees with its image where any of the affines in its file is any of those in the image's: a program that
-    takes the other one of an image's two forms draws labels with that alone.
+    They are on the same grid if any of the affines in the file of the label equals any of those in the file of the
+    image, because programs that read the other form of an image write labels with that form alone.
     """
     if label.shape[:3] != image.shape[:3] or len(image.shape) < 3:
         return None
@@ -280,7 +282,7 @@ def aligned_affine(label: VolumeFile, image: VolumeFile) -> np.ndarray | None:
 
 
 def _check_file(path: str) -> int:
-    """Size in bytes of what can be opened without waiting for it."""
+    """Size in bytes of a file or folder, which must not be a pipe or a device."""
     try:
         state = os.stat(path)
     except FileNotFoundError as error:
@@ -310,7 +312,7 @@ def _open_nifti(path: str, size: int, spacing: Sequence[float] | None) -> Volume
             f"{path} is not a NIfTI file, or ends within its header ({size} bytes; {error}); "
             "convert it to .nii.gz, or copy it again."
         ) from error
-    except Exception as error:  # whatever a broken header leads to
+    except Exception as error:  # a broken header may lead to any error
         raise VolumeFileError(damaged.format(_reason(error))) from error
     if not isinstance(image, nib.Nifti1Pair):  # Nifti2 derives from it
         raise VolumeFileError(f"{path} is not a NIfTI file but {type(image).__name__}; convert it to .nii.gz.")
@@ -333,7 +335,7 @@ def _open_nifti(path: str, size: int, spacing: Sequence[float] | None) -> Volume
         raise VolumeFileError(
             f"{path} has {' x '.join(map(str, shape))} voxels, more than fit in memory; crop or resample it."
         )
-    with nib.openers.ImageOpener(path) as file:  # nibabel's own has voxel sizes of 0 replaced by 1
+    with nib.openers.ImageOpener(path) as file:  # since nibabel replaces voxel sizes of 0 by 1
         header = type(image.header).from_fileobj(file, check=False)
     geometry = nifti_geometry(header, path, spacing)
     while len(shape) > 3 and shape[-1] == 1:
@@ -341,12 +343,12 @@ def _open_nifti(path: str, size: int, spacing: Sequence[float] | None) -> Volume
 
     def stored() -> np.ndarray:
         try:
-            voxels = np.asarray(image.dataobj.get_unscaled())  # no float64 copy of an integer file with a slope
+            voxels = np.asarray(image.dataobj.get_unscaled())  # without a float64 copy of integers with a slope
             length = _length(path)
         except Exception as error:
             raise VolumeFileError(damaged.format(_reason(error))) from error
         rest = length - offset - voxels.nbytes
-        if rest >= voxels.nbytes // shape[-1]:  # a slice; some writers pad a little
+        if rest >= voxels.nbytes // shape[-1]:  # at least a slice, since some programs add a few bytes
             raise VolumeFileError(damaged.format(f"it holds {rest} bytes more than the voxels that its header claims"))
         return voxels.reshape(shape)
 
@@ -359,7 +361,7 @@ def _reason(error: Exception) -> str:
 
 
 def _length(path: str) -> int:
-    """Bytes of a file; a .gz file is read to its end, where its checksum is: nibabel stops after the last voxel."""
+    """Bytes of a file. A .gz file is read to its end, to verify its checksum, since nibabel stops at the last voxel."""
     if not path.lower().endswith(".gz"):
         return os.path.getsize(path)
     length = 0

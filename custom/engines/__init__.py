@@ -7,7 +7,7 @@ from custom.engines.checks import check_cross_teaching, check_labeled, check_two
 from custom.engines.contrastive import ContrastiveTrainer
 from custom.engines.cross_teaching import CrossTeachingTrainer, uses_positives, uses_registration
 from custom.engines.mean_teacher import MeanTeacherTrainer
-from custom.engines.schedule import PolynomialDecay, Schedule, expected_seconds, suggested_epochs
+from custom.engines.schedule import PolynomialDecay, Schedule, suggested_epochs
 from custom.engines.segmentation import SegmentationTrainer
 from custom.engines.selection import PatientSelector
 from custom.engines.slices import SliceTrainer, default_device, every_tenth, fast_bfloat16, scalars
@@ -31,7 +31,6 @@ __all__ = [
     "every_tenth",
     "fast_bfloat16",
     "scalars",
-    "expected_seconds",
     "suggested_epochs",
     "uses_positives",
     "uses_registration",

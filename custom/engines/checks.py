@@ -28,25 +28,27 @@ def check_labeled(
     slice_size: Sequence[int],
     multiple: int,
     smallest: int,
+    read_unlabeled: bool = False,
 ) -> None:
     """Check a training on labeled cases alone, and log its cases.
 
     Args:
-        sections: "training" and "unlabeled" cases; files of the latter are not read.
+        sections: "training" and "unlabeled" cases.
         validation: cases that choose the network, maybe none.
         class_names: names of the classes without the background.
         label_values: values of the classes in the files; None for 1, 2, ...
         direction: (3,) in RAS along which slices are counted.
         slice_size: (height, width) in pixels of what the network is shown.
-        multiple: of which both lengths must be one.
+        multiple: both lengths must be multiples of it.
         smallest: smallest length in pixels.
+        read_unlabeled: whether the files of unlabeled cases are checked as well.
 
     Raises:
         DataError: with a line for each problem of the data.
         SettingError: the network cannot take slices of this size.
     """
     announce(sections, validation)
-    used = {"training": sections["training"], "unlabeled": []}
+    used = sections if read_unlabeled else {"training": sections["training"], "unlabeled": []}
     check_training(used, validation, class_names, label_values, direction)
     check_slice_size(slice_size, multiple, smallest)
 
@@ -70,21 +72,22 @@ def check_two_streams(
     """Check a training on labeled and unlabeled cases, and log its cases.
 
     Args:
-        sections: see :func:`check_labeled`, as all that is not named here; files of unlabeled cases are read as well.
+        sections: see :func:`check_labeled`, as for all arguments that are not listed here. Files of unlabeled cases are
+            checked as well.
         crop_size: (height, width) in pixels of the crops of a training, with the limits of ``slice_size``, or None.
         batch_size: slices in a batch.
         labeled_per_batch: labeled slices among them.
         labeled_only: whether batches have no unlabeled slices.
-        propagated_labels: see :func:`custom.registration.propagated_labels`.
-        choices: what the method supports of it.
+        propagated_labels: ``choice`` of :func:`custom.registration.propagated_labels`.
+        choices: those that the method supports.
 
     Raises:
         DataError: with a line for each problem of the data.
         SettingError: a setting is out of its range, or does not fit the others.
     """
-    announce(sections, validation)
-    check_training(sections, validation, class_names, label_values, direction)
-    check_slice_size(slice_size, multiple, smallest)
+    check_labeled(
+        sections, validation, class_names, label_values, direction, slice_size, multiple, smallest, read_unlabeled=True
+    )
     check_slice_size(crop_size or slice_size, multiple, smallest, "crop_size")
     check_choice(propagated_labels, choices)
     # the slices of a volume that are not annotated are unlabeled ones
@@ -95,7 +98,7 @@ def check_two_streams(
 def check_cross_teaching(
     anchors: int,
     negatives: int | None,
-    positives_share: float,
+    extra_weight: float,
     confidence: float,
     positive_volumes: int,
     slice_distance: float,
@@ -107,7 +110,7 @@ def check_cross_teaching(
     Args:
         anchors: see :func:`~custom.engines.cross_teaching.check_terms`, as the three that follow.
         negatives: see there.
-        positives_share: see there.
+        extra_weight: see there.
         confidence: see there.
         positive_volumes: largest number of volumes in which registered positives of a volume are looked for.
         slice_distance: largest distance in mm of a registered point from the slice that it is read from.
@@ -118,5 +121,5 @@ def check_cross_teaching(
         SettingError: a setting is out of its range, or would be ignored.
     """
     check_positives(positive_volumes, slice_distance=slice_distance)
-    check_terms(anchors=anchors, negatives=negatives, positives_share=positives_share, confidence=confidence, **weights)
+    check_terms(anchors=anchors, negatives=negatives, extra_weight=extra_weight, confidence=confidence, **weights)
     check_unused("cctr.json", unused)

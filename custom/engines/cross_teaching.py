@@ -41,13 +41,13 @@ TERMS = ("supervised", "cross_teaching", "contrast", "propagation")
 
 
 def check_terms(
-    *, anchors: int, negatives: int | None, positives_share: float, confidence: float, **weights: float
+    *, anchors: int, negatives: int | None, extra_weight: float, confidence: float, **weights: float
 ) -> None:
     """Check the settings of the terms of the loss before the work begins.
 
     Args:
         anchors, negatives: of :class:`custom.losses.PixelContrastLoss`.
-        positives_share: its ``extra_weight``.
+        extra_weight: of the same loss.
         confidence: of :class:`CrossTeachingTrainer`.
         **weights: of the terms, by their keys.
 
@@ -61,9 +61,9 @@ def check_terms(
             "1 or more pixels of each class; --contrast_weight 0 switches the contrast off",
         ),
         "negatives": (negatives, negatives is None or negatives >= 2, "2 or more, since an anchor is not its own key"),
-        "positives_share": (
-            positives_share,
-            0 < positives_share <= 1,
+        "extra_weight": (
+            extra_weight,
+            0 < extra_weight <= 1,
             "more than 0 and at most 1; --registered_positives false switches them off",
         ),
         "confidence": (confidence, 0 <= confidence <= 1, "a probability, 0 to 1"),
@@ -116,7 +116,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
     global, see :func:`custom.networks.synchronize`.
 
     Args:
-        partner: the second student, which shares the last layers of the projectors with the first one.
+        transformer: the second student, which shares the last layers of the projectors with the first one, ``network``.
         weights: name of each term to its weight, a number or a :class:`Schedule`.
         teaching_loss: of "cross_teaching", a function of logits (n, C, H, W) and labels (n, 1, H, W).
         propagation_loss: of "propagation", the same.
@@ -149,7 +149,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
     def __init__(
         self,
         *,
-        partner: ProjectedNetwork,
+        transformer: ProjectedNetwork,
         weights: Mapping[str, float | Schedule],
         teaching_loss: nn.Module,
         propagation_loss: nn.Module,
@@ -166,7 +166,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
             raise SettingError(f"weights: {', '.join(unknown)} are unknown or missing; give {', '.join(TERMS)}.")
         if not 0 <= confidence <= 1:
             raise SettingError(f"confidence: {confidence} is not a probability; give 0 to 1.")
-        self.partner = partner
+        self.transformer = transformer
         self.weights = {n: w if isinstance(w, Schedule) else Schedule(float(w)) for n, w in weights.items()}
         self.teaching_loss, self.propagation_loss = teaching_loss, propagation_loss
         self.contrast_loss = contrast_loss
@@ -175,10 +175,10 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         self.select_by_agreement = select_by_agreement
         self.label_choice = LabelChoice(unaugmented.dataset.geometry.volumes) if select_by_agreement else None
         super().__init__(**arguments)
-        ours, theirs = ({tap: p[-1] for tap, p in one.projectors.items()} for one in (self.network, partner))
+        ours, theirs = ({tap: p[-1] for tap, p in one.projectors.items()} for one in (self.network, transformer))
         if ours != theirs:  # modules compare by identity
             raise SettingError(
-                "partner: its features are not in the space of the network's; build it with share_head_with."
+                "transformer: its features are not in the space of the network's; build it with share_head_with."
             )
         self.add_event_handler(Events.EPOCH_STARTED, self.fill_banks)
         self.add_event_handler(Events.ITERATION_STARTED(event_filter=self._positives_begin), self.fill_banks)
@@ -238,7 +238,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
             The logits of each student for the global batch, (N, C, H, W) in float32 at least, and the features of each
             student for this process's part, tap to (n, d, h, w).
         """
-        students = (self.network.train(), self.partner.train())
+        students = (self.network.train(), self.transformer.train())
         with self.autocast():
             logits, features = zip(*(self.inferer(images, student) for student in students), strict=True)
         return [
@@ -289,7 +289,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
             keys = None
             if positives and tap == self.registered_tap:
                 keys = [mine.of_batch(*places, seen[0].shape[2:]) for mine in positives]
-            project = [partial(student.project, tap=tap) for student in (self.network, self.partner)]
+            project = [partial(student.project, tap=tap) for student in (self.network, self.transformer)]
             total = total + student_contrast_loss(seen, classes, self.contrast_loss, keys, project)
         return total
 
@@ -315,7 +315,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         for batch in engine.unaugmented:
             images, slices = (batch[key].to(engine.state.device) for key in (CommonKeys.IMAGE, "slice"))
             with engine.autocast():
-                for student, bank in zip((engine.network, engine.partner), banks, strict=True):
+                for student, bank in zip((engine.network, engine.transformer), banks, strict=True):
                     bank.write(slices, student.eval().embed(images, engine.registered_tap))
         for bank in banks:
             bank.gather()

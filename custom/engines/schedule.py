@@ -11,21 +11,24 @@ import torch
 
 from custom.utils.errors import SettingError
 
-__all__ = ["PolynomialDecay", "Schedule", "expected_seconds", "suggested_epochs"]
-
-HALF_HOUR = 1800.0  # seconds
-EPOCH = 250  # iterations
+__all__ = ["PolynomialDecay", "Schedule", "suggested_epochs"]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Weight of a term with a Gaussian ramp-up at the beginning and a Gaussian fade-out.
+    r"""Weight of a term with a Gaussian ramp-up at the beginning and a Gaussian fade-out.
+
+    At time t, with the duration r of the ramp-up and f of the fade-out:
+
+    .. math::
+        w(t) = w \, e^{-5 (1 - \min(t / r, 1))^2} \, e^{-5 (t / f)^2} \text{ for } t < f, \quad
+        w(t) = 0 \text{ for } t \ge f
 
     Args:
         weight: largest value, not negative; with 0 the term is not computed.
-        ramp_up: time until the largest value, by exp(-5 (1 - t / ramp_up)^2); 0 for no ramp-up.
-        fade_out: time until the weight is 0, by exp(-5 (t / fade_out)^2) before; 0 for no fade-out.
-        length: iterations in a unit of time: 1, or those of the whole training to give times as fractions of it.
+        ramp_up: duration r in units of time; 0 for no ramp-up.
+        fade_out: duration f in units of time; 0 for no fade-out.
+        length: iterations per unit of time: 1, or those of the whole training to give times as fractions of it.
 
     Raises:
         SettingError: a negative number.
@@ -45,7 +48,7 @@ class Schedule:
                 raise SettingError(f"weights: {name} is {value}; it must not be negative.")
 
     def __call__(self, iteration: int) -> float:
-        """Weight in an iteration; the first one is 1."""
+        """The weight in an iteration; iterations count from 1."""
         passed, ramp_up, fade_out = iteration - 1, round(self.ramp_up * self.length), round(self.fade_out * self.length)
         if fade_out and passed >= fade_out:
             return 0.0
@@ -58,10 +61,12 @@ class Schedule:
 class PolynomialDecay:
     """Factor of the learning rate with linear warm-up and polynomial decay, for ``LambdaLR``.
 
+    In iteration t of n with a warm-up of m iterations it is ``min((t + 1) / m, 1) (1 - t / n)^power``.
+
     Args:
-        iterations: of the whole training.
-        power: of the decay.
-        warm_up: iterations of the warm-up.
+        iterations: number n of iterations of the training.
+        power: exponent of the decay.
+        warm_up: number m of iterations; 0 for no warm-up.
     """
 
     iterations: int
@@ -69,14 +74,9 @@ class PolynomialDecay:
     warm_up: int = 0
 
     def __call__(self, iteration: int) -> float:
-        """Factor in an iteration; the first one is 0."""
+        """The factor in an iteration; iterations count from 0."""
         up = min((iteration + 1) / self.warm_up, 1.0) if self.warm_up else 1.0
         return up * max(1 - iteration / self.iterations, 0.0) ** self.power
-
-
-def expected_seconds(iterations: int, device: torch.device | str) -> float:
-    """About how long a training takes, by the speed that :func:`suggested_epochs` assumes."""
-    return HALF_HOUR * iterations / (EPOCH * suggested_epochs(device))
 
 
 def suggested_epochs(device: torch.device | str) -> int:

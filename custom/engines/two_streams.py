@@ -109,11 +109,13 @@ class TwoStreamTrainer(SliceTrainer):
         world = process_count()
         if world == 1:
             return values
-        known = (self.labeled_per_batch if labeled is None else labeled) // world
+        labeled = (self.labeled_per_batch if labeled is None else labeled) // world
         parts = gather_embeddings(values).unflatten(0, (world, -1))  # (processes, n, ...)
-        return torch.cat([parts[:, :known].flatten(0, 1), parts[:, known:].flatten(0, 1)])
+        return torch.cat([parts[:, :labeled].flatten(0, 1), parts[:, labeled:].flatten(0, 1)])
 
     def share(self, values: Tensor, labeled: int | None = None) -> Tensor:
         """The part (n, ...) of this process of a global batch (N, ...), see :meth:`gathered`."""
-        known = self.labeled_per_batch if labeled is None else labeled
-        return torch.cat([part.tensor_split(process_count())[process_rank()] for part in values.tensor_split([known])])
+        labeled = self.labeled_per_batch if labeled is None else labeled
+        return torch.cat(
+            [part.tensor_split(process_count())[process_rank()] for part in values.tensor_split([labeled])]
+        )

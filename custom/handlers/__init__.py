@@ -6,6 +6,7 @@ from custom.handlers.averaging import AveragingWarmUp
 from custom.handlers.checkpoint import LoadWeights, ResumeCheckpoint, SaveWeights
 from custom.handlers.class_dice import ClassDice
 from custom.handlers.collapse import CollapseError, CollapseGuard
+from custom.handlers.contents import file_contents
 from custom.handlers.embedding import EmbeddingReport
 from custom.handlers.figures import OverviewFigure
 from custom.handlers.places import ErrorPlaces
@@ -33,5 +34,6 @@ __all__ = [
     "RunReport",
     "SaveWeights",
     "SegmentationReport",
+    "file_contents",
     "report_files",
 ]

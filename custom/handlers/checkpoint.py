@@ -31,7 +31,7 @@ __all__ = ["LoadWeights", "ResumeCheckpoint", "SaveWeights"]
 # key in the file of settings next to the weights
 TRAINED_ON = "trained_on"
 LONG = 60  # characters of a value
-HASHES = "sha256"  # keys of the hash of the weights, and of the previous ones
+HASHES = "sha256"  # the key for the hashes of these and of the previous weights
 
 
 class ResumeCheckpoint:
@@ -112,7 +112,7 @@ class ResumeCheckpoint:
                 f"resume: {self.path} lacks {missing}: it was written by another kind of run; start without --resume."
             )
         before, now = content["settings"], self._all_settings(engine)
-        # a setting of the user before what follows from it, which is described at length
+        # settings of the user, whose values are short, before long descriptions of objects that depend on them
         for name in sorted(set(before) | set(now), key=lambda name: (len(repr(before.get(name))) > LONG, name)):
             if before.get(name) != now.get(name):
                 raise WeightsError(
@@ -136,7 +136,7 @@ class ResumeCheckpoint:
     def _all_settings(self, engine: Engine) -> dict[str, Any]:
         settings = {
             "max_epochs": engine.state.max_epochs,
-            "iterations an epoch": engine.state.epoch_length,
+            "iterations per epoch": engine.state.epoch_length,
             **self.settings,
             "trainer": {name: getattr(engine, name) for name in getattr(engine, "SETTINGS", ())},
             "optimizer": getattr(engine, "optimizer", None),
@@ -319,7 +319,7 @@ class LoadWeights:
                 f"{self.key}: {self.path} does not have the hash that {trained.name} beside it names: it is damaged, "
                 "or the two are of different trainings; copy both again, or train again."
             )
-        if self.path.is_file():  # else the error below says all
+        if self.path.is_file():  # otherwise there is an error below
             unchecked = "" if settings else f"; {trained.name} is missing, so settings are not checked"
             logger.info(f"Weights: {self.path}{unchecked}.")
         for name, value in settings.items():

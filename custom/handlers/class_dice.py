@@ -16,7 +16,7 @@ __all__ = ["ClassDice"]
 
 
 class ClassDice:
-    """Add the mean of each class to an evaluator's metrics and to the log, from the details of a metric that it has.
+    """Add the mean Dice of each class to the metrics of an evaluator and to the log, from the details of its mean Dice.
 
     Put it before the handlers that write metrics. A class that no case has gets no number.
 

@@ -131,7 +131,7 @@ class EmbeddingReport:
             xlabel="slice position", ylabel="first principal component" if axis is None else "projection on the axis"
         )
         figure.colorbar(points, ax=(left, right), label="slice position, 0 first to 1 last", pad=0.02, aspect=30)
-        figure.suptitle(f"{title}\none line a patient, one dot a slice", fontsize=11)
+        figure.suptitle(f"{title}\none line per patient, one dot per slice", fontsize=11)
         with replacing(self.folder / "embedding.png") as temporary:
             figure.savefig(temporary, dpi=130)
 

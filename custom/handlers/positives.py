@@ -45,7 +45,7 @@ class PositivesReport:
             "class", "registered", "pseudo_label", "anchors".
         class_names: without background, which is the first class.
         network: maps (n, 1, H, W) to logits; its decisions are the pseudo-labels. For the contrast of the CNN it is the
-            partner.
+            transformer.
         points: of the training slices; None leaves "registered" undefined.
         data: the training slices.
         truth: the same slices with their true labels.

@@ -38,9 +38,9 @@ LEFT_OUT = ("slices_left_out", "percent_left_out", "classes_left_out")  # column
 class SegmentationReport:
     """Score every case of an evaluation and write ``cases.csv`` and ``summary.csv``.
 
-    ``cases.csv`` has a row per case: Dice, HD95, pooled HD95 (as medpy has it) and ASD in mm, both volumes in ml, and
-    whether the prediction is empty though there is a truth. Where just one of truth and prediction is empty, Dice is
-    0 and the distances are the length of the volume's diagonal, and they count; where both are, they are "nan" and
+    ``cases.csv`` has a row per case: Dice, HD95, pooled HD95 (as medpy computes it) and ASD in mm, both volumes in ml,
+    and whether the prediction is empty though there is a truth. Where just one of truth and prediction is empty, Dice
+    is 0 and the distances are the length of the volume's diagonal, and they count; where both are, they are "nan" and
     are left out of the means.
 
     ``summary.csv`` has mean and standard deviation (over cases, not corrected) for each class, and for the mean over

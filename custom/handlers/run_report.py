@@ -23,10 +23,10 @@ __all__ = ["RunReport"]
 
 
 class RunReport:
-    """Write ``report.html`` when an engine has come to its end: what went in, what came out, and what to do next.
+    """Write ``report.html`` at the end of an engine: the data, the results, and what to do next.
 
-    Put it last among the handlers: it reads the tables, curves and pictures that the others leave in the folder. What
-    a run says about itself is kept in ``report.json``, so that the report of an evaluation has the training before it.
+    Put it last among the handlers: it reads the tables, curves and pictures that the others leave in the folder. The
+    record of the run is kept in ``report.json``, so that the report of an evaluation includes the training before it.
     With several processes the first one writes.
 
     Args:

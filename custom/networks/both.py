@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Inference with both students: their mean segments, and their disagreement is the uncertainty."""
+"""Inference with both students: the mean of their probabilities, and their disagreement as the uncertainty."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class BothStudents(nn.Module):
     """The concatenated probabilities of two segmentation networks.
 
     Args:
-        network, partner: map (n, c, H, W) to logits (n, C, H, W).
+        network, transformer: map (n, c, H, W) to logits (n, C, H, W).
     """
 
-    def __init__(self, network: nn.Module, partner: nn.Module) -> None:
+    def __init__(self, network: nn.Module, transformer: nn.Module) -> None:
         super().__init__()
-        self.network, self.partner = network, partner
+        self.network, self.transformer = network, transformer
 
     def forward(self, x: Tensor) -> Tensor:
         """
@@ -43,9 +43,9 @@ class BothStudents(nn.Module):
             x: (n, c, H, W).
 
         Returns:
-            (n, 2 C, H, W), those of the network and then of the partner.
+            (n, 2 C, H, W), those of the network and then of the transformer.
         """
-        return torch.cat([student(x).softmax(dim=1) for student in (self.network, self.partner)], dim=1)
+        return torch.cat([student(x).softmax(dim=1) for student in (self.network, self.transformer)], dim=1)
 
 
 class MeanAndDisagreementd(MapTransform):

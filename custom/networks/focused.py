@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation in two looks: where the organs are, then what they are."""
+"""Inference in two passes: the first finds the organs in whole slices, the second segments a window around them."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from custom.utils.log import logger
 
 __all__ = ["FocusedSliceInferer", "check_crop"]
 
-LOST = 0.01  # share of what is labeled that may lie outside of a window
-MARGIN, MULTIPLE = 1.1, 16  # of crops that are suggested, and pixels
-LEAST = 1e-12  # probability, so that its logarithm is finite
+LOST = 0.01  # largest fraction of the labeled voxels that may lie outside of a window
+MARGIN, MULTIPLE = 1.1, 16  # factor for suggested crops, and pixels of which their sides are a multiple
+LEAST = 1e-12  # smallest probability, so that its logarithm is finite
 
 
 class FocusedSliceInferer(TurnedSliceInferer):
-    """A ``TurnedSliceInferer`` that looks at whole slices, and then at a window around what it found there.
+    """A ``TurnedSliceInferer`` that segments whole slices, and then a window around the foreground of the first pass.
 
-    A network that was trained on crops near the organs knows little of the rest of a slice, and its normalization
-    depends on how much of it is seen. The first look finds the largest connected foreground of the volume; all slices
-    are then looked at in the same window about its center, as coarse-to-fine methods do, but with pixels of the same
-    size. In it the probabilities of both looks are averaged: the two normalizations err differently. Beyond the window
-    is background.
+    A network that was trained on crops near the organs has seen little of the rest of a slice, and its instance norms
+    depend on how much of a slice they see. The first pass finds the largest connected foreground of the volume. The
+    second one segments all slices in the same window about its center, as coarse-to-fine methods do, but with pixels of
+    the same size. In the window the probabilities of both passes are averaged, since their errors differ. Everything
+    outside the window is background.
 
     Args:
         *arguments: those of ``TurnedSliceInferer``; slices are across the last axis.
-        crop_size: (height, width) of the window in pixels, that of the crops in training; None looks at whole slices
-            alone, and so does a window that is not smaller than the slices.
-        networks: of how many networks the outputs lie one after the other; those of several are probabilities, as
-            :class:`custom.networks.BothStudents` gives them.
+        crop_size: (height, width) of the window in pixels, that of the crops in training. With None, or with a window
+            as large as the slices, there is only the first pass.
+        networks: number of networks whose outputs are concatenated. Outputs of several networks are probabilities, as
+            those of :class:`custom.networks.BothStudents`.
         **settings: those of ``TurnedSliceInferer``.
     """
 
@@ -60,14 +60,15 @@ class FocusedSliceInferer(TurnedSliceInferer):
             **settings: those of ``SliceInferer``.
 
         Returns:
-            (n, C, H, W, S), logits whose softmax is the mean of the probabilities, or of several networks that mean.
+            (n, C, H, W, S), logits whose softmax is the mean of the probabilities; of several networks, the mean
+            itself.
         """
         size = inputs.shape[2:4]
         window = [min(pair) for pair in zip(self.crop_size or size, size, strict=True)]
         if window == list(size):
             return super().__call__(inputs, network, *arguments, **settings)
         near = copy.copy(self)
-        near.orig_roi_size = tuple(window)  # else windows would be padded to whole slices
+        near.orig_roi_size = tuple(window)  # otherwise windows would be padded to whole slices
         found = []
         for volume in inputs.split(1):
             first = self._probabilities(super().__call__(volume, network, *arguments, **settings))
@@ -87,7 +88,7 @@ class FocusedSliceInferer(TurnedSliceInferer):
 
 
 def check_crop(dataset: Dataset, volumes: int, crop_size: Sequence[int] | None) -> None:
-    """Check that windows of inference show all of what is labeled; without a crop, say whether one would do.
+    """Check that the windows of inference contain all labels; without a crop, log whether one would be large enough.
 
     Args:
         dataset: a :class:`custom.data.SliceDataset`.
@@ -95,7 +96,8 @@ def check_crop(dataset: Dataset, volumes: int, crop_size: Sequence[int] | None) 
         crop_size: (height, width) of the windows in pixels, or None for whole slices.
 
     Raises:
-        SettingError: more than a hundredth of what is labeled in a volume lies outside of a window about its center.
+        SettingError: more than 1 % of the labeled voxels of a volume lie outside of the window about their largest
+            component.
     """
     if crop_size is None:
         _suggest_crop([_foreground(dataset, volume) for volume in range(volumes)])
@@ -109,9 +111,9 @@ def check_crop(dataset: Dataset, volumes: int, crop_size: Sequence[int] | None) 
         lost = 1 - float(foreground[rows, columns].sum() / foreground.sum().clamp(min=1))
         if foreground.any() and lost > LOST:
             raise SettingError(
-                f"crop_size: of {dataset.geometry.cases[volume]} {lost:.0%} of what is labeled lies outside of "
-                f"{[*crop_size]} pixels about its largest part, where inference looks; raise crop_size, or take "
-                "whole slices (--crop_size '$None')."
+                f"crop_size: {lost:.0%} of the labeled voxels of {dataset.geometry.cases[volume]} lie outside of the "
+                f"window of {[*crop_size]} pixels about their largest component, in which inference segments; raise "
+                "crop_size, or use whole slices (--crop_size '$None')."
             )
 
 
@@ -123,7 +125,7 @@ def _foreground(dataset: Dataset, volume: int) -> Tensor:
 
 
 def _suggest_crop(volumes: Sequence[Tensor]) -> None:
-    """Say into which crop, with a margin, the foreground of all volumes (H, W, S) fits, if that is half of a slice."""
+    """Log the crop that holds the foreground of all volumes (H, W, S) with a margin, if it is at most half a slice."""
     needed = [0, 0]
     for foreground in volumes:
         for axis in (0, 1) if foreground.any() else ():
@@ -132,13 +134,14 @@ def _suggest_crop(volumes: Sequence[Tensor]) -> None:
     size = [MULTIPLE * math.ceil(MARGIN * length / MULTIPLE) for length in needed]
     if volumes and all(needed) and 2 * math.prod(size) <= math.prod(volumes[0].shape[:2]):
         logger.info(
-            f"crop_size: none. What is labeled fits into {size} of {[*volumes[0].shape[:2]]} pixels; if it always lies "
-            f'together, train, score and segment with --crop_size "{size}", and consider a smaller --spacing.'
+            f"crop_size: none. The labels of each volume fit into {size} of {[*volumes[0].shape[:2]]} pixels; if the "
+            f'organs are never farther apart, train, evaluate and segment with --crop_size "{size}", and consider a '
+            "smaller --spacing."
         )
 
 
 def _window(foreground: Tensor, window: Sequence[int]) -> list[int]:
-    """Where a window begins, (row, column): about the largest component of (1, H, W, S), or in the middle without."""
+    """First row and column of a window about the largest component of (1, H, W, S); in the middle if that is empty."""
     begins = [(length - part) // 2 for length, part in zip(foreground.shape[1:3], window, strict=True)]
     if not foreground.any():
         return begins

@@ -32,7 +32,8 @@ class ProjectedNetwork(nn.Module):
     the network.
 
     Args:
-        network: maps (n, c, H, W) to (n, classes, H, W); its first ``Conv2d`` takes the image.
+        network: maps (n, c, H, W) to (n, classes, H, W); its first ``Conv2d`` takes the image. The projectors are on
+            its device.
         taps: name to the dotted path of a module of the network. MONAI's BasicUNet has the full resolution in
             ``upcat_1`` and an eighth of it in ``upcat_4``, SwinUNETR in ``decoder1`` and ``decoder4``.
         dimensions: of the projected features.
@@ -66,6 +67,7 @@ class ProjectedNetwork(nn.Module):
         for name, channels in _channels(network, self.taps).items():
             head = nn.Linear(hidden, dimensions) if share_head_with is None else share_head_with.projectors[name][-1]
             self.projectors[name] = nn.Sequential(nn.Linear(channels, head.in_features), nn.ReLU(), head)
+        self.projectors.to(next(network.parameters()).device)
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """
@@ -149,7 +151,7 @@ class _Reached(Exception):
 
 @contextmanager
 def _captured(network: nn.Module, taps: Mapping[str, str], stop: bool = False) -> Iterator[dict[str, Any]]:
-    """Capture the features of the tapped modules during a forward pass; ``stop`` ends it after the first of them.
+    """Capture the features of the tapped modules during a forward pass, which ``stop`` ends after the first of them.
 
     The hooks exist only within the context. Permanent hooks would be copied with the network and write to the original.
     """

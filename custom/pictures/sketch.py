@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes, arrows and small slices on a page: what the sketches of the methods are made of."""
+"""Drawing of boxes, arrows and small slices on a page, for the sketches of the methods."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that a user's data suggest, each with its reason, and what a training with them will take."""
+"""Settings that suit the data of a user, each with its reason, and estimates of time, memory and disk space."""
 
+from custom.planning.estimates import training_seconds
 from custom.planning.facts import Facts, look_at
 from custom.planning.rules import crop_size, intensity_strength, intensity_window, slice_size, spacing
 from custom.planning.write import check_planned, write_plan
@@ -15,5 +16,6 @@ __all__ = [
     "look_at",
     "slice_size",
     "spacing",
+    "training_seconds",
     "write_plan",
 ]

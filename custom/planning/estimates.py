@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Time, memory and disk that a training will take on this machine, from its network, which is tried on one batch."""
+"""Estimates of the time, memory and disk space of a training, from a trial of its network on a few slices."""
 
 from __future__ import annotations
 
@@ -16,23 +16,32 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from custom.engines.slices import fast_bfloat16
 from custom.planning.facts import Facts
+from custom.utils.distributed import process_count
 from custom.utils.machine import available_bytes
 
-__all__ = ["Estimates", "Trial", "available_memory", "estimate", "try_network"]
+__all__ = ["Estimates", "Trial", "available_memory", "estimate", "training_seconds", "try_network"]
 
-TRIED = 4  # slices
-ROUNDS = 3
-# An iteration of the registered mean teacher takes so many times what its network takes for the same slices, forward
-# and back: the averaged teacher sees the unlabeled ones, and all are augmented. An estimate, which is not calibrated.
+TRIED = 4  # slices in a trial
+ROUNDS = 3  # of a trial, of which the fastest counts
+# Ratio of the time of an iteration of the registered mean teacher to that of the forward and backward pass of its
+# network on the same slices, since unlabeled slices pass through the teacher, too, and all are augmented. It is a
+# guess, which is not calibrated.
 ITERATION = 1.5
-GRID = 4.0  # mm, of registrations
+GRID = 4.0  # mm, voxel size of the displacement fields
 GB = 1e9
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a slice costs: seconds, forward and back, and bytes of what is kept between the two; bytes of weights."""
+    """Cost of a slice.
+
+    Args:
+        seconds: time of the forward and the backward pass.
+        activations: bytes that are kept from the one to the other.
+        weights: bytes of the parameters of the network.
+    """
 
     seconds: float
     activations: float
@@ -44,10 +53,13 @@ class Estimates:
     """Estimates for a training.
 
     Args:
-        registration_s: time of the registrations on all cores; training_s: that of the iterations.
-        volumes_bytes: of preprocessed volumes; network_bytes: of weights and activations.
-        disk_bytes: of registrations and weights.
-        available_bytes: of memory; free_bytes: on the disk.
+        registration_s: time of the registrations on all cores, in seconds.
+        training_s: time of the iterations, in seconds.
+        volumes_bytes: memory of the preprocessed volumes.
+        network_bytes: memory of weights and activations.
+        disk_bytes: disk space of registrations and weights.
+        available_bytes: free memory.
+        free_bytes: free disk space.
     """
 
     registration_s: float
@@ -65,10 +77,11 @@ def try_network(network: nn.Module, size: Sequence[int], device: torch.device | 
     Args:
         network: on the device.
         size: (height, width) of the slices in pixels.
-        device: where it runs.
-        mixed_precision: whether in bfloat16.
+        device: of the trial.
+        mixed_precision: whether to use bfloat16.
     """
-    network, device = copy.deepcopy(network).train(), torch.device(device)
+    # in evaluation mode, in which the batch norms of several processes do not wait for each other
+    network, device = copy.deepcopy(network).eval(), torch.device(device)
     slices = torch.linspace(-1, 1, TRIED * math.prod(size), device=device).reshape(TRIED, 1, *size)
     kept = 0
 
@@ -88,10 +101,32 @@ def try_network(network: nn.Module, size: Sequence[int], device: torch.device | 
         loss.backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if number:  # the first round sets up
+        if number:  # the first round includes the setup
             fastest = min(fastest, time.perf_counter() - began)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     return Trial(fastest / TRIED, kept / TRIED, weights)
+
+
+def training_seconds(
+    network: nn.Module, slice_size: Sequence[int], crop_size: Sequence[int] | None, batch_size: int, iterations: int
+) -> float:
+    """Estimate the time of a training from a trial of its network, as :func:`estimate` does.
+
+    Args:
+        network: on the device of the training.
+        slice_size: (height, width) of the slices in pixels.
+        crop_size: the same of the crops that the network is trained on; None for whole slices.
+        batch_size: slices per batch, which the processes share.
+        iterations: of the training.
+    """
+    device = next(network.parameters()).device
+    trial = try_network(network, crop_size or slice_size, device, fast_bfloat16(device))
+    return _training_time(trial, batch_size / process_count(), iterations)
+
+
+def _training_time(trial: Trial, slices: float, iterations: int) -> float:
+    """Seconds of a training with some slices per iteration and process."""
+    return ITERATION * iterations * slices * trial.seconds
 
 
 def estimate(
@@ -112,13 +147,13 @@ def estimate(
     Args:
         facts: about the data.
         trial: of the network, on slices as in training.
-        slice_size: (height, width) of preprocessed volumes in pixels.
-        batch_size: slices.
+        slice_size: (height, width) of preprocessed slices in pixels.
+        batch_size: slices per batch.
         iterations: of the training.
         pairs: number of registrations.
-        pair_seconds: of one registration on one core.
+        pair_seconds: seconds per registration on one core.
         warped: number of volumes that registration warps for the training.
-        cores: that may be used.
+        cores: number that may be used.
         folder: of the results.
         device: of the network.
     """
@@ -128,7 +163,7 @@ def estimate(
     grid = 6 * extent / GRID**3  # bytes of a displacement field in half precision
     return Estimates(
         registration_s=pairs * pair_seconds / max(1, cores),
-        training_s=ITERATION * iterations * batch_size * trial.seconds,
+        training_s=_training_time(trial, batch_size, iterations),
         volumes_bytes=slices * math.prod(slice_size) * 5,  # float32 and a label
         network_bytes=batch_size * trial.activations * 2 + 5 * trial.weights,  # gradients, optimizer, teacher
         disk_bytes=pairs * grid + 5 * trial.weights,
@@ -142,7 +177,7 @@ def _existing(folder: Path) -> Path:
 
 
 def available_memory(device: torch.device | str = "cpu") -> float:
-    """Bytes of memory that are free, of the GPU or of the machine."""
+    """Free memory in bytes, of the GPU or of the machine."""
     if torch.device(device).type == "cuda":
         return float(torch.cuda.mem_get_info(torch.device(device))[0])
     return float(available_bytes())

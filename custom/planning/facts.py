@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the files of a data list say that matters for the settings of a training, read once and kept in plan.json."""
+"""Facts about the files of a data list, on which the settings of a training depend; they are kept in plan.json."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ __all__ = ["FILE", "Facts", "look_at"]
 
 FILE = "plan.json"
 VERSION = 1  # raise it when the same files give other facts
-COARSE = 2.0  # mm, in which the places of labels are looked at
-SAMPLE = 50_000  # voxels of an image, and of what is labeled in it
-MOST_READ = 24  # unlabeled images whose intensities are looked at, evenly spread over the list
-THREADS = 2  # each holds an image and its label
-LOST = 0.005  # share of what is labeled that may lie outside of a window, on each of its two axes
+COARSE = 2.0  # mm, resolution at which the positions of labels are determined
+SAMPLE = 50_000  # largest number of labeled voxels of an image whose intensities are used
+MOST_READ = 24  # number of unlabeled images whose intensities are used, spread evenly over the list
+THREADS = 2  # each has an image and its label in memory
+LOST = 0.005  # fraction of the labeled voxels that may lie outside of a window, for each of its two axes
 AIR = -100.0  # HU; no MR image has values below it
 
 
@@ -48,15 +48,17 @@ class Facts:
 
     Args:
         cases, labeled: numbers of images, and of those with a label.
-        slices: smallest and largest number of slices of an image; slices_labeled: the same of those with a label.
-        total_slices: of all images.
-        pixel: smallest, median and largest pixel size; slice_distance: the same between slices.
+        slices: smallest and largest number of slices of an image.
+        slices_labeled: the same for the slices with labels.
+        total_slices: number of slices of all images.
+        pixel: smallest, median and largest pixel size.
+        slice_distance: the same for the distance of slices.
         image: (rows, columns) of the largest image.
-        reach: (rows, columns) of the smallest part about the center of the slices that holds all that is labeled.
-        window: the same about the center of the largest labeled part, of any case.
-        widths: class to its median width over the cases: the diameter of a circle of its largest area in a slice.
-        ct: whether the images are CT, since most have values below those of any MR image.
-        intensities: 0.5th and 99.5th percentile of what is labeled.
+        reach: (rows, columns) of the smallest central part of the slices that contains all labels.
+        window: the same about the center of the largest labeled component of each case.
+        widths: class to its median width over the cases, the diameter of a circle with its largest area in a slice.
+        ct: whether the images are CT, judging by values below those of any MR image in most of them.
+        intensities: 0.5th and 99.5th percentile of the labeled voxels.
     """
 
     cases: int
@@ -94,7 +96,7 @@ def look_at(
         label_values: of the classes in the files; None for all of the data list.
 
     Returns:
-        The facts; None without a data list, or where nothing that is labeled can be read.
+        The facts; None without a data list, or if no labeled case can be read.
     """
     if not datalist:
         return None

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The plan of a training: a table with a reason for each setting, estimates, and what does not fit."""
+"""The plan of a training: a table of settings with their reasons, estimates, and warnings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SETTINGS = (  # in the order of the table
     *("spacing", "slice_size", "crop_size", "intensity_window", "intensity_strength"),
     *("batch_size", "max_epochs"),
 )
-THIN = 3  # pixels across a class, below which it is easily lost
+THIN = 3  # pixels; narrower classes are easily missed
 LONG = 3 * 3600  # seconds on a CPU
 UNEQUAL = 3  # largest ratio of pixel sizes that is usual within a data set
 
@@ -43,7 +43,7 @@ def check_planned(facts: Facts | None, datalist: str | None) -> None:
     """Check that there is something to plan.
 
     Raises:
-        SettingError: there is no data list, or no label in it can be read.
+        SettingError: there is no data list, or none of its labels can be read.
     """
     if not datalist:
         raise SettingError(
@@ -64,18 +64,18 @@ def write_plan(
     datalist: str | None = None,
     pair_seconds: float = 0.0,
 ) -> None:
-    """Log the plan as a table, warn of what does not fit, and complete ``plan.json``.
+    """Log the plan as a table, warn of settings that do not fit, and complete ``plan.json``.
 
     Args:
-        facts: about the data; nothing is done without.
-        parameters: that the run takes; "weights" holds those of the preprocessing, such as "spacing" and "slice_size".
+        facts: about the data; with None nothing is done.
+        parameters: of the run; "weights" has those of the preprocessing, such as "spacing" and "slice_size".
         sections: "training" and "unlabeled" cases.
-        network: on the device of the training; a copy of it is tried. None gives the settings alone, without estimates,
-            as for several processes or networks.
+        network: on the device of the training, for a trial. None gives the settings alone, without estimates, for
+            trainings in several processes or of several networks.
         cache: "memory_gib" for preprocessed volumes.
         folder: of ``plan.json``.
         datalist: of the user.
-        pair_seconds: of a registration on one core.
+        pair_seconds: seconds per registration on one core.
     """
     if facts is None or process_rank() > 0:
         return
@@ -130,7 +130,7 @@ def _reason(name: str, value: Any, facts: Facts, settings: dict[str, Any], itera
     choice = explain(name, facts, settings)
     if choice is None:
         length = f"{iterations} iterations, " if name == "max_epochs" else ""
-        return f"{length}the bundle's, or as given"
+        return f"{length}the default of the bundle, or the given value"
     same = list(value) == list(choice.value) if _is_list(value) and _is_list(choice.value) else value == choice.value
     return choice.reason if same else f"given; the plan would take {choice.value}"
 
@@ -176,7 +176,7 @@ def _gigabytes(count: float) -> str:
 
 
 def _shortages(estimates: Estimates, memory_gib: float, device: torch.device | str) -> list[str]:
-    """Of what there is too little, a sentence each with the remedy."""
+    """Sentences about too little memory, disk space or time, with remedies."""
     lines = []
     if estimates.volumes_bytes > memory_gib * 2**30:
         lines.append(
@@ -202,7 +202,7 @@ def _shortages(estimates: Estimates, memory_gib: float, device: torch.device | s
 
 
 def _misfits(facts: Facts, settings: Mapping[str, Any]) -> list[str]:
-    """What of the data does not fit the settings, a sentence each with the remedy."""
+    """Sentences about data that do not fit the settings, with remedies."""
     lines = []
     if thin := [name for name, width in facts.widths.items() if width < THIN * settings["spacing"]]:
         shown = ", ".join(f"{name} ({facts.widths[name]:g} mm)" for name in thin[:5])

@@ -1,12 +1,12 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Registration: where each point of a volume lies in another one. The only part that uses ITK, and Dask.
+"""Registration: where each point of a volume lies in another one.
 
-Here is what configs and users call; the rest is imported from its module.
+These are the names that configs and users call; all others are imported from their modules.
 """
 
-from custom.registration.export import export_transforms, read_transform, write_transform
-from custom.registration.labels import check_choice, label_maps, no_registrations, propagated_labels
+from custom.registration.export import export_transforms, read_transform
+from custom.registration.labels import label_maps, propagated_labels
 from custom.registration.library import Registrations
 from custom.registration.pairwise import register
 from custom.registration.points import registered_points
@@ -23,12 +23,10 @@ __all__ = [
     "Registrations",
     "Settings",
     "WarpOntod",
-    "check_choice",
     "export_transforms",
     "invert",
     "label_maps",
     "map_points",
-    "no_registrations",
     "read_transform",
     "register",
     "propagated_labels",
@@ -36,5 +34,4 @@ __all__ = [
     "training_registrations",
     "warp_label",
     "warped_cases",
-    "write_transform",
 ]

@@ -28,9 +28,9 @@ from custom.utils.words import counted
 __all__ = ["FORMATS", "export_transforms", "read_transform", "write_transform"]
 
 FORMATS = ("h5", "nii.gz")
-CLOSE = 0.01  # mm, by which a sampled inverse may miss
-REACH = 1000.0  # mm, of the points that tell an affine map
-FINEST = 4  # samples a voxel of the field, along each axis
+CLOSE = 0.01  # mm, error at which a sampled inverse is fine enough
+REACH = 1000.0  # mm from the origin, of the points from which the matrix of a linear map is read
+FINEST = 4  # largest number of samples per voxel of the field, along each axis
 
 
 def export_transforms(
@@ -73,7 +73,7 @@ def export_transforms(
     for fixed, moving in progress_bar([Pair(*pair) for pair in pairs], "Exporting", "pair"):
         path = Path(folder) / fixed / f"{moving}.{transform_format}"
         off = write_transform(path, registrations.between(fixed, moving))
-        rows.append({"fixed": fixed, "moving": moving, "file": f"{fixed}/{path.name}", "off_mm": off})
+        rows.append({"fixed": fixed, "moving": moving, "file": f"{fixed}/{path.name}", "max_error_mm": off})
     write_csv(Path(folder) / "transforms.csv", rows)
     logger.info(f"{counted(len(rows), 'transform')} written to {folder}")
     return [Path(folder) / row["file"] for row in rows]
@@ -83,18 +83,18 @@ def write_transform(path: str | Path, transform: Transform) -> float:
     """Write a transform as 3D Slicer, ANTs and SimpleITK read it; the file appears whole or not at all.
 
     Args:
-        path: its ending says how. ".h5" is a composite of the steps, each on its own grid, so that it is right between
-            voxels, too; an inverse among them is sampled, as finely as it needs. ".nii.gz" is one displacement field on
-            the voxels of the fixed volume, and right there.
-        transform: from fixed to moving. It is right within the fixed volume; beyond it other programs
-            extrapolate differently.
+        path: its ending chooses the format. ".h5" is a composite of the steps, each on its own grid, so that it is
+            exact between voxels, too; an inverse among the steps is sampled as finely as it needs. ".nii.gz" is one
+            displacement field, exact at the voxels of the fixed volume.
+        transform: from fixed to moving. The file holds within the fixed volume; beyond it programs extrapolate
+            differently.
 
     Returns:
-        By how many mm a sampled inverse is off, at most; 0 without one.
+        Largest error of a sampled inverse in mm; 0 without one.
 
     Raises:
         SettingError: another ending.
-        RegistrationError: the transform leads nowhere at some voxels of the fixed volume.
+        RegistrationError: the transform is undefined at some voxels of the fixed volume.
     """
     itk = load_itk()
     name = Path(path).name
@@ -144,7 +144,7 @@ def read_transform(path: str | Path, fixed: Grid, moving: Grid) -> Transform:
 
 
 def _mapped(transform: Any, points: Tensor, name: str) -> Tensor:
-    """Points (X, Y, Z, 3) mapped, a part at a time."""
+    """Map points (X, Y, Z, 3) in parts, which bounds the memory."""
     flat = points.reshape(-1, 3)
     mapped = torch.cat([transform(part) for part in flat.split(CHUNK)])
     if lost := int(mapped.isnan().any(dim=1).sum()):
@@ -155,7 +155,7 @@ def _mapped(transform: Any, points: Tensor, name: str) -> Tensor:
 
 
 def _to_itk(step: Step, points: Tensor, name: str) -> tuple[Any, float]:
-    """A step as a transform of ITK that is right at points (X, Y, Z, 3), and by how much it is off, in mm."""
+    """Convert a step to a transform of ITK that is exact at points (X, Y, Z, 3), and return its error in mm, too."""
     itk = load_itk()
     if isinstance(step, Affine):
         matrix = LPS @ step.matrix.double().numpy() @ LPS
@@ -179,7 +179,7 @@ def _to_itk(step: Step, points: Tensor, name: str) -> tuple[Any, float]:
 
 
 def _grown(grid: Grid, points: Tensor) -> Grid:
-    """A grid grown by whole voxels until it holds all points, and a voxel more."""
+    """Extend a grid by whole voxels until it contains all points, with a margin of one voxel."""
     voxels = grid.to_voxels(points.reshape(-1, 3).numpy())
     low = np.minimum(np.floor(voxels.min(axis=0)).astype(int) - 1, 0)
     high = np.maximum(np.ceil(voxels.max(axis=0)).astype(int) + 2, grid.shape)
@@ -189,7 +189,7 @@ def _grown(grid: Grid, points: Tensor) -> Grid:
 
 
 def _sampled(step: Displacement, grid: Grid, name: str) -> tuple[Tensor, Grid, float]:
-    """An inverse as a field, of finer voxels until it is right between them, too."""
+    """Sample an inverse as a field, with finer voxels until it is exact between them, and return its error, too."""
     samples = 1
     while True:
         affine = grid.affine.copy()
@@ -215,7 +215,7 @@ def _from_itk(transform: Any, path: str | Path) -> list[Step]:
         return [Displacement(*displacement_from_itk(transform))]
     if not transform.IsLinear():
         raise RegistrationError(f"{path} holds a {name}; give affine maps and displacement fields.")
-    # rigid and affine maps have parameters of many kinds, but all move points
+    # the classes of linear maps have different parameters, so the matrix is determined from mapped points
     images = np.array([transform.TransformPoint(point) for point in (REACH * np.eye(4, 3)).tolist()], dtype=np.float64)
     matrix = np.eye(4)
     matrix[:3, 3] = images[3]

@@ -208,7 +208,7 @@ def _draw(axes: Sequence[Axes], view: _View) -> None:
     before, after = view.stages
     organ = _near(after.label, view)
     gray = _scaled(view.fixed, view.fixed[organ])
-    known = after.image[organ]  # the same scale before and after, for comparison
+    known = after.image[organ]  # one scale for before and after, for comparison
     known = known if np.isfinite(known).any() else before.image
     for stage, checkered, outlined in zip(view.stages, axes[:2], axes[2:], strict=True):
         board = _checkerboard(gray, _scaled(stage.image, known), view.spacing)

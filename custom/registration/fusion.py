@@ -15,7 +15,7 @@ from custom.utils.errors import SettingError
 __all__ = ["FUSIONS", "check_fusion", "fuse_labels"]
 
 FUSIONS = ("best", "majority", "weighted")
-TIE = 1e-5  # what the most similar atlas adds to a share, the next one half of it, and so on
+TIE = 1e-5  # the most similar atlas adds this to the share of its class, the next one half of it, and so on
 
 
 def check_fusion(how: str) -> None:
@@ -47,8 +47,8 @@ def fuse_labels(
         outside: value of voxels that an atlas does not cover, or that are not annotated in it, and for which it has no
             vote; kept where no atlas has one.
         annotated: bool (atlases, C + 1), the classes that are annotated in each label map, the background first; None
-            for all of them. An atlas has no vote on its other classes, for or against: of each class the share counts
-            that it has of the votes on it, and the background has what is left of 1.
+            for all of them. An atlas has no vote on its other classes, for or against. The share of a class is its
+            fraction of the votes of the atlases in which it is annotated, and the background gets the rest.
 
     Returns:
         (1, X, Y, Z) int16.
@@ -69,7 +69,7 @@ def fuse_labels(
         return best.clone().to(torch.int16)
     # (K, X, Y, Z), the most similar atlas first
     maps = torch.stack([labels[number][0].as_tensor().long() for number in order])
-    if how == "best":  # the next best atlas decides where the best one does not reach
+    if how == "best":  # the next atlas decides where the best one has no vote
         weights = torch.tensor([2.0**-number for number in range(len(order))])
     else:
         weights = torch.tensor([max(similarities[n], 0.0) ** power if how == "weighted" else 1.0 for n in order])
@@ -95,10 +95,10 @@ def fuse_labels(
 
 
 def _by_class(votes: Tensor, maps: Tensor, reached: Tensor, weights: Tensor, annotated: Tensor) -> Tensor:
-    """Classes with the largest share of the votes on them, (X, Y, Z) int64; equal shares go to the more similar atlas.
+    """The class with the largest share of the votes, (X, Y, Z) int64; of equal shares, that of the more similar atlas.
 
     Args:
-        votes: (C', X, Y, Z), for each class, of which the last ones may be missing.
+        votes: (C', X, Y, Z), for each class; the last classes may be missing.
         maps: (K, X, Y, Z), the label maps, the most similar atlas first.
         reached: bool (K, X, Y, Z), where an atlas votes.
         weights: (K,).

@@ -1,10 +1,10 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The inverse of a displacement ``x -> x + u(x)``, solved point by point where u is a field of voxels.
+"""Inverse of a displacement ``x -> x + u(x)`` for a field u on a grid of voxels, solved for each point.
 
-Three solvers take turns, each for what the one before left: fixed-point iteration, which is fast where the field is
-flat; damped Newton steps with the exact Jacobian, for steep fields; and a search of every cell of the field that can
-hold the point, for what lies beyond a fold or a sharp edge. Every result is held against the field.
+Three solvers follow each other, each for the points that the previous one did not solve: fixed-point iteration, which
+is fast where the field is flat; damped Newton steps with the exact Jacobian, for steep fields; and a search of all
+cells of the field that can contain the point, for points beyond a fold or a sharp edge. Every result is checked.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from custom.registration.volume import Grid, interpolate
 __all__ = ["INVERSE_TOLERANCE", "inverse_points"]
 
 INVERSE_TOLERANCE = 1e-3  # mm
-FIXED_POINT_STEPS = 20  # after which steps with a Jacobian, dearer each, are cheaper
+FIXED_POINT_STEPS = 20  # further ones would take longer than Newton steps, which are more expensive but fewer
 NEWTON_STEPS = 30
-FARTHEST_STEP = 2.0  # voxels: beyond the next cells, the Jacobian of this one says nothing
-BISECTIONS = 12  # of a cell: from 10 mm to some thousandths
-MOST_BOXES = 64  # of a point, at a time
+FARTHEST_STEP = 2.0  # voxels, since the Jacobian of a cell does not hold beyond its neighbors
+BISECTIONS = 12  # of a cell, from 10 mm to a few thousandths of a millimeter
+MOST_BOXES = 64  # largest number of boxes per point
 AXES = range(3)
 CORNERS = torch.tensor(list(product((0, 1), repeat=3)))  # (8, 3)
 
@@ -43,7 +43,7 @@ def inverse_points(field: Tensor, grid: Grid, target: Tensor) -> Tensor:
     """
     target = target.double()
     x, left = _fixed_point(field, grid, target)
-    left = left[target[left].isfinite().all(dim=1)]  # the others are nowhere from the start
+    left = left[target[left].isfinite().all(dim=1)]  # the others have no preimage
     cells = _Cells(field, grid)
     for solve in (_newton, _searched):
         if len(left):
@@ -59,14 +59,14 @@ def _displacement(field: Tensor, grid: Grid, points: Tensor) -> Tensor:
 
 
 def _missed(field: Tensor, grid: Grid, x: Tensor, target: Tensor) -> Tensor:
-    """Which points missed their targets, (m,) bool; NaN counts as a miss."""
+    """Whether each point misses its target, (m,) bool; NaN counts as a miss."""
     return ~((x + _displacement(field, grid, x) - target).norm(dim=1) < INVERSE_TOLERANCE)
 
 
 def _fixed_point(field: Tensor, grid: Grid, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Points, and the index of those that have not come to their target."""
+    """Points (m, 3), and the indices of those that have not reached their target."""
     x = target - _displacement(field, grid, target)
-    todo = torch.arange(len(x), device=x.device)  # most points are there after a few steps, and are left alone then
+    todo = torch.arange(len(x), device=x.device)  # most points reach their target after a few steps
     step, before = torch.ones_like(x[:, :1]), torch.full_like(x[:, :1], torch.inf)
     for _ in range(FIXED_POINT_STEPS):
         error = target[todo] - x[todo] - _displacement(field, grid, x[todo])
@@ -75,7 +75,7 @@ def _fixed_point(field: Tensor, grid: Grid, target: Tensor) -> tuple[Tensor, Ten
         todo, error, size, step, before = (values[left] for values in (todo, error, size, step, before))
         if not len(todo):
             break
-        # overshoots where the field is steep, which is a matter of each point
+        # the iteration overshoots where the field is steep, so each point has its own step size
         step = torch.where(size >= before, (step / 2).clamp(min=0.1), step)
         x[todo] += step * error
         before = size
@@ -83,15 +83,15 @@ def _fixed_point(field: Tensor, grid: Grid, target: Tensor) -> tuple[Tensor, Ten
 
 
 class _Cells:
-    """The map in voxel coordinates: v -> where voxel v of the field's grid is moved to, in mm, trilinear in each cell.
+    """The map from voxel coordinates of the field's grid to moved points in mm, which is trilinear in each cell.
 
-    A row of cells goes around the grid, in which the displacement of the border continues.
+    The grid is surrounded by cells in which the displacement of the border continues.
     """
 
     def __init__(self, field: Tensor, grid: Grid) -> None:
         self.values = field.flatten(1)  # (3, n)
         self.size = torch.tensor(grid.shape, device=field.device)
-        self.axes = torch.from_numpy(grid.affine[:3, :3].copy()).to(field.device)  # mm a voxel, as columns
+        self.axes = torch.from_numpy(grid.affine[:3, :3].copy()).to(field.device)  # mm per voxel, as columns
         self.origin = torch.from_numpy(grid.affine[:3, 3].copy()).to(field.device)
         self.field = field
 
@@ -102,11 +102,11 @@ class _Cells:
         return (points - self.origin) @ torch.linalg.inv(self.axes).T
 
     def __call__(self, voxels: Tensor) -> Tensor:
-        """Where voxels (..., 3) are moved to, RAS mm."""
+        """Moved voxels (..., 3) in RAS mm."""
         return self._moved(voxels.reshape(-1, 3))[0].reshape(voxels.shape)
 
     def with_jacobian(self, voxels: Tensor) -> tuple[Tensor, Tensor]:
-        """Where voxels (m, 3) are moved to, (m, 3) RAS mm, and the derivative of that, (m, 3, 3) mm a voxel."""
+        """Moved voxels (m, 3) in RAS mm, and the Jacobian, (m, 3, 3) in mm per voxel."""
         moved, corners, part, within = self._moved(voxels)
         slopes = []
         for axis in AXES:
@@ -127,12 +127,12 @@ class _Cells:
         return self.to_mm(voxels) + displacement, corners, part, inside == voxels
 
     def boxes_around(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The cells that can hold what is moved to ``target`` (m, 3): those whose eight moved corners surround it.
+        """The cells that may contain the preimages of ``target`` (m, 3): those whose eight moved corners surround it.
 
         Returns:
-            (k,), which of the m points; (k, 3) and (k, 3), first and last corner of the cell in voxels.
+            (k,), number of the point; (k, 3) and (k, 3), first and last corner of the cell in voxels.
         """
-        # x + u(x) = target, so x is no farther from it than the longest displacement
+        # x + u(x) = target, so x is at most as far from it as the longest displacement
         reach = self.field.norm(dim=0).amax().double() * torch.linalg.inv(self.axes).norm(dim=1) + 1  # (3,)
         middle = self.to_voxels(target)
         edges = []
@@ -163,12 +163,12 @@ class _Cells:
 
 
 def _weights(part: Tensor, corners: Tensor) -> Tensor:
-    """(m, 8): linear weights of corners (8, a), 0 or 1 along each axis, at parts (m, a) from 0 to 1."""
+    """Linear weights (m, 8) of corners (8, a), 0 or 1 along each axis, at positions (m, a) from 0 to 1 in a cell."""
     return torch.where(corners.to(part.device).bool(), part.unsqueeze(1), 1 - part.unsqueeze(1)).prod(dim=2)
 
 
 def _newton(cells: _Cells, voxels: Tensor, target: Tensor) -> Tensor:
-    """Newton steps from voxels (m, 3), each shortened until it leads nearer to the target (m, 3)."""
+    """Newton steps from voxels (m, 3), each shortened until it decreases the distance from the target (m, 3)."""
     best = torch.where(voxels.isfinite(), voxels, 0.0)
     todo = torch.arange(len(best), device=best.device)
     moved, jacobian = cells.with_jacobian(best)
@@ -183,7 +183,7 @@ def _newton(cells: _Cells, voxels: Tensor, target: Tensor) -> Tensor:
         step[nearer] = _newton_step(jacobian[nearer], error[nearer])
         size = torch.where(nearer, error.norm(dim=1), size)
         factor = torch.where(nearer, (2 * factor).clamp(max=1), factor / 2)
-        left = size > INVERSE_TOLERANCE / 10  # the field is read in single precision where the result is held to it
+        left = size > INVERSE_TOLERANCE / 10  # a margin, since the result is checked in single precision
         if not left.any():
             break
         todo, step, size, factor = (values[left] for values in (todo, step, size, factor))
@@ -191,17 +191,17 @@ def _newton(cells: _Cells, voxels: Tensor, target: Tensor) -> Tensor:
 
 
 def _newton_step(jacobian: Tensor, error: Tensor) -> Tensor:
-    """(m, 3) voxels, none longer than :data:`FARTHEST_STEP`; nothing where the Jacobian has no inverse."""
+    """Steps (m, 3) in voxels, at most :data:`FARTHEST_STEP` long; 0 where the Jacobian is singular."""
     step = torch.linalg.solve_ex(jacobian, error)[0]
     step = torch.where(step.isfinite().all(dim=1, keepdim=True), step, 0.0)
     return step * (FARTHEST_STEP / step.norm(dim=1, keepdim=True).clamp(min=FARTHEST_STEP))
 
 
 def _searched(cells: _Cells, voxels: Tensor, target: Tensor) -> Tensor:
-    """Newton steps from the middle of every cell that can hold the point, then from that of every part of these.
+    """Newton steps from the center of every cell that can contain the point, then of every part of these cells.
 
-    The corners of a part of a cell surround what is in it as those of the cell do, so that no part with a solution is
-    left out.
+    The moved corners of a part of a cell surround the part as those of the cell surround the cell, so that no part with
+    a solution is left out.
     """
     best = voxels.clone()
     which, first, last = cells.boxes_around(target)
@@ -224,14 +224,14 @@ def _searched(cells: _Cells, voxels: Tensor, target: Tensor) -> Tensor:
 
 
 def _halves(which: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (k, 3) to (k, 3) cut in half along each axis, eight of each."""
+    """Divide boxes from (k, 3) to (k, 3) in half along each axis, into eight parts."""
     half = (last - first).unsqueeze(1) / 2
     low = first.unsqueeze(1) + CORNERS * half
     return which.repeat_interleave(len(CORNERS)), low.flatten(0, 1), (low + half).flatten(0, 1)
 
 
 def _nearest(which: Tensor, away: Tensor) -> Tensor:
-    """Index of up to :data:`MOST_BOXES` boxes of each point, those that are ``away`` (k,) least."""
+    """Indices of up to :data:`MOST_BOXES` boxes of each point, those with the smallest distance ``away`` (k,)."""
     order = torch.from_numpy(np.lexsort((away.numpy(), which.numpy())))
     ordered = which[order]
     rank = torch.arange(len(ordered)) - torch.searchsorted(ordered, ordered)

@@ -102,15 +102,15 @@ def propagated_labels(
         labeled: the atlases.
         unlabeled: cases without "label".
         folder: for the label maps. The name of a file depends on its sources, and existing files are used again.
-        weight: of the labels in the loss. With 0 they only say where the organs lie, and ``choice`` is "best", the
-            quickest.
         choice: "best", "majority" or "weighted" fuse the usable atlases to one label map, see
             :func:`~custom.registration.fusion.fuse_labels`. "votes" and "agreement" give each case the label maps of
             all usable atlases, the most similar first; the first one is repeated for cases with fewer atlases. Training
             then uses their votes, or chooses one by its agreement with the network.
+        weight: weight of the labels in the loss. With 0 they only tell where the organs lie, and "best" is used, which
+            is the fastest choice.
 
     Returns:
-        The unlabeled cases, with "label", a file or a list of files, and "registered", True; and with "classes", those
+        The unlabeled cases, with "label", a file or a list of files, and "propagated", True; and with "classes", those
         that the atlases have, if some are not annotated. Cases without a usable registration have none of these, and a
         message names them.
 
@@ -124,7 +124,7 @@ def propagated_labels(
     cases = []
     for case in progress_bar(unlabeled, "Propagating labels", "case"):
         files, classes = _label_files(registrations, case["case"], labeled, Path(folder), choice)
-        label = {"label": files if choice in SEVERAL else files[0], "registered": True} if files else {}
+        label = {"label": files if choice in SEVERAL else files[0], "propagated": True} if files else {}
         if any(classes):
             label["classes"] = classes if choice in SEVERAL else classes[0]
         cases.append({**case, **label})

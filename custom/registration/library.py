@@ -135,7 +135,7 @@ class Registrations:
         """File names of the transforms between two cases; they change with everything that the map depends on."""
         return [Path(self.results[pair].transform).name for pair in self._route(fixed, moving)]
 
-    def partners(self, cases: Sequence[str], count: int = 5, seed: int = 0) -> dict[str, list[str]]:
+    def positive_volumes(self, cases: Sequence[str], count: int = 5, seed: int = 0) -> dict[str, list[str]]:
         """Choose for each case up to ``count`` other cases to which it has a usable map.
 
         Half of them are cases to which it was registered directly, those with the smallest error first. These are

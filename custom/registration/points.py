@@ -45,17 +45,22 @@ def registered_points(
     """
     if registrations is None or not wanted:
         return None
-    partners = registrations.partners(geometry.cases, count, seed)
-    file = Path(folder) / f"points.{_digest(registrations, geometry, partners, cell)}.pt"
+    positive_volumes = registrations.positive_volumes(geometry.cases, count, seed)
+    file = Path(folder) / f"points.{_digest(registrations, geometry, positive_volumes, cell)}.pt"
     table = torch.load(file, weights_only=True) if file.is_file() else None
-    points = RegisteredPoints(geometry, partners, registrations.between, cell, slice_distance, device, table)
+    points = RegisteredPoints(geometry, positive_volumes, registrations.between, cell, slice_distance, device, table)
     if table is None and process_rank() == 0:  # only now, when all processes have looked for it
         save_atomically(points.table.cpu(), file)
     return points
 
 
-def _digest(registrations: Registrations, geometry: SliceGeometry, partners: dict[str, list[str]], cell: float) -> str:
+def _digest(
+    registrations: Registrations, geometry: SliceGeometry, positive_volumes: dict[str, list[str]], cell: float
+) -> str:
     """Hash of everything that a table of points depends on."""
-    maps = {fixed: {name: registrations.transforms(fixed, name) for name in names} for fixed, names in partners.items()}
+    maps = {
+        fixed: {name: registrations.transforms(fixed, name) for name in names}
+        for fixed, names in positive_volumes.items()
+    }
     state = [FORMAT, cell, geometry.size, geometry.cases, geometry.volumes.tolist(), geometry.affines.tolist(), maps]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]

@@ -35,7 +35,7 @@ def folded_fraction(transform: Transform, region: Any = None, spacing: float = 2
     points, mapped, organ = _points(transform, region, spacing)
     fixed, moved = _edges(points), _edges(mapped)
     determinant = torch.linalg.det(moved) / torch.linalg.det(fixed)
-    return float((~(determinant > 0))[organ].double().mean())  # beside a point that leads nowhere it is NaN
+    return float((~(determinant > 0))[organ].double().mean())  # NaN next to undefined points
 
 
 def inverse_error(

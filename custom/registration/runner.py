@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +28,7 @@ from custom.utils.words import counted
 
 __all__ = ["PairRunner", "write_table"]
 
-MEMORY = 3 << 30  # bytes that a process may need, a few copies of a large CT
+MEMORY = 3 << 30  # bytes per process, for a few copies of a large CT
 TRIES = 3  # attempts at a pair whose worker process is killed
 WORKER_TIMEOUT = 60  # seconds to wait for the first worker of a scheduler
 SHOWN = 5  # number of problems that are logged
@@ -49,7 +49,7 @@ class PairRunner:
         limits: of usable pairs, see :class:`~custom.registration.record.Limits`.
         workers: number of processes on this machine; None for as many as its cores and memory allow, 0 to work in this
             process.
-        scheduler: address of a running Dask scheduler, "tcp://host:port", to use instead. Its workers need this
+        dask_scheduler: address of a running Dask scheduler, "tcp://host:port", to use instead. Its workers need this
             package and the same paths.
 
     Raises:
@@ -63,7 +63,7 @@ class PairRunner:
         retries: Sequence[Mapping[str, Any]] = (),
         limits: Mapping[str, Any] | None = None,
         workers: int | None = None,
-        scheduler: str | None = None,
+        dask_scheduler: str | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.attempts = [{**(settings or {}), **more} for more in ({}, *retries)]
@@ -75,7 +75,7 @@ class PairRunner:
             raise SettingError(f"settings, retries, limits: {error}; see custom.registration.Settings.") from error
         if workers is not None and workers < 0:
             raise SettingError(f"workers: {workers}; give the number of processes, or 0 to work in this one.")
-        self.workers, self.scheduler = workers, scheduler
+        self.workers, self.dask_scheduler = workers, dask_scheduler
         self._open, self._depth = ExitStack(), 0
         self._connected = self._cluster = None
 
@@ -86,7 +86,7 @@ class PairRunner:
         name: str = "Registering",
         starts: Mapping[Pair, str] | None = None,
         following: int = 0,
-        later: float = 0.0,
+        later: Callable[[], float] = lambda: 0.0,
     ) -> list[PairResult]:
         """Register the pairs that have no result yet.
 
@@ -95,8 +95,8 @@ class PairRunner:
             cases: with "case", "image", and for moving ones a "label" or "region" that marks the organ.
             name: of the progress bar.
             starts: pair to the file of a transform from which its first attempt starts, a result of this class.
-            following: number of pairs of a call after this one, for the time that is left.
-            later: seconds of what the run does after the registrations, for the same.
+            following: number of pairs of the next call, for the remaining time that is displayed.
+            later: gives the expected seconds of the run after the registrations, also for the remaining time.
 
         Returns:
             The result of each pair, in the order of ``pairs``.
@@ -125,11 +125,11 @@ class PairRunner:
                 results[pair] = result
             else:
                 jobs[pair] = job
-        done = len(results)
+        done, after = len(results), later() if jobs else 0.0
         with tqdm(total=len(results) + len(jobs), initial=done, desc=name, unit="pair", disable=not jobs) as bar:
             for pair, result in self._computed(jobs):
                 results[pair] = result
-                bar.set_postfix_str(time_left(bar, following, later, finished=1), refresh=False)
+                bar.set_postfix_str(time_left(bar, following, after, finished=1), refresh=False)
                 bar.update()
                 keeps(
                     str(self.folder),
@@ -141,7 +141,7 @@ class PairRunner:
         """Yield pairs and results as they are finished."""
         if not jobs:
             return
-        if self.workers == 0 and self.scheduler is None:
+        if self.workers == 0 and self.dask_scheduler is None:
             for pair, job in jobs.items():
                 try:
                     yield pair, register_job(job)
@@ -200,12 +200,12 @@ class PairRunner:
 
         for name in [n for n in logging.root.manager.loggerDict if n.split(".")[0] == "distributed"]:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # it would log each start and end of a process
-        if self.scheduler is not None:
+        if self.dask_scheduler is not None:
             try:
-                client = self._open.enter_context(Client(self.scheduler, timeout=10))
+                client = self._open.enter_context(Client(self.dask_scheduler, timeout=10))
             except (OSError, ValueError) as error:
                 raise SettingError(
-                    f"dask_scheduler: {self.scheduler} cannot be reached ({error}); start one with "
+                    f"dask_scheduler: {self.dask_scheduler} cannot be reached ({error}); start one with "
                     "'dask scheduler' and give its address as tcp://host:port, or leave --dask_scheduler out to work "
                     "on this machine."
                 ) from error
@@ -213,8 +213,8 @@ class PairRunner:
                 client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
             except NoWorkerError as error:
                 raise SettingError(
-                    f"dask_scheduler: {self.scheduler} has no workers; start some with 'dask worker {self.scheduler} "
-                    "--nthreads 1', which need this package and the same paths."
+                    f"dask_scheduler: {self.dask_scheduler} has no workers; start some with "
+                    f"'dask worker {self.dask_scheduler} --nthreads 1', which need this package and the same paths."
                 ) from error
             return client
         # Each process uses one thread. Their number bounds the memory; a limit for each worker would kill the one that

@@ -33,7 +33,7 @@ class Settings:
             rotations search further.
         position_sigma_mm: standard deviation, within the slice, of the organ's distance from the center of the image.
         stack_position_sigma_mm: the same across slices, where both volumes are stacks of thick slices. Stacks of a
-            heart are planned around it; those of a trunk are not and need a larger value.
+            heart are planned around it; those of the abdomen are not and need a larger value.
         template_margin_mm: width of the surroundings of the organ that the search matches together with it.
         affine_margin_mm: width of the surroundings of the organ that the affine fit compares.
         strain_sigma: standard deviation, without unit, of the strain and rotation of the affine fit.

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def training_registrations(
     datalist: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     wanted: bool = True,
-    later: float = 0.0,
+    later: Callable[[], float] | None = None,
 ) -> Registrations | None:
     """Run the workflow ``registration`` on the cases of a training.
 
@@ -37,8 +38,9 @@ def training_registrations(
         registration_dir: folder of the results.
         datalist: data list of the user, or None.
         overrides: values that replace those of that config, such as ``{"figure_count": 0}``.
-        wanted: False skips the registration, and a message says so.
-        later: seconds that the training takes, for the time that is left.
+        wanted: False skips the registration, which is logged.
+        later: gives the expected seconds of the training, for the remaining time that is displayed. It is called only
+            if there are pairs to register.
 
     Returns:
         The maps between the volumes; None if they are not wanted or no volume is unlabeled.
@@ -57,5 +59,6 @@ def training_registrations(
     here = {"bundle_root": bundle_root, "dataset_dir": "", "datalist": datalist, "sections": dict(sections)}
     parser.update({**here, "registration_dir": registration_dir, **(overrides or {})})
     workflow = parser.get_parsed_content("workflow")
-    workflow.later = later
+    if later is not None:
+        workflow.later = functools.cache(later)
     return workflow.registrations()

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Maps between volumes: applied to points, images and label maps, chained and turned round.
+"""Maps between volumes: their application to points, images and label maps, composition and inversion.
 
 A transform sends a point of the *fixed* volume to the corresponding point of the *moving* one. That is the direction
 in which images are resampled: the warped moving image, on the fixed grid, reads the moving image at the mapped points.
@@ -27,7 +27,7 @@ CHUNK = 1 << 20  # points mapped at a time, which bounds the memory
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """``matrix`` (4, 4) float64 applied to RAS mm."""
+    """Affine map of points in RAS mm by a ``matrix``, (4, 4) float64."""
 
     matrix: Tensor
 
@@ -41,13 +41,13 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Displacement:
-    """``x -> x + u(x)``, or with ``backward`` its inverse.
+    """The map ``x -> x + u(x)`` of a displacement field u, or with ``backward`` its inverse.
 
     Args:
         field: u, (3, X, Y, Z) float32, RAS mm; beyond its grid the displacement of the border continues.
         grid: of the field.
-        backward: maps ``x + u(x)`` to x instead, see :func:`~custom.registration.inverse.inverse_points`: no second
-            field, nothing lost by turning a transform round twice.
+        backward: maps ``x + u(x)`` to x instead, see :func:`~custom.registration.inverse.inverse_points`. The same
+            field is stored, so that inverting twice gives the same map.
     """
 
     field: Tensor = dataclasses.field(repr=False)
@@ -68,12 +68,12 @@ Step = Affine | Displacement
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """From the points of one volume to those of another, the steps one after the other.
+    """Map from the points of one volume to those of another, as a sequence of steps.
 
     Args:
         steps: applied in this order to points in RAS mm.
-        fixed: grid on which warped volumes come out.
-        moving: grid of the volumes that are warped.
+        fixed: grid of the warped volumes.
+        moving: grid of the volumes to be warped.
     """
 
     steps: tuple[Step, ...]
@@ -100,7 +100,7 @@ def map_points(points_mm: Any, transform: Transform) -> Tensor:
         transform: see :func:`custom.registration.register`.
 
     Returns:
-        (m, 3) float64, RAS mm; NaN where the transform leads nowhere, see :func:`invert`.
+        (m, 3) float64, RAS mm; NaN where the transform is undefined, see :func:`invert`.
 
     Raises:
         ValueError: another shape.
@@ -133,8 +133,8 @@ def warp_label(label: Any, transform: Transform, outside: int = 0) -> MetaTensor
     """Resample a label map of the moving volume onto the fixed grid.
 
     Each class is interpolated linearly as a separate image, and the largest value wins: on thick slices that keeps
-    outlines smooth, where the nearest voxel would give steps of a slice. Only classes that the eight voxels around a
-    point hold can win, so no new class appears and the cost does not depend on their number.
+    outlines smooth, where nearest-neighbor interpolation would give steps as high as a slice. Only the classes of the
+    eight voxels around a point can win, so no new class appears and the cost does not depend on their number.
 
     Args:
         label: path or MetaTensor on the moving grid.
@@ -153,7 +153,7 @@ def warp_label(label: Any, transform: Transform, outside: int = 0) -> MetaTensor
 
 
 def compose(first: Transform, second: Transform) -> Transform:
-    """Map from the fixed volume of ``first`` to the moving volume of ``second``, through the one that they share.
+    """Map from the fixed volume of ``first`` to the moving volume of ``second``, through the volume that they share.
 
     Raises:
         RegistrationError: the moving grid of the first is not the fixed grid of the second.
@@ -169,10 +169,10 @@ def compose(first: Transform, second: Transform) -> Transform:
 def invert(transform: Transform) -> Transform:
     """Map from the moving volume to the fixed one.
 
-    A displacement is undone to within a thousandth of a millimeter at every point that is returned: so far, times what
-    the steps after it stretch, a point misses itself that is sent back and forth. Where the displacement folds, several
-    points may be moved to one, and some one of them is returned. A point for which none is found is NaN: label maps
-    and images have their value for ``outside`` there, and registered points are not valid.
+    A displacement is inverted to within a thousandth of a millimeter. A point that is mapped there and back misses
+    itself by that distance, times the factor by which the following steps stretch it. Where the displacement folds,
+    it moves several points to one, and one of them is returned. A point for which none is found is NaN: images and
+    label maps have the value ``outside`` there, and registered points are not valid.
     """
     steps = tuple(step.inverse() for step in reversed(transform.steps))
     return Transform(steps, transform.moving, transform.fixed)
@@ -196,7 +196,7 @@ def _warped(transform: Transform, read: Any) -> MetaTensor:
 
 
 def _uniform(classes: Tensor) -> Tensor:
-    """Of each voxel of (X, Y, Z), whether it and the next one along each axis, eight in all, have the same class."""
+    """Whether each voxel of (X, Y, Z) has the class of its seven neighbors at the next index along one or more axes."""
     smallest = largest = classes
     for axis, size in enumerate(classes.shape):
         following = torch.arange(1, size + 1).clamp(max=size - 1)
@@ -216,7 +216,7 @@ def _classes_at(label: Volume, uniform: Tensor, points: Tensor, outside: int) ->
     base = voxels.floor().long()
     place = base.clamp(min=0).unbind(dim=1)
     chosen = label.values[place]
-    mixed = ~uniform[place]  # a few percent: the borders between classes
+    mixed = ~uniform[place]  # a few percent of the points, at the borders between classes
     base, part = base[mixed], voxels[mixed] - base[mixed]
     classes, weights = [], []
     for corner in torch.cartesian_prod(*[torch.arange(2)] * 3):

@@ -111,7 +111,8 @@ class Volume:
 
         Args:
             points: (..., 3) RAS mm.
-            outside: value of points outside and of points that are NaN; None repeats the border, and gives NaN.
+            outside: value of points outside the volume and of points that are NaN; with None the former have that of
+                the border, and the latter are NaN.
 
         Returns:
             (...,) float32.
@@ -137,8 +138,8 @@ def interpolate(values: Tensor, grid: Grid, points: Tensor, outside: float | Non
         values: (C, X, Y, Z) float32.
         grid: of the values.
         points: (..., 3) RAS mm.
-        outside: value beyond the grid's outermost voxel centers by more than half a voxel, and at points that are
-            NaN; None repeats the border, and gives NaN.
+        outside: value of points that are more than half a voxel beyond the outermost voxel centers, and of points that
+            are NaN; with None the former have that of the border, and the latter are NaN.
 
     Returns:
         (C, ...) float32.
@@ -150,7 +151,7 @@ def interpolate(values: Tensor, grid: Grid, points: Tensor, outside: float | Non
     sampled = torch.nn.functional.grid_sample(
         values[None], unit.reshape(1, 1, 1, -1, 3).to(values.dtype), padding_mode="border", align_corners=False
     ).reshape(len(values), *points.shape[:-1])
-    if outside is None:  # grid_sample takes a NaN for a place
+    if outside is None:  # grid_sample does not return NaN for NaN
         return sampled.masked_fill(voxels.isnan().any(dim=-1), torch.nan)
     inside = ((voxels >= -0.5) & (voxels <= size - 0.5)).all(dim=-1)
     return torch.where(inside, sampled, outside)

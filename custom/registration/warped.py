@@ -26,8 +26,8 @@ def warped_cases(
 ) -> list[dict[str, Any]]:
     """Cases that :class:`WarpOntod` makes of a labeled volume and an unlabeled one onto which it was registered.
 
-    A propagated label is off its image by the registration's error. Here the image is warped as well: it has the
-    anatomy that registration found, however well that fits, and its label is exact. Each of its slices comes from a
+    A propagated label misses the structures in its image by the error of the registration. Here the image is warped as
+    well, so that image and label agree, however well the registration fits. Each slice of a warped volume comes from a
     single slice, see :func:`~custom.registration.whole_slices.whole_slices`.
 
     Args:
@@ -66,12 +66,12 @@ class WarpOntod(MapTransform):
 
     Args:
         keys: "image" and "label", (1, X, Y, Z) as they were loaded.
-        registrations: that know both cases; None where there are none to warp.
+        registrations: of both cases; None if no case is to be warped.
         direction: direction of nearly isotropic slices, as for :class:`custom.data.OrientSlicesd`.
         allow_missing_keys: whether cases may lack keys.
 
     Attributes:
-        digest: of what decides the result beside the case, which names its transforms itself.
+        digest: settings on which the result depends. The transforms are not among them, since the case names them.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class WarpOntod(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.registrations, self.direction = registrations, tuple(direction)
-        self.digest = [*self.keys, "whole slices", *self.direction]  # a cache of warps that blend slices is out of date
+        self.digest = [*self.keys, "whole slices", *self.direction]  # not to read cached volumes with blended slices
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         warped = dict(data)
@@ -97,5 +97,5 @@ class WarpOntod(MapTransform):
                 warped[key] = warp_label(volume, transform, outside=UNKNOWN)
             else:
                 warped[key] = warp_image(volume, transform, outside=float(volume.min()))
-            warped[key].meta["original_affine"] = warped[key].affine.clone()  # as loading leaves it
+            warped[key].meta["original_affine"] = warped[key].affine.clone()  # as after loading
         return warped

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Maps under which each slice of a volume comes from one slice of the other."""
+"""Maps between volumes in which each slice of the fixed volume comes from one slice of the moving one."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class WholeSlices:
     """A map of all voxels of the fixed grid, for :func:`~custom.registration.transform.warp_image` and ``warp_label``.
 
     Args:
-        voxels: where the voxels are mapped, (X, Y, Z, 3) float32, in voxels of the moving grid.
-        fixed: grid on which warped volumes come out, (X, Y, Z).
-        moving: grid of the volumes that are warped.
+        voxels: mapped voxels, (X, Y, Z, 3) float32, in voxel coordinates of the moving grid.
+        fixed: grid of the warped volumes, (X, Y, Z).
+        moving: grid of the volumes to be warped.
     """
 
     voxels: Tensor = dataclasses.field(repr=False)
@@ -55,7 +55,7 @@ def whole_slices(transform: Transform, organs: Volume, direction: Sequence[float
         direction: direction of nearly isotropic slices, see :func:`custom.data.geometry.slice_axis`.
 
     Returns:
-        The map. Slices beyond the moving volume, and those of which nothing is mapped, are mapped outside of it.
+        The map. Slices beyond the moving volume, and those in which the transform is undefined, are mapped outside it.
     """
     fixed, moving = transform.fixed, transform.moving
     across, depth = (slice_axis(grid.affine, grid.shape, direction) for grid in (fixed, moving))
@@ -65,7 +65,7 @@ def whole_slices(transform: Transform, organs: Volume, direction: Sequence[float
         slab.copy_(transform(fixed.points(x, x + 1)[0]) @ to_voxels[:3, :3].T + to_voxels[:3, 3])
     slices = voxels.movedim(across, 0)  # a view, (slices, rows, columns, 3)
     organ = organ_mask(organs.values, moving.spacing)
-    shown = torch.stack([_at_nearest(organ, part) for part in slices])  # where organs are
+    shown = torch.stack([_at_nearest(organ, part) for part in slices])  # voxels that are mapped into organs
     anywhere = shown.any(dim=0)
     for part, here in zip(slices, shown, strict=True):
         numbers = part[here if here.any() else anywhere][:, depth]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class RegistrationWorkflow:
         figure_count: number of pairs in the picture, the worst ones; 0 for no picture.
 
     Attributes:
-        later: seconds that the run takes after the registrations, for the time that is left; 0 where that is all.
+        later: gives the expected seconds of the run after the registrations, for the remaining time that is displayed.
 
     Raises:
         SettingError: an unknown or empty plan, unknown cases in the plan, a template that is not a labeled case, no
@@ -122,7 +122,7 @@ class RegistrationWorkflow:
         if figure_count < 0:
             raise SettingError(f"figure_count: {figure_count}; give a number of pairs, or 0 for no picture.")
         self.figure_count = figure_count
-        self.later = 0.0
+        self.later: Callable[[], float] = lambda: 0.0
 
     @property
     def cases(self) -> list[Case]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What to do next, by rules that each look at one thing: a sentence with its figures, or nothing."""
+"""Advice on what to do next: rules that each return a sentence with its figures, or None."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = [
     "weak_classes",
 ]
 
-LAST = 0.25  # part of a curve that says where it is going
-RISE = 0.01  # of Dice in that part
-STILL_FALLING = 0.15  # part of the whole fall of a loss that lies in the last quarter
-FALL = 0.03  # of Dice below the best
+LAST = 0.25  # fraction of a curve, its end, that shows its trend
+RISE = 0.01  # increase of the Dice in that part
+STILL_FALLING = 0.15  # fraction of the decrease of a loss that lies in the last quarter
+FALL = 0.03  # decrease of the Dice from the best one
 WEAK = 0.6  # Dice below which a class is weak
-FEW = 5  # cases, on which a mean says little
-REFUSED = 0.2  # part of the pairs
-VOLUME_BIAS = 0.05  # part of the mean true volume
+FEW = 5  # cases; a mean over fewer ones is uncertain
+REFUSED = 0.2  # fraction of the pairs
+VOLUME_BIAS = 0.05  # fraction of the mean true volume
 FRACTION_BIAS = 3.0  # percentage points
-BEYOND = 0.2  # part of a class's false volume
+BEYOND = 0.2  # fraction of the false volume of a class
 NAMED = 5  # cases or pairs that a sentence names
 
 

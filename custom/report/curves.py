@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""The curves of a training, from what TensorBoard shows."""
+"""The curves of a training, from the events of TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["CLASS_DICE", "Curve", "class_curves", "loss_curves", "read_curves"]
 Curve = list[tuple[int, float]]  # step and value
 CLASS_DICE = "val_dice_"  # before a class's name
 MEAN_DICE = "val_mean_dice"
-EPOCHWISE = ("embedding_spread", "axis_spearman_median")  # a value an epoch; the others have one every few iterations
+EPOCHWISE = ("embedding_spread", "axis_spearman_median")  # with one value per epoch
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:

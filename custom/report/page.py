@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""``report.html``: one file that needs nothing from elsewhere, neither on a screen nor in print."""
+"""The page ``report.html``, a single file without references to other files, for screens and for printing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def write_report(folder: str | Path, records: Mapping[str, Record]) -> Path:
         records: of :func:`~custom.report.record.remember`.
 
     Returns:
-        The path of the page, which is whole or not there.
+        The path of the page, which is written atomically.
 
     Raises:
         FileError: the folder cannot be written to.

@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a run has to say about itself, kept in ``report.json`` so that the report of a later run has it, too."""
+"""The record of a run, kept in ``report.json`` so that the report of a later run includes it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ except ImportError:  # Windows
 __all__ = ["WORKFLOWS", "Record", "data_facts", "machine_facts", "registration_facts", "remember"]
 
 FILE = "report.json"
-# in the order of the report; each with those whose results are old once it has run
+# in the order of the report, each with the workflows whose results it makes obsolete
 WORKFLOWS = {
     "pretraining": (),
     "training": ("evaluating",),
@@ -73,10 +73,11 @@ class Record:
 
 
 def remember(folder: str | Path, record: Record) -> dict[str, Record]:
-    """Put a workflow's record beside those of the workflows before it.
+    """Store the record of a workflow next to those of earlier ones.
 
-    A workflow replaces its own record, and those whose results it makes old: what a training leaves has
-    not been scored yet.
+    It replaces the earlier record of the same workflow, and removes those whose results it makes obsolete: the network
+        of
+    a new training has not been scored yet.
 
     Args:
         folder: of the results.
@@ -137,7 +138,7 @@ def _cpu_name() -> str:
 
 
 def data_facts(sections: Mapping[str, Sequence[Case] | None]) -> list[dict[str, Any]]:
-    """What the cases of a run are like; their files were read before, by the checks.
+    """Properties of the cases of a run; their files have been read before, by the checks.
 
     Args:
         sections: name to cases; those that are empty or None have no row.
@@ -169,7 +170,7 @@ def _ranges(values: Sequence[Sequence[float]]) -> list[list[float]]:
 
 
 def registration_facts(results: Sequence[PairResult]) -> dict[str, Any]:
-    """What registration refused.
+    """The pairs that registration refused.
 
     Args:
         results: of all pairs.

@@ -12,7 +12,7 @@ from custom.samplers.registered import (
     classes_at,
     points_of,
     students_positives,
-    unaugmented,
+    to_unaugmented,
 )
 from custom.samplers.spread import SpreadBatchSampler
 from custom.samplers.streams import TwoStreamBatchSampler, check_streams
@@ -31,5 +31,5 @@ __all__ = [
     "facility_location",
     "points_of",
     "students_positives",
-    "unaugmented",
+    "to_unaugmented",
 ]

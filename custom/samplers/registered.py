@@ -35,7 +35,7 @@ __all__ = [
     "classes_at",
     "points_of",
     "students_positives",
-    "unaugmented",
+    "to_unaugmented",
 ]
 
 UNIT = 1 / 32  # mm; 16-bit integers of it span 1 m to either side and round by at most 1/64 mm
@@ -62,10 +62,10 @@ def check_positives(positive_volumes: int = 1, **distances: float) -> None:
 
 
 class Correspondence(NamedTuple):
-    """Points that correspond to m anchors in the K partners of their volumes.
+    """Points that correspond to m anchors, in the K positive volumes of the volume of each anchor.
 
     Args:
-        slots: (m, K), slice of the partner that is nearest to the registered point.
+        slots: (m, K), slice of the positive volume that is nearest to the registered point.
         points: (m, K, 2), (x, y) in [-1, 1] on it.
         valid: (m, K) bool; slots and points are undefined where it is False.
     """
@@ -84,7 +84,7 @@ class RegisteredPoints:
 
     Args:
         geometry: of the training slices, labeled and unlabeled.
-        partners: id of a case to the ids of the cases that give its positives, each of which needs a map.
+        positive_volumes: id of a case to the ids of the cases in which its positives lie, each of which needs a map.
         between: function of two ids that returns the map of points (..., 3) in RAS mm from the first case to the
             second, such as :meth:`custom.registration.Registrations.between`.
         cell: approximate distance of the knots, in mm.
@@ -94,13 +94,13 @@ class RegisteredPoints:
 
     Raises:
         SettingError: a case is repeated or unknown, ``cell`` or ``slice_distance`` is not positive, or there are no
-            partners.
+            positive volumes.
     """
 
     def __init__(
         self,
         geometry: SliceGeometry,
-        partners: Mapping[str, Sequence[str]],
+        positive_volumes: Mapping[str, Sequence[str]],
         between: Callable[[str, str], Callable[[Tensor], Tensor]],
         cell: float = 12.0,
         slice_distance: float = 2.5,
@@ -108,12 +108,12 @@ class RegisteredPoints:
         table: Tensor | None = None,
     ) -> None:
         check_positives(slice_distance=slice_distance, cell=cell)
-        chosen = _numbers(geometry.cases, partners)  # (V), lists of volumes
+        chosen = _numbers(geometry.cases, positive_volumes)  # (V), lists of volumes
         count = max(map(len, chosen), default=0)
         if not count:
             raise SettingError(
-                "partners: no training volume has a usable registration to another one; run 'registration' on all "
-                "training volumes, and look at its pairs.csv."
+                "positive_volumes: no training volume has a usable registration to another one; run 'registration' on "
+                "all training volumes, and look at its pairs.csv."
             )
         if table is None:
             table = _table(geometry, chosen, between, cell, device)
@@ -124,12 +124,13 @@ class RegisteredPoints:
         nowhere = (self.table == NOWHERE).any(dim=-1, keepdim=True)
         self.nowhere = nowhere.to(table.dtype) if nowhere.any() else None  # there hardly ever are any
         self.volumes = geometry.volumes.to(device)
-        self.partners = torch.tensor([row + [-1] * (count - len(row)) for row in chosen], device=device)  # (V, K)
+        padded = [row + [-1] * (count - len(row)) for row in chosen]
+        self.positive_volumes = torch.tensor(padded, device=device)  # (V, K)
         self.first = first.to(device)  # (V,), slot of each volume's first slice
         self.sizes, self.spacing = sizes.to(device), spacing.float().to(device)
         logger.info(
             f"Registered points: {len(table)} slices of {table.shape[1]} x {table.shape[2]} knots, up to {count} "
-            f"partners, {self.megabytes:.0f} MB."
+            f"positive volumes each, {self.megabytes:.0f} MB."
         )
 
     @property
@@ -138,7 +139,7 @@ class RegisteredPoints:
         return self.table.numel() * self.table.element_size() / 1e6
 
     def __call__(self, slots: Tensor, points: Tensor) -> Correspondence:
-        """Look up the points that correspond to anchors in the partners of their volumes.
+        """Look up the points that correspond to anchors in the positive volumes of the volume of each anchor.
 
         Args:
             slots: (m,), slices of the anchors.
@@ -152,14 +153,14 @@ class RegisteredPoints:
         known = True
         if self.nowhere is not None:
             known = bilinear(self.nowhere, slots, points, align_corners=True)[..., 0] == 0
-        partner = self.partners[self.volumes[slots]]  # (m, K)
-        spacing, sizes = self.spacing[partner], self.sizes[partner]  # (m, K, 3)
+        volume = self.positive_volumes[self.volumes[slots]]  # (m, K)
+        spacing, sizes = self.spacing[volume], self.sizes[volume]  # (m, K, 3)
         unit = mm[..., :2] * 2 / (spacing * sizes)[..., :2]
         level = mm[..., 2] / spacing[..., 2] + (sizes[..., 2] - 1) / 2
         nearest = level.round().clamp(min=0).minimum(sizes[..., 2] - 1)
         near = (level - nearest).abs() * spacing[..., 2] <= self.slice_distance
-        valid = (partner >= 0) & known & near & _inside(unit) & _inside(points).unsqueeze(1)
-        return Correspondence(self.first[partner] + nearest.long(), unit.flip(-1), valid)
+        valid = (volume >= 0) & known & near & _inside(unit) & _inside(points).unsqueeze(1)
+        return Correspondence(self.first[volume] + nearest.long(), unit.flip(-1), valid)
 
 
 class RegisteredPositives:
@@ -191,7 +192,7 @@ class RegisteredPositives:
     @torch.no_grad()
     def _keys(self, index: Tensor, slots: Tensor, grid: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         image, points = points_of(index, size)
-        found = self.points(slots[image], unaugmented(points, image, grid))
+        found = self.points(slots[image], to_unaugmented(points, image, grid))
         valid = found.valid & self.bank.filled[found.slots]  # (m, K)
         features = self.bank.read(found.slots.flatten(), found.points.flatten(0, 1))
         features = F.normalize(features, dim=1).unflatten(0, valid.shape)  # (m, K, d)
@@ -235,7 +236,7 @@ def points_of(index: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     return index // (height * width), torch.stack([x, y], dim=1)
 
 
-def unaugmented(points: Tensor, image: Tensor, grid: Tensor) -> Tensor:
+def to_unaugmented(points: Tensor, image: Tensor, grid: Tensor) -> Tensor:
     """Map points of augmented slices to the un-augmented slices.
 
     Args:
@@ -267,15 +268,16 @@ def classes_at(labels: Tensor, slots: Tensor, points: Tensor) -> Tensor:
     return labels[slots, row, column]
 
 
-def _numbers(cases: Sequence[str], partners: Mapping[str, Sequence[str]]) -> list[list[int]]:
-    """Numbers of the partners of each volume."""
+def _numbers(cases: Sequence[str], positive_volumes: Mapping[str, Sequence[str]]) -> list[list[int]]:
+    """Numbers of the positive volumes of each volume."""
     number = {case: volume for volume, case in enumerate(cases)}
     if len(number) < len(cases):
         double = next(case for volume, case in enumerate(cases) if number[case] != volume)
         raise SettingError(f"training: the case {double} has several volumes; give each case one volume to register.")
-    if unknown := sorted({*partners, *(name for names in partners.values() for name in names)} - set(number)):
-        raise SettingError(f"partners: {unknown} are not training cases; name cases of the training data only.")
-    return [[number[name] for name in partners.get(case, ())] for case in cases]
+    named = {*positive_volumes, *(name for names in positive_volumes.values() for name in names)}
+    if unknown := sorted(named - set(number)):
+        raise SettingError(f"positive_volumes: {unknown} are not training cases; name cases of the training data only.")
+    return [[number[name] for name in positive_volumes.get(case, ())] for case in cases]
 
 
 def _layout(geometry: SliceGeometry) -> tuple[Tensor, Tensor, Tensor]:
@@ -292,7 +294,7 @@ def _table(
     cell: float,
     device: torch.device | str,
 ) -> Tensor:
-    """(N, h, w, K, 3) int16: the points in the partners for the knots of each slice, see `_in_units`.
+    """(N, h, w, K, 3) int16: the points in the positive volumes for the knots of each slice, see `_in_units`.
 
     Each process handles its share of the pairs; they are summed on ``device``.
     """
@@ -310,7 +312,7 @@ def _table(
         transform = between(geometry.cases[fixed], geometry.cases[moving])
         points = transform(_moved(knots, geometry.affines[fixed]))  # (l, h, w, 3), of all slices at once
         voxels = _moved(points, torch.linalg.inv(geometry.affines[moving]))
-        mm = (voxels - (sizes[moving] - 1) / 2) * spacing[moving]  # along the axes of the partner, from its center
+        mm = (voxels - (sizes[moving] - 1) / 2) * spacing[moving]  # along the axes of the other volume, from its center
         table[start : start + length, :, :, place] = _in_units(_between_knots(mm, length))
     if process_count() > 1:
         table = idist.all_reduce(table.to(device).int())  # NCCL and Gloo do not sum 16-bit integers

@@ -127,14 +127,16 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        known, unlabeled, warped = (
+        labeled, unlabeled, warped = (
             self._drawn(kind, share * self.batches).view(self.batches, share)
             if share
             else torch.empty(self.batches, 0, dtype=torch.long)
             for kind, share in enumerate(self.shares)
         )
         # a process has its part of the labeled and of the unlabeled slices, whichever of the labeled ones are warped
-        parts = [part.tensor_split(self.world, dim=1)[self.rank] for part in (torch.cat([known, warped], 1), unlabeled)]
+        parts = [
+            part.tensor_split(self.world, dim=1)[self.rank] for part in (torch.cat([labeled, warped], 1), unlabeled)
+        ]
         yield from torch.cat(parts, dim=1).tolist()
 
     def _drawn(self, kind: int, count: int) -> Tensor:

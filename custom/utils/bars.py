@@ -18,15 +18,16 @@ LOG_INTERVAL = 30  # seconds between two lines of the bar in a log, where there 
 
 
 def time_left(bar: tqdm, following: int = 0, later: float = 0.0, finished: int = 0) -> str:
-    """The time that a whole run still takes, for the text behind a bar; "" before anything is done.
+    """The remaining time of a whole run, for the text behind a bar; "" before the first item is done.
 
-    The bar's own estimate is of its own items, by the last ones: it forgets what is done between them, such as
-    validations, and knows of no work that follows.
+    The estimate of the bar itself is that of its own items, from the last ones: it leaves out work between them, such
+        as
+    validations, and work that follows.
 
     Args:
         bar: of this part of the work.
-        following: number of items of a bar after this one, which take as long.
-        later: seconds of what the run does after them.
+        following: number of items of the next bar, which take as long each.
+        later: expected seconds of the run after them.
         finished: number of items that are done and that the bar does not count yet.
     """
     if bar.disable:

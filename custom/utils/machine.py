@@ -1,15 +1,12 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""What of this machine the program may use; the limits of a container count. Dask, whose workers register, says so."""
+"""Cores and memory that this process may use, with the limits of a container, as Dask reads them for its workers."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import psutil
 
 __all__ = ["available_bytes", "core_count", "memory_limit"]
-
-MEMORY, OWN = Path("/proc/meminfo"), Path("/proc/self/statm")
 
 
 def core_count() -> int:
@@ -27,9 +24,6 @@ def memory_limit() -> int:
 
 
 def available_bytes() -> int:
-    """Bytes of memory that are free: those of the machine, within what is left of the limit."""
-    if not MEMORY.is_file():  # not Linux
-        return memory_limit()
-    lines = dict(line.split(":", 1) for line in MEMORY.read_text().splitlines())
-    used = int(OWN.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return max(0, min(1024 * int(lines["MemAvailable"].split()[0]), memory_limit() - used))
+    """Free memory in bytes: that of the machine, at most what this process has left of its limit."""
+    left = memory_limit() - psutil.Process().memory_info().rss
+    return max(0, min(psutil.virtual_memory().available, left))

@@ -108,7 +108,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "device": {"type": "string", "pattern": r"^(cpu|mps|cuda(:\d+)?)$", "description": "cpu, cuda, cuda:<n> or mps"},
     "confidence": share(),
-    "positives_share": share(),
     "cross_teaching_weight": weight(),
     "contrast_weight": weight(),
     "propagation_weight": weight(),

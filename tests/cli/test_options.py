@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""A misspelt option stops a run; every option that means something does not."""
+"""A misspelled option stops a run; every option that means something does not."""
 
 from __future__ import annotations
 
@@ -31,16 +31,44 @@ def given(monkeypatch):
     return check
 
 
-def test_a_run_stops_at_a_misspelt_option():
+def test_a_run_stops_at_a_misspelled_option():
     done = start("training", ["train.json"], datasetdir="/nowhere")
     assert done.returncode == 1 and "Labeled:" not in done.stdout
     assert done.stdout.endswith("\n--datasetdir: no config file has this key; did you mean --dataset_dir?\n")
 
 
 @pytest.mark.parametrize("arguments", [["--maxepochs", "3"], ["--maxepochs=3"], ["--seed", "1", "--max-epoch", "3"]])
-def test_misspelt(given, arguments):
+def test_misspelled(given, arguments):
     with pytest.raises(SettingError, match="--max_?epoch.*: no config file has this key; did you mean --max_epochs"):
         given("--config_file", TRAIN, *arguments)
+
+
+def test_a_run_stops_at_a_misspelled_run_id():
+    done = start("trainin", ["train.json"])
+    assert done.returncode == 1
+    assert done.stdout.endswith(
+        "\nrun: the config files have no run id 'trainin'; did you mean training? They have training. Other workflows "
+        "need other files of the bundle, see its docs/README.md.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "known"),
+    [
+        (["run", "inference", "--config_file", TRAIN], "training"),
+        (["run", "--run_id", "tune", "--config_file", TRAIN], "training"),
+        (
+            ["run", "regist", "--config_file", str(BUNDLES / "cctr_acdc" / "configs" / "registration.json")],
+            "registration, atlas_segmentation",
+        ),
+    ],
+)
+def test_an_unknown_run_id_is_answered_with_those_there_are(monkeypatch, arguments, known):
+    monkeypatch.setattr(options, "in_monai_bundle", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", *arguments])
+    check_options.cache_clear()
+    with pytest.raises(SettingError, match=f"no run id .* They have {known}"):
+        check_options()
 
 
 def test_unlike_anything(given):

@@ -198,7 +198,7 @@ def test_foreground_outside_the_slices_is_noticed(capsys):
     assert capsys.readouterr().out == ""
     with pytest.raises(DataError, match="slice_size: a has 100% of its foreground outside"):
         CenterSlicesd(["image", "label"], [8, 8])({"image": image, "label": label.roll(9, 1).roll(9, 2), "case": "a"})
-    case = {"image": image, "label": label.roll(9, 1).roll(9, 2), "case": "a", "registered": True}
+    case = {"image": image, "label": label.roll(9, 1).roll(9, 2), "case": "a", "propagated": True}
     CenterSlicesd(["image", "label"], [8, 8])(case)  # a bad registration, perhaps: no reason to stop
     assert capsys.readouterr().out == "propagated_labels: of a 100% lie outside the slices of training.\n"
 

@@ -70,7 +70,7 @@ def test_the_unlabeled_images_are_read_where_they_are_used(data, tmp_path):
     ],
 )
 def test_a_setting_of_cctr_that_cannot_be_is_named(change, message):
-    fine = {"anchors": 250, "negatives": 64, "positives_share": 0.5, "confidence": 0.8, "positive_volumes": 5}
+    fine = {"anchors": 250, "negatives": 64, "extra_weight": 0.5, "confidence": 0.8, "positive_volumes": 5}
     fine |= {"slice_distance": 2.5, "weights": {"contrast_weight": 0.001}, "unused": {"warped_share": 0.0}}
     check_cross_teaching(**fine)
     with pytest.raises(SettingError, match=message):

@@ -54,8 +54,8 @@ def trainer(data: Dataset | None = None, epochs: int = 1, **more) -> CrossTeachi
     torch.manual_seed(0)
     data = data or Slices()
     network = student()
-    partner = student(share_head_with=network)
-    parameters = torch.nn.ModuleList([network, partner]).parameters()
+    transformer = student(share_head_with=network)
+    parameters = torch.nn.ModuleList([network, transformer]).parameters()
     sampler = TwoStreamBatchSampler(torch.arange(TOTAL) < LABELED, 4, 2, batches=2)
     settings = {
         "weights": {**OFF, "supervised": 1.0},
@@ -68,7 +68,7 @@ def trainer(data: Dataset | None = None, epochs: int = 1, **more) -> CrossTeachi
         "unaugmented": DataLoader(data, batch_size=5),
         "train_data_loader": DataLoader(data, batch_sampler=sampler),
         "network": network,
-        "partner": partner,
+        "transformer": transformer,
     }
     return CrossTeachingTrainer(
         device=torch.device("cpu"),
@@ -92,7 +92,7 @@ def test_the_terms_are_those_of_the_equations():
     data.labels[8] = UNKNOWN  # the last one of the batch, which has no part in the registration's term
     batch = batch_of(data)
     made = trainer(data, weights={"supervised": 1.0, "cross_teaching": 0.3, "contrast": 0.0, "propagation": 0.2})
-    a, b = (made.network.train()(batch["image"])[0], made.partner.train()(batch["image"])[0])
+    a, b = (made.network.train()(batch["image"])[0], made.transformer.train()(batch["image"])[0])
     label = batch["label"].long()
 
     def dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -145,7 +145,7 @@ def test_classes_and_pixels_that_are_not_annotated_take_no_part_in_the_terms_of_
         dice = 1 - (2 * (p * t).sum(1) + 1e-5) / ((p + t).sum(1) + 1e-5)  # 0 for a class that is nowhere annotated
         return 0.5 * torch.cat(entropy).mean() + 0.5 * dice.mean()
 
-    students = [one.train()(batch["image"])[0].detach() for one in (made.network, made.partner)]
+    students = [one.train()(batch["image"])[0].detach() for one in (made.network, made.transformer)]
     found = one_step(made, batch)
     assert found["supervised"] == pytest.approx(float(sum(loss(x, [0, 1]) for x in students)), rel=1e-4)
     assert found["propagation"] == pytest.approx(float(sum(loss(x, [2]) for x in students)), rel=1e-4)
@@ -231,7 +231,7 @@ def test_registered_positives_are_each_students_own_where_the_augmented_slices_c
     made.state.iteration = 1
     made.fill_banks(made)
     made.state.iteration = 0
-    for student, found in zip((made.network, made.partner), positives, strict=True):
+    for student, found in zip((made.network, made.transformer), positives, strict=True):
         assert sorted(found.written) == list(range(TOTAL))
         with torch.no_grad():
             expected = student.eval().embed(data.images[5:10], "eighth")
@@ -291,7 +291,7 @@ def test_the_contrast_sees_labels_and_what_the_other_one_is_sure_of():
         def forward(self, features, labels, positives, project):
             assert positives is None and len(features) == len(labels) == 2
             tap = "eighth" if features[0].shape[-1] == 4 else "full"
-            for one, values, to_space in zip((made.network, made.partner), features, project, strict=True):
+            for one, values, to_space in zip((made.network, made.transformer), features, project, strict=True):
                 torch.testing.assert_close(values, one(batch["image"])[1][tap])
                 pixels = values[0, :, 0, :2].T
                 torch.testing.assert_close(to_space(pixels), one.project(pixels, tap))
@@ -308,7 +308,7 @@ def test_the_contrast_sees_labels_and_what_the_other_one_is_sure_of():
     assert torch.equal(seen[0][0][:2], batch["label"][:2, 0].long())
     seen.clear()
     one_step(made, batch)
-    for own, other in zip(seen[0], (made.partner, made.network), strict=True):
+    for own, other in zip(seen[0], (made.transformer, made.network), strict=True):
         sure, decided = other(batch["image"])[0].softmax(1).max(1)
         assert torch.equal(own[2:], torch.where(sure >= 0.5, decided, -1)[2:])
         assert (own[2:] == -1).any() and (own[2:] >= 0).any()
@@ -334,7 +334,7 @@ def test_both_students_stay_in_training():
 
     class Loss(DiceCELoss):
         def forward(self, *arguments):
-            modes.append(made.network.training and made.partner.training)
+            modes.append(made.network.training and made.transformer.training)
             return super().forward(*arguments)
 
     made.loss_function = Loss(to_onehot_y=True, softmax=True)
@@ -356,8 +356,8 @@ def trained(kind: str) -> dict:
         cases=["a", "b", "c"],
         size=(SIZE, SIZE),
     )
-    partners = {"a": ["b", "c"], "b": ["c"], "c": ["a"]}
-    points = RegisteredPoints(data.geometry, partners, lambda *_: lambda places: places + 1.0)
+    positive_volumes = {"a": ["b", "c"], "b": ["c"], "c": ["a"]}
+    points = RegisteredPoints(data.geometry, positive_volumes, lambda *_: lambda places: places + 1.0)
     torch.manual_seed(rank)  # the first process's weights are everybody's
     cnn = student("batch")
     students = [cnn.double(), student("instance", share_head_with=cnn).double()]
@@ -370,7 +370,7 @@ def trained(kind: str) -> dict:
         data,
         epochs=2,
         network=students[0],
-        partner=students[1],
+        transformer=students[1],
         weights={"supervised": 1.0, "cross_teaching": 0.3, "contrast": 0.1, "propagation": 0.2}
         if kind == "all"
         else {
@@ -426,12 +426,12 @@ def test_terms_are_checked():
     with pytest.raises(SettingError, match="weights: magic, propagation are unknown or missing"):
         trainer(weights={"supervised": 1.0, "cross_teaching": 0.1, "contrast": 0.1, "magic": 1.0})
     with pytest.raises(
-        SettingError, match="partner: its features are not in the space of the network's; .* share_head_with"
+        SettingError, match="transformer: its features are not in the space of the network's; .* share_head_with"
     ):
-        trainer(partner=student())
+        trainer(transformer=student())
     network = student()
     other_order = ProjectedNetwork(student().network, {"eighth": "upcat_4", "full": "upcat_1"}, share_head_with=network)
-    assert trainer(network=network, partner=other_order).partner is other_order
+    assert trainer(network=network, transformer=other_order).transformer is other_order
 
 
 @pytest.mark.parametrize(
@@ -439,14 +439,14 @@ def test_terms_are_checked():
     [
         ("anchors", 0, "--contrast_weight 0 switches the contrast off"),
         ("negatives", 1, "2 or more"),
-        ("positives_share", 0, "--registered_positives false switches them off"),
-        ("positives_share", 1.1, "more than 0 and at most 1"),
+        ("extra_weight", 0, "--registered_positives false switches them off"),
+        ("extra_weight", 1.1, "more than 0 and at most 1"),
         ("confidence", 1.5, "a probability"),
         ("contrast_weight", -0.1, "0 to leave that term out, or more"),
     ],
 )
 def test_terms_are_checked_by_the_names_of_their_keys(key, value, remedy):
-    fine = {"anchors": 1, "negatives": None, "positives_share": 1, "confidence": 0, "contrast_weight": 0}
+    fine = {"anchors": 1, "negatives": None, "extra_weight": 1, "confidence": 0, "contrast_weight": 0}
     check_terms(**fine)
     with pytest.raises(SettingError, match=f"{key}: {value} is out of its range; give .*{remedy}"):
         check_terms(**{**fine, key: value})

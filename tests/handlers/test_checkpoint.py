@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 
 from custom.data import annotations
-from custom.handlers import LoadWeights, ResumeCheckpoint, SaveWeights
+from custom.handlers import LoadWeights, ResumeCheckpoint, SaveWeights, file_contents
 from custom.networks import WeightsError
 from custom.utils.errors import kept
 from custom.utils.files import unlock
@@ -40,6 +40,44 @@ def train(network: torch.nn.Module, handler: SaveWeights, best: int = 0) -> None
             handler.evaluator.fire_event(Events.COMPLETED)
 
     trainer.run([0], max_epochs=3)
+
+
+def test_files_count_by_their_contents(tmp_path):
+    def cases(folder: Path, contents: str) -> list[dict]:
+        folder.mkdir(exist_ok=True)
+        files = [folder / f"{number}.nii" for number in range(len(contents))]
+        for file, content in zip(files, contents, strict=True):
+            file.write_text(content)
+        return [{"image": str(files[0]), "label": [str(files[1]), str(files[2])]}, {"image": str(files[3])}]
+
+    first = file_contents(cases(tmp_path / "a", "1234"))
+    assert file_contents(cases(tmp_path / "moved", "1234"), None) == first
+    for replaced in ("0234", "1034", "1204", "1230"):
+        assert file_contents(cases(tmp_path / replaced, replaced)) != first
+    data = cases(tmp_path / "a", "1234")
+    assert file_contents(data[:1], data[1:]) == first != file_contents(data[:1])
+
+
+@pytest.mark.parametrize("replaced", ["image", "label"])
+def test_a_run_whose_files_were_replaced_is_not_resumed(replaced, network, tmp_path):
+    case = {"image": str(tmp_path / "a.nii"), "label": str(tmp_path / "a_seg.nii")}
+    for file in case.values():
+        Path(file).write_text("as in the first run")
+
+    def resumed(resume: bool) -> None:
+        handler = ResumeCheckpoint(
+            tmp_path / "resume.pt", {"network": network}, {"file_contents": file_contents([case])}, resume
+        )
+        trainer = Engine(lambda engine, _: None)
+        trainer.state.max_epochs, trainer.state.epoch_length = 1, 1
+        handler.attach(trainer)
+        trainer.run([0], max_epochs=1) if not resume else None
+        unlock(tmp_path / "resume.pt")
+
+    resumed(False)
+    Path(case[replaced]).write_text("another file")
+    with pytest.raises(WeightsError, match="with file_contents '.*give the same file_contents"):
+        resumed(True)
 
 
 def test_without_an_evaluator_the_last_weights_are_kept(network, tmp_path, capsys):
@@ -222,11 +260,11 @@ def test_settings_of_the_training_are_asked_for_by_what_gives_them(network, tmp_
         ),
         ({"spacing": 3.0}, r'spacing 2\.0, this run has 3\.0; give --spacing "2\.0"'),
     ):
-        handler = LoadWeights(tmp_path / "transformer.pt", network, settings, key="partner")
-        with pytest.raises(WeightsError, match=f"partner: .* was trained with {remedy}"):
+        handler = LoadWeights(tmp_path / "transformer.pt", network, settings, key="transformer_checkpoint")
+        with pytest.raises(WeightsError, match=f"transformer_checkpoint: .* was trained with {remedy}"):
             handler(Engine(lambda engine, batch: None))
-    with pytest.raises(WeightsError, match="partner: .* does not exist"):
-        LoadWeights(tmp_path / "gone.pt", network, {}, key="partner")(Engine(lambda engine, batch: None))
+    with pytest.raises(WeightsError, match="transformer_checkpoint: .* does not exist"):
+        LoadWeights(tmp_path / "gone.pt", network, {}, key="transformer_checkpoint")(Engine(lambda engine, batch: None))
 
 
 def test_a_changed_bit_of_the_weights_is_noticed(network, tmp_path):

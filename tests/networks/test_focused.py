@@ -112,7 +112,9 @@ def test_windows_must_show_what_is_labeled():
     check_crop(Volumes(one, two), 1, [16, 16])
     check_crop(Volumes(one, two), 2, None)
     check_crop(Volumes(one, two), 2, [32, 40])
-    with pytest.raises(SettingError, match=r"crop_size: of b 5% of what is labeled lies outside of \[16, 16\] pixels"):
+    with pytest.raises(
+        SettingError, match=r"crop_size: 5% of the labeled voxels of b lie outside of the window of \[16, 16\]"
+    ):
         check_crop(Volumes(one, two), 2, [16, 16])
 
 
@@ -120,7 +122,7 @@ def test_a_crop_is_suggested_where_what_is_labeled_would_fit(capsys):
     label = torch.zeros(2, 64, 96, dtype=torch.uint8)
     label[:, 30:42, 10:40] = 1  # 12 x 30 pixels
     check_crop(Volumes(label), 1, None)
-    assert "What is labeled fits into [16, 48] of [64, 96] pixels" in capsys.readouterr().out
+    assert "The labels of each volume fit into [16, 48] of [64, 96] pixels" in capsys.readouterr().out
     label[0, 60:, 90:] = 2
     check_crop(Volumes(label), 1, None)
     check_crop(Volumes(torch.zeros(2, 64, 96, dtype=torch.uint8)), 1, None)

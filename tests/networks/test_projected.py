@@ -53,6 +53,11 @@ def test_logits_and_unit_features_at_both_resolutions(make):
     torch.testing.assert_close(network.project(some, "full"), maps["full"][1, :, 3, 5:7].T)
 
 
+def test_the_projectors_are_on_the_device_of_the_network():
+    made = ProjectedNetwork(BasicUNet(out_channels=3, **UNET).to("meta"), {"full": "upcat_1"})
+    assert {parameter.device.type for parameter in made.parameters()} == {"meta"}
+
+
 def test_features_are_the_projected_output_of_the_module():
     network = unet().eval()
     x = torch.randn(2, 1, 32, 32)

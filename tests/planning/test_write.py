@@ -41,9 +41,13 @@ def test_the_table_has_a_reason_for_each_setting(tmp_path, capsys):
         "Plan for mine.json: 140 images, 6 labeled, not CT; 6 to 18 slices, 8 to 16 of them labeled"
     )
     assert (
-        "  spacing            1.75        crops of 165 mm, which hold what is labeled, have 96 pixels then\n" in printed
+        "  spacing            1.75        so that crops of 165 mm, which contain all labels, have 96 pixels\n"
+        in printed
     )
-    assert "given; the plan would take [96, 96]" in printed and "500 iterations, the bundle's, or as given" in printed
+    assert (
+        "given; the plan would take [96, 96]" in printed
+        and "500 iterations, the default of the bundle, or the given value" in printed
+    )
     assert "for 2 registrations" in printed and "Plan:" not in printed
     content = json.loads((tmp_path / "plan.json").read_text())
     assert content["settings"]["slice_size"]["value"] == [160, 128]

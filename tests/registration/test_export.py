@@ -11,7 +11,8 @@ import torch
 from monai.data import MetaTensor
 from scenes import image_on, scanner
 
-from custom.registration import export_transforms, invert, read_transform, register, write_transform
+from custom.registration import export_transforms, invert, read_transform, register
+from custom.registration.export import write_transform
 from custom.registration.record import Limits, PairResult
 from custom.registration.runner import write_table
 from custom.registration.storage import save_transform

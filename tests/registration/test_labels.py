@@ -11,7 +11,8 @@ import torch
 
 from custom.data.slices import UNKNOWN
 from custom.data.volume_file import remember_case
-from custom.registration import Registrations, label_maps, no_registrations, propagated_labels
+from custom.registration import Registrations, label_maps, propagated_labels
+from custom.registration.labels import no_registrations
 from custom.registration.record import Limits, PairResult
 from custom.registration.runner import write_table
 from custom.registration.storage import save_transform

@@ -78,19 +78,19 @@ def test_failed_pairs_join_nothing(tmp_path):
         found.between("a", "b", usable=False)
 
 
-def test_partners_are_usable_those_registered_directly_first(tmp_path):
+def test_positive_volumes_are_usable_those_registered_directly_first(tmp_path):
     to_template = {(name, "t"): (1.0, error) for name, error in zip("abcde", (5.0, 6.0, 7.0, 8.0, 9.0), strict=True)}
     pairs = {**to_template, ("a", "b"): (1.0, 4.0), ("f", "t"): (1.0, 30.0, "unusable")}
     found, cases = registrations(tmp_path, pairs), list("abcdeft")
-    partners = found.partners(cases, count=9)
-    assert partners["a"][:2] == ["b", "t"] and sorted(partners["a"]) == list("bcdet")
-    assert partners["t"][:5] == list("abcde") and partners["f"] == []
-    two = found.partners(cases, count=2)  # one of those that it was registered with, one of all others
-    assert two["a"][0] == "b" and len({tuple(found.partners(cases, 2, seed)["a"]) for seed in range(8)}) > 1
+    chosen = found.positive_volumes(cases, count=9)
+    assert chosen["a"][:2] == ["b", "t"] and sorted(chosen["a"]) == list("bcdet")
+    assert chosen["t"][:5] == list("abcde") and chosen["f"] == []
+    two = found.positive_volumes(cases, count=2)  # one of those that it was registered with, one of all others
+    assert two["a"][0] == "b" and len({tuple(found.positive_volumes(cases, 2, seed)["a"]) for seed in range(8)}) > 1
     assert [len(names) for names in two.values()] == [2, 2, 2, 2, 2, 0, 2]
-    draws = [found.partners(cases, 9, seed)["c"] for seed in range(8)]
-    assert len({tuple(names) for names in draws}) > 1 and draws[0] == partners["c"]
-    assert found.partners(["a", "x"]) == {"a": [], "x": []}
+    draws = [found.positive_volumes(cases, 9, seed)["c"] for seed in range(8)]
+    assert len({tuple(names) for names in draws}) > 1 and draws[0] == chosen["c"]
+    assert found.positive_volumes(["a", "x"]) == {"a": [], "x": []}
 
 
 def test_a_run_without_its_limits_is_named(tmp_path):

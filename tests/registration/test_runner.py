@@ -275,7 +275,7 @@ def test_faults_in_the_settings(cases, tmp_path):
 
 
 def test_an_unreachable_scheduler(cases, tmp_path):
-    away = runner(tmp_path, workers=None, scheduler="tcp://127.0.0.1:9")
+    away = runner(tmp_path, workers=None, dask_scheduler="tcp://127.0.0.1:9")
     with pytest.raises(SettingError, match=r"scheduler: tcp://127\.0\.0\.1:9 cannot be reached .*start one with"):
         away([Pair("b", "a")], cases)
 
@@ -345,14 +345,14 @@ def test_a_worker_that_dies_loses_its_pair_only_and_that_is_retried(cases, finis
     with dask_of_its_own(tmp_path, 2) as (address, processes), Client(address) as client:
         client.wait_for_workers(2, timeout=60)
         with killed_when(lambda: all(client.processing().values()), processes[1]):  # both have a pair
-            rows = runner(tmp_path / "t", workers=None, scheduler=address)(all_pairs(cases), cases)
+            rows = runner(tmp_path / "t", workers=None, dask_scheduler=address)(all_pairs(cases), cases)
     assert [row.state for row in rows] == ["usable"] * 6
     assert [row for row in rows if row.moving == "a"] == finished[1]
 
 
 def test_a_scheduler_that_is_lost_is_named_and_what_was_finished_is_kept(cases, tmp_path):
     with dask_of_its_own(tmp_path, 1) as (address, processes):
-        away = runner(tmp_path / "t", workers=None, scheduler=address)
+        away = runner(tmp_path / "t", workers=None, dask_scheduler=address)
         with (
             killed_when(lambda: any((tmp_path / "t").glob("*.transform")), processes[0]),
             pytest.raises(

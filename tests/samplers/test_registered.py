@@ -18,7 +18,7 @@ from custom.samplers import (
     check_positives,
     classes_at,
     points_of,
-    unaugmented,
+    to_unaugmented,
 )
 from custom.samplers.registered import _between_knots
 from custom.utils.errors import SettingError
@@ -41,10 +41,10 @@ def shift(mm):
     return lambda fixed, moving: lambda points: points + torch.tensor(mm, dtype=torch.float64)
 
 
-def small(mm=(0.0, 0.0, 0.0), partners=None, **more) -> RegisteredPoints:
+def small(mm=(0.0, 0.0, 0.0), positive_volumes=None, **more) -> RegisteredPoints:
     """Two volumes of slices of 16 x 12 pixels of 2 mm: "a" has 5 slices every 4 mm, "b" 7."""
     geometry = geometry_of(["a", "b"], [5, 7], (16, 12), (2.0, 2.0, 4.0))
-    return RegisteredPoints(geometry, partners or {"a": ["b"]}, shift(mm), **({"slice_distance": 1.5} | more))
+    return RegisteredPoints(geometry, positive_volumes or {"a": ["b"]}, shift(mm), **({"slice_distance": 1.5} | more))
 
 
 def find(points: RegisteredPoints, slot: int, x: float = 0.0, y: float = 0.0):
@@ -68,7 +68,7 @@ class TestKnownShift:
         assert find(small((0, 0, 4.4)), 4)[::2] == (5 + 6, True)
         assert find(small((0, 0, 6.0)), 4) == (5 + 6, pytest.approx([0, 0]), False)  # beyond the last slice
 
-    def test_outside_the_partner_or_the_own_slice(self):
+    def test_outside_the_other_volume_or_the_own_slice(self):
         points = small((4.0, 0.0, 0.0))  # y + 0.25
         assert find(points, 2, y=0.74)[2] and not find(points, 2, y=0.76)[2]
         assert find(points, 2, y=-1.0)[2] and not find(points, 2, y=-1.01)[2]
@@ -77,7 +77,7 @@ class TestKnownShift:
     def test_a_metre_away(self):
         assert not find(small((1e6, 0.0, 0.0)), 2)[2] and not find(small((0.0, 0.0, -1e6)), 2)[2]
 
-    def test_a_volume_with_fewer_partners(self):
+    def test_a_volume_with_fewer_positive_volumes(self):
         geometry = geometry_of(["a", "b", "c"], [5, 7, 5], (16, 12), (2.0, 2.0, 4.0))
         points = RegisteredPoints(geometry, {"a": ["c", "b"], "b": ["a"]}, shift((0.0, 0.0, 0.0)))
         found = points(torch.tensor([2, 8, 14]), torch.zeros(3, 2))
@@ -99,8 +99,11 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"partners": {"a": ["x"]}}, r"partners: \['x'\] are not training cases"),
-            ({"partners": {"a": []}}, "partners: no training volume has a usable registration .* run 'registration'"),
+            ({"positive_volumes": {"a": ["x"]}}, r"positive_volumes: \['x'\] are not training cases"),
+            (
+                {"positive_volumes": {"a": []}},
+                "positive_volumes: no training volume has a usable registration .* run 'registration'",
+            ),
             ({"cell": 0}, "cell: 0 is not a distance in mm"),
             ({"slice_distance": -1}, "slice_distance: -1 is not a distance in mm"),
         ],
@@ -109,7 +112,7 @@ class TestFaults:
         with pytest.raises(SettingError, match=message):
             small(**change)
 
-    def test_partners(self):
+    def test_positive_volumes(self):
         check_positives(1, slice_distance=0.5)
         with pytest.raises(SettingError, match="positive_volumes: 0; give at least 1"):
             check_positives(0, slice_distance=0.5)
@@ -161,7 +164,7 @@ def test_points_of_augmented_slices_lie_where_the_phantom_has_them(abdomen, elas
     )
 
     image, augmented = points_of(index, (192, 192))
-    own = unaugmented(augmented, image, grid)
+    own = to_unaugmented(augmented, image, grid)
     assert (own - true_place)[body].abs().max() * 192 < 0.01  # in mm
     found = points(slots[image], own)
     for place, name in enumerate(("0007", "0009")):
@@ -182,7 +185,7 @@ def test_points_of_augmented_slices_lie_where_the_phantom_has_them(abdomen, elas
 
 class TestPositives:
     def batch(self):
-        """Two partners, a bank of random unit vectors, one slice turned by half a turn and one as it is."""
+        """Two positive volumes, a bank of random unit vectors, one slice turned by half a turn and one as it is."""
         geometry = geometry_of(["a", "b", "c"], [5, 7, 5], (16, 12), (2.0, 2.0, 4.0))
         points = RegisteredPoints(geometry, {"a": ["b", "c"], "b": ["c"]}, shift((4.0, 0.0, 4.0)))
         bank = MemoryBank(17, 6, (8, 6))
@@ -201,11 +204,11 @@ class TestPositives:
             if image == 0:  # turned: the pixel shows what lies across the middle
                 row, column = 7 - row, 5 - column
             # 4 mm are one row of the features; the slice above the middle; the last slice of c was never written
-            partners = [(5 + 4), (12 + 3)] if image == 0 else [(12 + 3)]
+            nearest = [(5 + 4), (12 + 3)] if image == 0 else [(12 + 3)]
             inside = row + 1 < 8
             assert has[i].item() == inside
             found = [
-                F.normalize(features[slot, :, row + 1, column].half().float(), dim=0) for slot in partners if inside
+                F.normalize(features[slot, :, row + 1, column].half().float(), dim=0) for slot in nearest if inside
             ]
             expected = torch.stack(found).mean(dim=0) if found else torch.zeros(6)
             torch.testing.assert_close(keys[i], expected, atol=0.02, rtol=0)
