@@ -26,8 +26,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = Path("bundles/coral_acdc/configs")
-METHODS = {"no pre-training": None, "SimCLR": "simclr", "GCL": "gcl", "PCL": "pcl", "CORAL": ""}
-ABLATIONS = {"RAL only": "ral_only", "OAL only": "oal_only", "CORAL, OAL x 0.1": "weak_ordinal"}
+METHODS = {"no pre-training": None, "SimCLR": "simclr", "GCL": "gcl", "PCL": "pcl"}
+METHODS |= {"RAL only": "ral_only", "CORAL": "", "CORAL, separate dimensions": "separate_dimensions"}
+ABLATIONS = {"OAL only": "oal_only"}
 VARIANTS = METHODS | ABLATIONS
 ORGANS = ("RV", "MYO", "LV")
 SETTINGS = ("pretraining_epochs", "iterations", "learning_rate", "spacing", "slice_size")
@@ -40,8 +41,8 @@ def main() -> None:
     parser.add_argument("--labeled_cases", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(VARIANTS))
-    parser.add_argument("--pretraining_epochs", type=int, default=15)
-    parser.add_argument("--iterations", type=int, default=300, help="of fine-tuning; epochs follow from the slices")
+    parser.add_argument("--pretraining_epochs", type=int, default=30)
+    parser.add_argument("--iterations", type=int, default=1500, help="of fine-tuning; epochs follow from the slices")
     parser.add_argument("--learning_rate", type=float, default=2e-3, help="of fine-tuning")
     parser.add_argument("--spacing", type=float, default=2.5, help="pixel size in mm")
     parser.add_argument("--slice_size", type=int, default=96, help="pixels a side")
@@ -49,13 +50,12 @@ def main() -> None:
     output = Path(arguments.output_dir)
     check_same_settings(arguments, output)
     # seeds outermost: a stop leaves whole columns of methods that can be compared
-    for method in arguments.methods:
-        pretrain(method, arguments, output)
     for seed in arguments.seeds:
-        for cases in arguments.labeled_cases:
-            for method in arguments.methods:
+        for method in arguments.methods:
+            pretrain(method, seed, arguments, output)
+            for cases in arguments.labeled_cases:
                 finetune(method, cases, seed, arguments, output)
-            table(arguments, output)
+        table(arguments, output)
 
 
 def check_same_settings(arguments: argparse.Namespace, output: Path, names: Sequence[str] = SETTINGS) -> None:
@@ -68,21 +68,26 @@ def check_same_settings(arguments: argparse.Namespace, output: Path, names: Sequ
     file.write_text(json.dumps(settings), encoding="utf-8")
 
 
-def pretrain(method: str, arguments: argparse.Namespace, output: Path) -> None:
+def pretrain(method: str, seed: int, arguments: argparse.Namespace, output: Path) -> None:
     variant = VARIANTS[method]
-    folder = output / slug(method)
-    if variant is None or (folder / "encoder.pt").is_file():
+    folder = pretrained(method, seed, output)
+    if variant is None or (folder / "embedding.csv").is_file():
         return
     files = ["pretrain.json"] + ([f"variants/{variant}.json"] if variant else [])
-    settings = {"max_epochs": arguments.pretraining_epochs, "resume": True, **resolution(arguments)}
+    settings = {"seed": seed, "max_epochs": arguments.pretraining_epochs, "resume": True, **resolution(arguments)}
     bundle("pretraining", files, arguments.dataset_dir, folder, folder, **settings)
+
+
+def pretrained(method: str, seed: int, output: Path) -> Path:
+    """Folder of the pre-training of a method with a seed, which is that of the fine-tuning, too."""
+    return output / slug(method) / f"pretraining_{seed}"
 
 
 def finetune(method: str, cases: int, seed: int, arguments: argparse.Namespace, output: Path) -> None:
     folder = output / slug(method) / f"labeled_{cases}" / f"seed_{seed}"
     if (folder / "summary.csv").is_file():
         return
-    encoder = output / slug(method) / "encoder.pt"
+    encoder = pretrained(method, seed, output) / "encoder.pt"
     files = ["train.json"] + (["variants/no_pretraining.json"] if VARIANTS[method] is None else [])
     settings = {"labeled_cases": cases, "seed": seed, **resolution(arguments)}
     start = {} if VARIANTS[method] is None else {"encoder_checkpoint": str(encoder)}

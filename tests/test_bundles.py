@@ -145,7 +145,8 @@ def test_pretraining_variants(variant, phantom, tmp_path):
     settings = {**PRETRAINING, "max_epochs": 1, "warmup_epochs": 0}
     run("pretraining", ["pretrain.json", variant], dataset_dir=phantom, **settings, **folders(tmp_path))
     weights = torch.load(tmp_path / "models" / "encoder.pt", weights_only=True)
-    assert ("axis" in weights) == json.loads((CONFIGS / variant).read_text()).get("ordinal", True)
+    dimensions = json.loads((CONFIGS / variant).read_text()).get("ordinal_dimensions", 512)
+    assert len(weights.get("axis", [])) == dimensions
 
 
 def test_training_without_pretraining(trained, phantom, tmp_path):

@@ -19,7 +19,7 @@ import custom
 HEARTS = {"labeled_cases": 1, "spacing": 3.0, "slice_size": [64, 64]}
 LENGTH = {"max_epochs": 5, "iterations_per_epoch": 100, "val_interval": 5}
 PRETRAINING = {"max_epochs": 12, "warmup_epochs": 2}
-FINE_TUNING = {"max_epochs": 50, "val_interval": 25, "labeled_cases": 2}
+FINE_TUNING = {"max_epochs": 200, "val_interval": 100, "labeled_cases": 2}
 
 
 def hearts(folder: Path = Path("runs/demo"), **settings: Any) -> dict[str, dict[str, float]]:

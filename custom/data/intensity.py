@@ -54,6 +54,26 @@ class IntensityAugment:
         self.noise, self.noise_probability = noise, noise_probability
         self.blur_probability = blur_probability
 
+    def __call__(self, images: Tensor, generator: torch.Generator, rank: int = 0, world: int = 1) -> Tensor:
+        """Augment the part of a batch of one process.
+
+        The random numbers are drawn for the global batch, so that the result does not depend on the number of
+        processes.
+
+        Args:
+            images: (n, 1, H, W).
+            generator: of random numbers, on the CPU.
+            rank: number of this process.
+            world: number of processes, each with n images.
+
+        Returns:
+            Images (n, 1, H, W).
+        """
+        n = len(images)
+        drawn = self.draw(n * world, *images.shape[2:], generator)
+        drawn = {name: value[rank * n : (rank + 1) * n].to(images) for name, value in drawn.items()}
+        return self.apply(images, **drawn)
+
     def draw(self, n: int, height: int, width: int, generator: torch.Generator, factor: float = 1.0) -> dict:
         """Draw the random numbers of n augmentations on the CPU.
 

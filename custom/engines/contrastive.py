@@ -9,7 +9,7 @@ from monai.utils import CommonKeys
 
 from custom.engines.slices import SliceTrainer
 from custom.networks.weights import unwrapped
-from custom.utils.distributed import gather_embeddings
+from custom.utils.distributed import gather_batch
 
 __all__ = ["ContrastiveTrainer"]
 
@@ -17,7 +17,8 @@ __all__ = ["ContrastiveTrainer"]
 class ContrastiveTrainer(SliceTrainer):
     """Trainer that embeds two random views of each slice and compares all embeddings of the global batch.
 
-    The network maps slices (n, 1, H, W) to embeddings (n, d) and has an ``axis``, (d,) or None; the loss is a
+    The network maps slices (n, 1, H, W) to embeddings (n, d) and has an ``axis``, (k,) in the first k of the d
+    dimensions, or None; the loss is a
     :class:`custom.losses.ContrastiveLoss`.
     """
 
@@ -39,8 +40,8 @@ class ContrastiveTrainer(SliceTrainer):
         engine.optimizer.zero_grad()
         with engine.autocast():
             embeddings = engine.inferer(views, engine.network)
-        embeddings = gather_embeddings(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
-        positions, slices = gather_embeddings(positions), gather_embeddings(slices)
+        embeddings = gather_batch(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
+        positions, slices = gather_batch(positions), gather_batch(slices)
         terms = engine.loss_function.terms(embeddings, positions, slices, unwrapped(engine.network).axis)
         loss = sum(terms.values())
         loss.backward()

@@ -4,33 +4,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from monai.utils import CommonKeys
 from torch import Tensor
 
 from custom.data.annotation import UNKNOWN
+from custom.data.intensity import IntensityAugment
 from custom.engines.slices import SliceTrainer
 from custom.losses.known import loss_of_known
+from custom.utils.distributed import gather_batch
 
 __all__ = ["SegmentationTrainer"]
 
 
 class SegmentationTrainer(SliceTrainer):
-    """Supervised trainer with spatial augmentation of whole batches.
+    """Supervised trainer with augmentation of whole batches, in space and of intensity.
 
     Pixels of unknown label take no part, and classes that are not annotated in a slice count as its background, see
     :func:`custom.losses.marginal_logits`.
 
+    The loss takes logits (n, C, H, W) and labels (n, 1, H, W) of the global batch, as MONAI's losses with
+    ``to_onehot_y=True`` do.
+
     Args:
         annotated: (N, 1, C) bool, the classes that are annotated in each slice of the dataset, see
             :attr:`custom.data.SliceDataset.annotated`; None where every slice is annotated completely.
+        intensity: changes of intensity; None for none.
         **arguments: those of :class:`SliceTrainer`, all by name.
     """
 
-    def __init__(self, *, annotated: Tensor | None = None, **arguments: Any) -> None:
+    SETTINGS: ClassVar[tuple[str, ...]] = (*SliceTrainer.SETTINGS, "intensity")
+
+    def __init__(
+        self, *, annotated: Tensor | None = None, intensity: IntensityAugment | None = None, **arguments: Any
+    ) -> None:
         self.annotated = annotated
+        self.intensity = intensity
         super().__init__(**arguments)
 
     def _iteration(self, engine: SegmentationTrainer, batchdata: dict) -> dict:
@@ -47,16 +58,20 @@ class SegmentationTrainer(SliceTrainer):
         device = engine.state.device
         images, labels = (batchdata[key].to(device, non_blocking=True) for key in (CommonKeys.IMAGE, CommonKeys.LABEL))
         images, labels = engine.augmented(images, labels)
+        if engine.intensity is not None:
+            images = engine.intensity(images, *engine._draw(view=1))
         engine.network.train()
         engine.optimizer.zero_grad()
         with engine.autocast():
             logits = engine.inferer(images, engine.network)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        annotated = None if engine.annotated is None else engine.annotated[batchdata["slice"], 0].to(device)
-        loss_function = loss_of_known(
-            lambda values, classes: engine.loss_function(values, classes[:, 0]), annotated, UNKNOWN
-        )
-        loss = loss_function(logits, labels.long())
+        # Dice is not a mean over slices, so that it needs those of all processes
+        logits, labels = gather_batch(logits), gather_batch(labels)
+        annotated = None
+        if engine.annotated is not None:
+            slices = gather_batch(batchdata["slice"].to(device))
+            annotated = engine.annotated.to(device)[slices, 0]
+        loss = loss_of_known(engine.loss_function, annotated, UNKNOWN)(logits, labels.long())
         loss.backward()
         engine.optimizer.step()
         return {CommonKeys.LOSS: loss.detach()}

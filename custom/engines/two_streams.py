@@ -12,7 +12,7 @@ from torch import Tensor
 
 from custom.data.slices import UNKNOWN
 from custom.engines.slices import SliceTrainer
-from custom.utils.distributed import gather_embeddings, process_count, process_rank
+from custom.utils.distributed import gather_batch, process_count, process_rank
 
 __all__ = ["TwoStreamTrainer"]
 
@@ -110,7 +110,7 @@ class TwoStreamTrainer(SliceTrainer):
         if world == 1:
             return values
         labeled = (self.labeled_per_batch if labeled is None else labeled) // world
-        parts = gather_embeddings(values).unflatten(0, (world, -1))  # (processes, n, ...)
+        parts = gather_batch(values).unflatten(0, (world, -1))  # (processes, n, ...)
         return torch.cat([parts[:, :labeled].flatten(0, 1), parts[:, labeled:].flatten(0, 1)])
 
     def share(self, values: Tensor, labeled: int | None = None) -> Tensor:

@@ -40,7 +40,7 @@ class EmbeddingReport:
         folder: for the files.
         loader: batches with "image" (n, 1, H, W), "position" (n,), "case" (names) and "patient": names, or numbers
             of the names in ``loader.dataset.patient_names``.
-        network: maps images to embeddings (n, d); its ``axis`` is (d,) or None.
+        network: maps images to embeddings (n, d); its ``axis`` lies in the first k dimensions, (k,), or is None.
     """
 
     def __init__(self, folder: str, loader: Iterable[Mapping[str, Any]], network: nn.Module) -> None:
@@ -76,7 +76,7 @@ class EmbeddingReport:
             projections, measure = components[:, 0], "|rho| of the first principal component"
         else:
             v = axis.detach().double().cpu().numpy()
-            projections, measure = embeddings @ v / np.linalg.norm(v), "rho of the projection on the axis"
+            projections, measure = embeddings[:, : len(v)] @ v / np.linalg.norm(v), "rho of the projection on the axis"
         order = axis_order(projections, positions, patients)
         if axis is None:
             order = {patient: abs(rho) for patient, rho in order.items()}

@@ -38,7 +38,7 @@ class ContrastiveLoss(nn.Module):
             embeddings: (n, d), of all views of all slices of the batch.
             positions: (n,), along the slice axis in [0, 1].
             slices: (n,), integer id of the slice that each embedding is a view of.
-            axis: (d,), the head's ordinal axis, or ``None`` for a head without one.
+            axis: (k,), the head's ordinal axis in the first k dimensions, or ``None`` for a head without one.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement terms().")
 

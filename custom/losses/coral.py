@@ -112,6 +112,11 @@ def ordinal_anatomical_loss(embeddings: Tensor, positions: Tensor, axis: Tensor)
 class CoralLoss(ContrastiveLoss):
     """CORAL: ``relational_weight * RAL + ordinal_weight * OAL``, where the paper's alpha is ``ordinal_weight``.
 
+    The length k of the axis says which part of the embedding each term shapes. An axis as long as the embedding is the
+    paper's: both terms take all of it. Since the ordinal term alone is smallest when all embeddings lie on a line, on
+    which the relational term, which compares angles, can tell nothing apart, a shorter axis gives the ordinal term the
+    first k dimensions and the relational term the others. The encoder below is still shaped by both.
+
     Args:
         temperature: of the relational term, > 0.
         weight_scale: tau of the relational term's soft weights; ``None`` switches them off.
@@ -122,7 +127,7 @@ class CoralLoss(ContrastiveLoss):
         ValueError: temperature is not positive, a weight is negative, or both weights are zero.
 
     Source:
-        CORAL, L = L_RAL + alpha L_OAL.
+        CORAL, L = L_RAL + alpha L_OAL; dimensions of its own for each term are this project's.
     """
 
     def __init__(
@@ -147,17 +152,20 @@ class CoralLoss(ContrastiveLoss):
     def terms(
         self, embeddings: Tensor, positions: Tensor, slices: Tensor, axis: Tensor | None = None
     ) -> dict[str, Tensor]:
+        if axis is None and self.ordinal_weight > 0:
+            raise ValueError(
+                f"axis is None but ordinal_weight={self.ordinal_weight}: use a head that has an ordinal axis and "
+                "pass it on, or set ordinal_weight to 0."
+            )
+        # a longer axis than the embedding is refused by the ordinal term
+        shared = axis is None or len(axis) >= embeddings.shape[1]
+        ordinal, relational = (embeddings, embeddings) if shared else embeddings.tensor_split([len(axis)], dim=1)
         terms = {}
         if self.relational_weight > 0:
-            ral = relational_anatomical_loss(embeddings, positions, self.temperature, self.weight_scale)
+            ral = relational_anatomical_loss(relational, positions, self.temperature, self.weight_scale)
             terms["relational"] = self.relational_weight * ral
         if self.ordinal_weight > 0:
-            if axis is None:
-                raise ValueError(
-                    f"axis is None but ordinal_weight={self.ordinal_weight}: use a head that has an ordinal axis and "
-                    "pass it on, or set ordinal_weight to 0."
-                )
-            terms["ordinal"] = self.ordinal_weight * ordinal_anatomical_loss(embeddings, positions, axis)
+            terms["ordinal"] = self.ordinal_weight * ordinal_anatomical_loss(ordinal, positions, axis)
         return terms
 
 

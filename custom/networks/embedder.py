@@ -8,6 +8,8 @@ import torch
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
+from custom.utils.errors import SettingError
+
 __all__ = ["SliceEmbedder", "UNetEncoder"]
 
 
@@ -46,16 +48,32 @@ class SliceEmbedder(nn.Module):
         features: number of channels that the encoder returns.
         hidden: width of the hidden layer.
         dimensions: of the embedding.
-        ordinal: whether there is an ordinal axis; without one ``axis`` is None.
+        ordinal_dimensions: number k of the first dimensions of the embedding in which the ordinal axis lies; None
+            means all of them, and 0 that there is no axis and ``axis`` is None.
+
+    Raises:
+        SettingError: ``ordinal_dimensions`` is not a number from 0 to ``dimensions``.
     """
 
     def __init__(
-        self, encoder: nn.Module, features: int, hidden: int = 512, dimensions: int = 512, ordinal: bool = True
+        self,
+        encoder: nn.Module,
+        features: int,
+        hidden: int = 512,
+        dimensions: int = 512,
+        ordinal_dimensions: int | None = None,
     ) -> None:
         super().__init__()
+        if ordinal_dimensions is None:
+            ordinal_dimensions = dimensions
+        if not 0 <= ordinal_dimensions <= dimensions:
+            raise SettingError(
+                f"ordinal_dimensions: {ordinal_dimensions} is not between 0 (no axis) and {dimensions}, the dimensions "
+                "of the embedding."
+            )
         self.encoder = encoder
         self.head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, dimensions))
-        self.axis = nn.Parameter(torch.randn(dimensions)) if ordinal else None
+        self.axis = nn.Parameter(torch.randn(ordinal_dimensions)) if ordinal_dimensions else None
 
     def forward(self, x: Tensor) -> Tensor:
         """

@@ -23,7 +23,7 @@ from custom.utils.words import counted
 __all__ = [
     "average_gradients",
     "from_first",
-    "gather_embeddings",
+    "gather_batch",
     "hold_others",
     "process_count",
     "process_device",
@@ -174,12 +174,12 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     return tensor if process_count() == 1 else idist.all_reduce(tensor)
 
 
-def gather_embeddings(tensor: Tensor) -> Tensor:
+def gather_batch(tensor: Tensor) -> Tensor:
     """Concatenate the tensors of all processes in the order of their ranks, with gradients.
 
-    For losses that compare all pairs of a batch. Every process must compute the same loss from the result. The mean of
-    DistributedDataParallel over the processes then equals the gradients of one process on the whole batch, both for
-    parameters before the gathering (the network) and after it (the ordinal axis).
+    For losses that are not a mean over the samples of a batch. Every process must compute the same loss from the
+    result. The mean of DistributedDataParallel over the processes then equals the gradients of one process on the whole
+    batch, both for parameters before the gathering (the network) and after it (the ordinal axis).
 
     Args:
         tensor: (n, ...), of any type, the same shape and type in each process.

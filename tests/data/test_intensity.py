@@ -53,6 +53,15 @@ def test_the_ranges_and_probabilities_are_those_of_the_settings():
     assert drawn["bias"].shape == (4000, 1, 4, 4) and drawn["noise"].shape == (4000, 1, 2, 2)
 
 
+def test_processes_share_the_numbers_of_the_global_batch():
+    images = torch.randn(6, 1, 16, 16, generator=generator(1))
+    augment = IntensityAugment()
+    whole = augment(images, generator())
+    parts = [augment(part, generator(), rank, 2) for rank, part in enumerate(images.chunk(2))]
+    torch.testing.assert_close(torch.cat(parts), whole)
+    assert not torch.allclose(whole, images)
+
+
 def test_boxes_have_the_share_of_the_slice_that_was_asked_for():
     boxes = random_boxes(2000, 64, 96, generator(), probability=0.5, area=(0.1, 0.3))
     assert boxes.shape == (2000, 1, 64, 96) and boxes.dtype == torch.bool

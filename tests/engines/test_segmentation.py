@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.data import DataLoader
+from monai.losses import DiceCELoss
 from monai.networks.nets import BasicUNet
 
 from custom.data import SpatialAugment
@@ -38,7 +39,7 @@ def trainer(data: Slices, **more) -> SegmentationTrainer:
         train_data_loader=DataLoader(data, batch_sampler=sampler),
         network=network,
         optimizer=torch.optim.SGD(network.parameters(), 0.1),
-        loss_function=torch.nn.CrossEntropyLoss(),
+        loss_function=DiceCELoss(to_onehot_y=True, softmax=True, batch=True, lambda_dice=0.0),
         augment=SpatialAugment(2.0, mirror=0.0, probability=0.0),
         **more,
     )

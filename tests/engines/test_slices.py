@@ -16,9 +16,9 @@ from custom.samplers import SpreadBatchSampler
 from custom.utils.errors import SettingError
 
 
-def trainer(loss, ordinal: bool = True, **settings) -> ContrastiveTrainer:
+def trainer(loss, ordinal_dimensions: int = 6, **settings) -> ContrastiveTrainer:
     torch.manual_seed(0)
-    network = SliceEmbedder(UNetEncoder(**SETTINGS), 16, hidden=8, dimensions=6, ordinal=ordinal)
+    network = SliceEmbedder(UNetEncoder(**SETTINGS), 16, hidden=8, dimensions=6, ordinal_dimensions=ordinal_dimensions)
     data = Slices()
     return ContrastiveTrainer(
         device=torch.device("cpu"),
@@ -44,7 +44,7 @@ def test_loss_is_the_sum_of_the_terms_over_both_views():
 
 
 def test_the_two_views_differ():
-    engine = trainer(SimCLRLoss(), ordinal=False)
+    engine = trainer(SimCLRLoss(), ordinal_dimensions=0)
     images = torch.randn(4, 1, 32, 32)
     assert not torch.equal(engine.augmented(images, view=0), engine.augmented(images, view=1))
 

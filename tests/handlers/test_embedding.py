@@ -87,6 +87,13 @@ def test_order_on_the_axis(gain, tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["embedding.csv", "embedding.png"]
 
 
+def test_a_short_axis_lies_in_the_first_dimensions(tmp_path):
+    report = EmbeddingReport(tmp_path, loader(), Embedder(1.0, [-3.0]))
+    assert report() == pytest.approx(-1)
+    for row in read(tmp_path):
+        assert float(row["projection"]) == pytest.approx(-float(row["position"]), abs=1e-5)
+
+
 def test_modes_come_back(tmp_path):
     network = Embedder(1.0, [1.0, 0.0, 0.0])
     for mode in (True, False):

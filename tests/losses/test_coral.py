@@ -386,6 +386,20 @@ class TestCoralLoss:
         axis = axis if name == "ordinal" else None
         assert list(CoralLoss(**weights).terms(embeddings, positions, torch.arange(10), axis)) == [name]
 
+    @pytest.mark.parametrize("k", [1, 2, 4])
+    def test_a_short_axis_gives_each_term_dimensions_of_its_own(self, k):
+        embeddings, positions, _ = batch(10)
+        axis = torch.randn(k, dtype=embeddings.dtype)
+        terms = CoralLoss().terms(embeddings.requires_grad_(), positions, torch.arange(10), axis)
+        expected = {
+            "relational": relational_anatomical_loss(embeddings[:, k:], positions),
+            "ordinal": ordinal_anatomical_loss(embeddings[:, :k], positions, axis),
+        }
+        torch.testing.assert_close(terms, expected)
+        used = {name: torch.autograd.grad(term, embeddings)[0].abs().sum(0) > 0 for name, term in terms.items()}
+        assert not used["ordinal"][k:].any()
+        assert not used["relational"][:k].any() and used["relational"][k:].all()
+
     def test_ordinal_term_without_an_axis(self):
         embeddings, positions, _ = batch(10)
         with pytest.raises(ValueError, match=r"axis is None but ordinal_weight=1.0: use a head .* or set"):

@@ -7,6 +7,7 @@ import torch
 from monai.networks.nets import BasicUNet
 
 from custom.networks import SliceEmbedder, UNetEncoder, WeightsError, default_encoder, load_encoder, load_weights
+from custom.utils.errors import SettingError
 
 SETTINGS = {"spatial_dims": 2, "in_channels": 1, "features": (4, 8, 8, 8, 16, 4), "norm": "batch"}
 
@@ -41,8 +42,12 @@ def test_embeddings_and_axis():
     network = embedder()
     assert network(torch.rand(3, 1, 32, 32)).shape == (3, 6)
     assert "axis" in network.state_dict() and network.axis.shape == (6,)
-    without = SliceEmbedder(UNetEncoder(**SETTINGS), 16, ordinal=False)
+    without = SliceEmbedder(UNetEncoder(**SETTINGS), 16, ordinal_dimensions=0)
     assert without.axis is None and "axis" not in without.state_dict()
+    assert SliceEmbedder(UNetEncoder(**SETTINGS), 16, ordinal_dimensions=64).axis.shape == (64,)
+    for wrong in (-1, 513):
+        with pytest.raises(SettingError, match=f"ordinal_dimensions: {wrong} is not between 0 .* and 512"):
+            SliceEmbedder(UNetEncoder(**SETTINGS), 16, ordinal_dimensions=wrong)
 
 
 def test_encoder_moves_by_name_with_its_statistics(encoder_file, capsys):

@@ -12,9 +12,11 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Events
 from monai.data import DataLoader
+from monai.losses import DiceCELoss
 from monai.networks.nets import BasicUNet
 from processes import in_processes
 
+from custom.data import IntensityAugment
 from custom.data.augment import SpatialAugment
 from custom.engines import ContrastiveTrainer, SegmentationTrainer
 from custom.losses import CoralLoss
@@ -55,10 +57,11 @@ def losses(kind: str) -> dict:
     torch.manual_seed(0)
     if kind == "contrastive":
         network = SliceEmbedder(UNetEncoder(**SETTINGS), 16, hidden=8, dimensions=6)
-        trainer, loss = ContrastiveTrainer, CoralLoss()
+        trainer, loss, more = ContrastiveTrainer, CoralLoss(), {}
     else:
         network = BasicUNet(out_channels=2, **SETTINGS)
-        trainer, loss = SegmentationTrainer, torch.nn.CrossEntropyLoss()
+        trainer, loss = SegmentationTrainer, DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
+        more = {"intensity": IntensityAugment()}
     network.double()  # so that what is compared is the arithmetic, not how training amplifies rounding
     if process_count() > 1:
         network = distribute(network, torch.device("cpu"))
@@ -73,14 +76,16 @@ def losses(kind: str) -> dict:
         loss_function=loss,
         augment=SpatialAugment(spacing=2.0),
         seed=3,
+        **more,
     )
     seen = []
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(e.state.output["loss"].clone()))
     engine.run()
     values = torch.stack(seen)
     if process_count() > 1:
-        dist.all_reduce(values)  # the supervised loss is a mean over this process's part; CORAL's is global already
-        values /= process_count()
+        other = [torch.empty_like(values) for _ in range(process_count())]
+        dist.all_gather(other, values)  # the loss of each process is that of the global batch
+        torch.testing.assert_close(other[0], other[1])
     return {"losses": values, "weights": unwrapped(network).state_dict()}
 
 

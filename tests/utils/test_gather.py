@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from custom.losses import CoralLoss, PCLLoss, SimCLRLoss
-from custom.utils.distributed import gather_embeddings
+from custom.utils.distributed import gather_batch
 
 PROCESSES, PER_PROCESS = 2, 7
 LOSSES = {"coral": CoralLoss(), "simclr": SimCLRLoss(), "pcl": PCLLoss()}
@@ -39,9 +39,9 @@ def global_batch(dtype):
 
 def run(network, x, positions, slices, loss):
     """Terms and gradients after one backward pass, as the trainer does it."""
-    embeddings = gather_embeddings(network(x))
+    embeddings = gather_batch(network(x))
     axis = getattr(network, "module", network).axis
-    terms = loss.terms(embeddings, gather_embeddings(positions), gather_embeddings(slices), axis)
+    terms = loss.terms(embeddings, gather_batch(positions), gather_batch(slices), axis)
     sum(terms.values()).backward()
     parameters = {name.removeprefix("module."): p for name, p in network.named_parameters()}
     return {
@@ -51,7 +51,7 @@ def run(network, x, positions, slices, loss):
 
 
 def work(rank: int, folder: Path) -> None:
-    results = {"order": gather_embeddings(torch.tensor([rank, 10 + rank]))}
+    results = {"order": gather_batch(torch.tensor([rank, 10 + rank]))}
     for dtype in (torch.float32, torch.float64):
         for name, loss in LOSSES.items():
             network = DistributedDataParallel(Network(dtype), find_unused_parameters=name != "coral")
@@ -88,4 +88,4 @@ def test_ranks_come_in_order(gathered):
 
 def test_identity_without_a_process_group():
     tensor = torch.zeros(2, 3)
-    assert gather_embeddings(tensor) is tensor
+    assert gather_batch(tensor) is tensor
