@@ -100,7 +100,7 @@ def test_inference_writes_labels_in_the_geometry_of_each_image(trained, phantom)
         for f in (phantom / patient).glob("*_frame??.nii.gz")
     )
     written = sorted((trained / "predictions").glob("*.nii.gz"))
-    assert "3 LV 204 121 167 255" in (trained / "predictions" / "labels.ctbl").read_text().splitlines()
+    assert "3 LV 204 121 167 255" in (trained / "labels.ctbl").read_text().splitlines()
     assert [f.name for f in written] == [f.name.replace(".nii.gz", "_seg.nii.gz") for f in images]
     for image, prediction in zip(map(nib.load, images), map(nib.load, written), strict=True):
         assert prediction.shape == image.shape and prediction.get_data_dtype() == np.uint8

@@ -18,7 +18,7 @@ import monai.bundle
 from monai.utils import ensure_tuple
 
 from custom.utils.errors import DEBUG, SettingError
-from custom.utils.settings import check_settings
+from custom.utils.settings import SETTINGS, check_settings, is_computed
 
 __all__ = ["MONAI_BUNDLE", "check_options", "in_monai_bundle", "program"]
 
@@ -44,13 +44,13 @@ def in_monai_bundle() -> bool:
 def check_options() -> None:
     """Refuse misspelled options and run ids of ``python -m monai.bundle``, and check types and ranges of all settings.
 
-    MONAI would take a misspelled option for a new key of the config. Nested options (``optimizer#nesterov``) may add a
-    key; MONAI refuses them if the parent is missing. Nothing is checked in other programs, without ``--config_file``,
+    MONAI would take a misspelled option for a new key of the config. Nested options (``train#optimizer#nesterov``) may
+    add a key to a part that is there. Nothing is checked in other programs, without ``--config_file``,
     or with ``--tracking``, which adds keys.
 
     Raises:
-        SettingError: an unknown option, with the most similar key; an unknown run id, with those of the config; a
-            setting with its allowed values; or None, which MONAI ignores.
+        SettingError: an unknown option, with the most similar key; a text for a component; an unknown run id, with
+            those of the config; a setting with its allowed values; or None, which MONAI ignores.
     """
     if not in_monai_bundle():
         return
@@ -89,6 +89,8 @@ def check_options() -> None:
     for file in files:
         content |= monai.bundle.ConfigParser.load_config_file(file)
     _check_run_id(given, options, content)
+    for option, value in () if "tracking" in options else values.items():
+        _check_place(option, value, content)
     if ignored := [option for option, value in values.items() if value is None and option in content]:
         raise SettingError(
             f"--{ignored[0]} None: MONAI leaves out an option of this value; write --{ignored[0]} '$None'."
@@ -120,3 +122,38 @@ def _check_run_id(given: list[str], options: Mapping[str, str], content: Mapping
 def _is_run(value: Any) -> bool:
     """Whether the value of a key is a list of expressions, as that of a workflow."""
     return isinstance(value, list) and bool(value) and all(isinstance(v, str) and v[:1] in ("$", "@") for v in value)
+
+
+def _check_place(option: str, value: Any, content: Mapping[str, Any]) -> None:
+    """Check that a nested option lies in a part of the config that exists, and that no text replaces a component.
+
+    Raises:
+        SettingError: with the option and the remedy.
+    """
+    *parents, last = re.split("#|::", option)
+    node: Any = content
+    for number, name in enumerate(parents):
+        path = "#".join(parents[: number + 1])
+        node = content[path] if path in content else _part(node, name)  # overlays have nested keys
+        if node is None:
+            inside = [f"{key}#{name}" for key, part in content.items() if isinstance(part, Mapping) and name in part]
+            close = (inside or difflib.get_close_matches(path, list(content), n=1)) if number == 0 else []
+            remedy = f"did you mean --{'#'.join([close[0], *parents[number + 1 :], last])}?" if close else "correct it."
+            raise SettingError(f"--{option}: no config file has the key {path}; {remedy}")
+        if is_computed(node) and not isinstance(node, Mapping):
+            return  # only the parser knows what it is
+    replaced = _part(node, last)
+    component = isinstance(replaced, Mapping) and "_target_" in replaced
+    if component and last not in SETTINGS and isinstance(value, (str, int, float)) and not is_computed(value):
+        part = next((key for key in replaced if not key.startswith("_")), "_target_")
+        raise SettingError(
+            f"--{option}: {value!r} cannot take the place of {replaced['_target_']}; change a part of it, such as "
+            f"--{option}#{part}, or its class, --{option}#_target_."
+        )
+
+
+def _part(node: Any, name: str) -> Any:
+    """A part of a config by its name, or by its number in a list; None where it has none."""
+    if isinstance(node, list):
+        return node[int(name)] if name.isdecimal() and int(name) < len(node) else None
+    return node.get(name) if isinstance(node, Mapping) else None

@@ -20,6 +20,7 @@ from custom.utils.log import log_aside, start_log
 
 __all__ = ["print_message_last", "start_run"]
 
+COMPONENT = re.compile(r"Failed to instantiate component '([^']*)'")  # of MONAI's errors, from outside to inside
 # the program in which a MONAI Label server trains, and whose last lines it shows
 MONAI_LABEL = "monailabel.interfaces.utils.app"
 
@@ -50,7 +51,7 @@ def print_message_last() -> None:
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        message: Any = user_error(error)
+        message: Any = user_error(error) or _failed_component(error)
         if isinstance(error, KeyboardInterrupt):
             sentences = kept() or ["nothing was written yet from which a run could continue"]
             message = f"Stopped by Ctrl-C: {'; '.join(sentences)}."
@@ -60,9 +61,27 @@ def print_message_last() -> None:
             with contextlib.suppress(OSError):
                 sys.stdout.flush()  # both streams may be the same
             print(f"\n{message}", file=sys.stderr, flush=True)
-        log_aside(str(message or "".join(format_exception(kind, error, traceback))), logging.ERROR)
+        if user_error(error) is None and not isinstance(error, KeyboardInterrupt):
+            log_aside("".join(format_exception(kind, error, traceback)), logging.ERROR)
+        if message is not None:
+            log_aside(str(message), logging.ERROR)
 
     sys.excepthook = hook
+
+
+def _failed_component(error: BaseException | None) -> str | None:
+    """Message of an error in a component that MONAI could not make of the config; None for other errors."""
+    component = cause = None
+    while error is not None:
+        if found := COMPONENT.match(str(error)):
+            component = found[1]
+        cause, error = error, error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if component is None:
+        return None
+    return (
+        f"{component} cannot be made of the settings given ({type(cause).__name__}: {' '.join(str(cause).split())}); "
+        f"correct them. log.txt among the results has the traceback, and --{DEBUG} shows it."
+    )
 
 
 def _debugged() -> bool:

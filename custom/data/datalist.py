@@ -216,6 +216,11 @@ def _read_ids(file: Path, optional: bool = False) -> list[str]:
 def _from_json(file: Path, split_dir: str) -> tuple:
     """Training cases; validation and test; images of pre-training."""
     sections = read_sections(file)
+    if split_dir and not any((Path(split_dir) / name).is_file() for name in _HELD_OUT.values()):
+        raise DataError(
+            f"split_dir: {split_dir} has no {' and no '.join(_HELD_OUT.values())}; give a folder that has one of them, "
+            "or leave it out."
+        )
     for section, name in _HELD_OUT.items() if split_dir else ():
         ids = set(_read_ids(Path(split_dir) / name, optional=True))
         moved = [case for case in sections["training"] if {case["case"], case["patient"]} & ids]

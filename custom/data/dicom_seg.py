@@ -95,7 +95,7 @@ class SaveDicomSegd(MapTransform):
             raise DataError(
                 f"{series}: no DICOM-SEG can refer to this series ({error}); leave the overlay out."
             ) from error
-        with replacing(self.folder / f"{case}_seg.dcm") as temporary:
+        with replacing(self.folder / f"{case}_seg.dcm", aside=True) as temporary:
             file.save_as(temporary)
 
     def _segment(self, number: int, name: str) -> highdicom.seg.SegmentDescription:

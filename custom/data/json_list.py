@@ -19,6 +19,8 @@ from custom.utils.json_files import read_json
 __all__ = ["SECTIONS", "checked_spacing", "class_names", "classes_of", "label_values", "read_sections"]
 
 SECTIONS = ("training", "unlabeled", "validation", "test")
+OF_THE_LIST = ("labels", "ignore_value")
+OF_A_CASE = ("image", "label", "case", "patient", "phase", "header_spacing", *ANNOTATION_KEYS)
 
 
 def class_names(datalist: str | None, default: Sequence[str]) -> list[str]:
@@ -103,6 +105,9 @@ def _entry(file: Path, where: str, entry: Any, content: Mapping[str, Any]) -> di
     where = f"datalist: {file}: {where}"
     if not isinstance(entry, dict):
         raise DataError(f'{where} is {_short(entry)}; write a file name, or {{"image": ..., "label": ...}}.')
+    for key in entry:
+        if (meant := _misspelled(key, OF_A_CASE)) and meant not in entry:
+            raise DataError(f"{where} has the key '{key}'; its name is '{meant}'.")
     entry = {"ignore_value": content.get("ignore_value"), **entry}
     entry = {key: value for key, value in entry.items() if value is not None}
     for key in ("image", "label"):
@@ -183,9 +188,20 @@ def _short(value: Any) -> str:
     return text if len(text) < 120 else text[:117] + "..."
 
 
+def _misspelled(key: str, known: Sequence[str]) -> str | None:
+    """The known key that a key resembles so much that it must be meant; None for others and for known ones."""
+    alike = difflib.get_close_matches(key.strip().casefold(), known, n=1, cutoff=0.85)
+    return alike[0] if alike and key not in known else None
+
+
 def _read_list(file: Path) -> dict[str, Any]:
     content = read_json(file, "datalist", error=DataError)
     for key, value in content.items():
+        if (meant := _misspelled(key, OF_THE_LIST)) and meant not in content:
+            raise DataError(f"datalist: {file} has the key '{key}'; its name is '{meant}'.")
+        if key in OF_A_CASE and key not in OF_THE_LIST:
+            also = "; --header_spacing gives that of all files" if key == "header_spacing" else ""
+            raise DataError(f"datalist: {file} has '{key}' beside its sections; write it in the cases{also}.")
         if isinstance(value, list) and key not in SECTIONS:
             alike = difflib.get_close_matches(key, SECTIONS, n=1, cutoff=0.5)
             remedy = f"its name is '{alike[0]}'" if alike else f"there are {', '.join(SECTIONS)}"

@@ -113,6 +113,9 @@ def nifti_geometry(header: nib.Nifti1Header, path: str, spacing: Sequence[float]
     elif len(forms) == 2 and not _same(*map(_sizes, forms.values())):
         both = ", ".join(f"{_listed(_sizes(form))} mm in its {kind}" for kind, form in forms.items())
         notes.append(f"{path} contradicts itself: voxels of {both}; the {name} is taken.")
+    elif len({nib.aff2axcodes(form) for form in forms.values()}) > 1:
+        both = ", ".join(f"{''.join(nib.aff2axcodes(form))} in its {kind}" for kind, form in forms.items())
+        notes.append(f"{path} contradicts itself: its axes are {both}; the {name} is taken.")
     return Geometry(affine, tuple(forms.values()), tuple(notes))
 
 

@@ -40,11 +40,11 @@ class SaveVolumed(SaveImaged):
 
     Args:
         keys: volumes (1, X, Y, Z) in the voxels of their image.
-        output_dir: folder of the files, which is created.
+        output_dir: folder of the files, which is created, and holds nothing but whole volumes.
         output_postfix: of their names.
         output_dtype: of NumPy, "uint8" for label values.
         allow_missing_keys: whether cases may lack them.
-        class_names: of the foreground classes, label 1 first; then "labels.ctbl" beside the volumes gives 3D Slicer the
+        class_names: of the foreground classes, label 1 first; then "labels.ctbl" beside the folder gives 3D Slicer the
             names and the colors of the labels. None for volumes that are no labels.
 
     Raises:
@@ -71,11 +71,11 @@ class SaveVolumed(SaveImaged):
             volume = data[key]
             image = str(volume.meta["filename_or_obj"])
             case = case_id({"case": data.get("case"), "image": image})
-            with replacing(self.folder / f"{case}_{self.postfix}.nii.gz") as temporary:
+            with replacing(self.folder / f"{case}_{self.postfix}.nii.gz", aside=True) as temporary:
                 content = like_image(_values(volume, case), image, volume.affine.cpu().numpy(), self.dtype).to_bytes()
                 temporary.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
         if self.class_names is not None:
-            with replacing(self.folder / COLORS) as temporary:
+            with replacing(self.folder.parent / COLORS) as temporary:
                 temporary.write_text(color_table(self.class_names), encoding="utf-8")
         return dict(data)
 

@@ -37,13 +37,15 @@ class FileError(UserError, OSError):
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, aside: bool = False) -> Iterator[Path]:
     """Write a file under a temporary name in the same folder and rename it if the block ends without an error.
 
     Temporary files that killed processes left for the same name are removed afterwards.
 
     Args:
         path: the final name; its folder is created.
+        aside: whether the temporary file lies in the folder above, if that is on the same disk, so that whoever reads
+            all files of the folder finds whole ones alone.
 
     Yields:
         The temporary name to write to. It keeps the ending of the final name, from which some writers take the format.
@@ -53,14 +55,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     # with the host name, since several machines may share the folder
-    temporary = path.with_name(f".{socket.gethostname()}.{os.getpid()}.partial-{path.name}")
+    name = f".{socket.gethostname()}.{os.getpid()}.partial-{path.name}"
+    temporary = path.with_name(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        above = path.parent.resolve().parent
+        if aside and os.access(above, os.W_OK) and above.stat().st_dev == path.parent.stat().st_dev:
+            temporary = above / name
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())  # some file systems report only now that the disk is full
         os.replace(temporary, path)
-        _remove_abandoned(path)
+        _remove_abandoned(path, temporary.parent)
     except Exception as error:
         if isinstance(error, UserError):
             raise
@@ -138,10 +144,13 @@ def unlock(path: str | Path) -> None:
         file.close()
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove old temporary files of a file. Their age decides, since their processes may run on other machines."""
+def _remove_abandoned(path: Path, folder: Path) -> None:
+    """Remove old temporary files of a file from a folder.
+
+    Their age decides, since their processes may run on other machines.
+    """
     temporary = re.compile(rf"\..+\.\d+\.partial-{re.escape(path.name)}")
-    for file in path.parent.glob(".*.partial-*"):
+    for file in folder.glob(".*.partial-*"):
         with suppress(OSError):  # another process has removed it, or it belongs to another user
             # both times come from the file server, whose clock may differ from that of this machine
             if temporary.fullmatch(file.name) and path.stat().st_mtime - file.stat().st_mtime > ABANDONED:

@@ -39,13 +39,14 @@ class _Console(logging.StreamHandler):
 class _File(logging.FileHandler):
     """Appends the messages of the first process to a file, which is made with the first message.
 
-    Where that fails, as on a full disk, logging says so on standard error, and the run continues.
+    Where that fails, as on a full disk, a line on standard error says so once, and the run continues.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, delay=True, encoding="utf-8")
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         self.addFilter(lambda record: process_rank() == 0)
+        self.failed = False
 
     def _open(self) -> TextIO:
         os.makedirs(os.path.dirname(self.baseFilename), exist_ok=True)
@@ -56,6 +57,14 @@ class _File(logging.FileHandler):
             super().emit(record)
         except OSError:  # opening the file is outside of what FileHandler takes care of
             self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.failed:
+            self.failed = True
+            print(f"The log {self.baseFilename} cannot be written ({error.strerror}).", file=sys.stderr)  # noqa: T201
 
 
 class _Warnings(logging.Handler):

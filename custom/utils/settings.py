@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from jsonschema import Draft7Validator
 from jsonschema.validators import extend
+from monai.networks.layers import Norm
 
 from custom.utils.errors import SettingError
 
-__all__ = ["SETTINGS", "check_settings"]
+__all__ = ["SETTINGS", "check_settings", "is_computed"]
 
 
 def whole(least: int, most: int = 1_000_000_000) -> dict[str, Any]:
@@ -57,7 +58,8 @@ def or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 NAME = {"type": "string", "pattern": r"\S"}
-WHOLE = {"type": "integer", "minimum": 0}
+LABEL = {"type": "integer", "minimum": 1}  # 0 is the background
+NORM = {"enum": [name.lower() for name in Norm.names] + list(Norm.names)}
 SIZE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1000}
 ANGLE = {"type": "number", "minimum": -180, "maximum": 180}
 PIXELS = listed(
@@ -93,7 +95,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "features": listed({"type": "integer", "minimum": 1}, "six whole numbers from 1 on", 6, 6),
     "transformer_features": whole(1),
     "class_names": listed(NAME, "different names that are not empty, such as ['liver','spleen']", uniqueItems=True),
-    "label_values": or_null(listed(WHOLE, "different whole numbers, such as [1,3]", uniqueItems=True)),
+    "label_values": or_null(listed(LABEL, "different whole numbers from 1 on, such as [1,3]", uniqueItems=True)),
     "labeled_cases": {
         "anyOf": [{"type": "null"}, {"type": "integer", "minimum": 1}, listed({"type": ["string", "integer"]}, "")],
         "description": "a whole number from 1 on, names such as ['patient001'], or null",
@@ -130,8 +132,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "fusion": {"enum": ["best", "majority", "weighted"], "description": "best, majority or weighted"},
     "norm": {
-        "anyOf": [NAME, {"type": "array", "items": [NAME, {"type": "object"}], "minItems": 2, "maxItems": 2}],
-        "description": "a name such as batch, or a name and its options, such as ['instance',{'affine':true}]",
+        "anyOf": [NORM, {"type": "array", "items": [NORM, {"type": "object"}], "minItems": 2, "maxItems": 2}],
+        "description": "a norm of MONAI such as batch, or a name and its options, such as ['instance',{'affine':true}]",
     },
     "transform_format": {"enum": ["h5", "nii.gz"], "description": "h5 or nii.gz"},
     "images": text("null", "integer"),
@@ -181,7 +183,7 @@ def check_settings(values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         name = key.replace("::", "#").split("#")[-1]
         schema = SETTINGS.get(ALSO.get(name, name))
-        if schema is None or _is_computed(value):
+        if schema is None or is_computed(value):
             continue
         if not _Validator(schema).is_valid(value):
             shown = repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
@@ -197,7 +199,7 @@ def _takes_null(schema: Mapping[str, Any]) -> bool:
     return _Validator(schema).is_valid(None)
 
 
-def _is_computed(value: Any) -> bool:
+def is_computed(value: Any) -> bool:
     """Whether the parser evaluates a value: an expression, a reference or a component."""
     if isinstance(value, Mapping):
         return "_target_" in value

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -71,6 +72,22 @@ def test_an_unknown_run_id_is_answered_with_those_there_are(monkeypatch, argumen
         check_options()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("optimizer#lr", "0.1", "no config file has the key optimizer; did you mean --train#optimizer#lr?"),
+        ("los#weight", "1", "no config file has the key los; did you mean --loss#weight?"),
+        ("train#zzz#lr", "1", "no config file has the key train#zzz; correct it."),
+        ("train#handlers#99#x", "1", "no config file has the key train#handlers#99; correct it."),
+        ("loss", "DiceLoss", "'DiceLoss' cannot take the place of "),
+        ("train#optimizer", "SGD", "'SGD' cannot take the place of torch.optim.Adam; change a part of it, such as"),
+    ],
+)
+def test_parts_that_are_not_there_and_texts_for_components(given, option, value, words):
+    with pytest.raises(SettingError, match=re.escape(f"--{option}: {words}")):
+        given("--config_file", TRAIN, f"--{option}", value)
+
+
 def test_unlike_anything(given):
     with pytest.raises(SettingError, match="--zzz: no config file has this key; see the README"):
         given("--config_file", TRAIN, "--zzz", "3")
@@ -81,7 +98,7 @@ def test_unlike_anything(given):
     [
         ["--max_epochs", "3", "--learning-rate=0.1", "--resume", "--bundle_root", "/x", "--features", "[4,8,8,8,8,4]"],
         ["--images", "x", "--warmup_epochs", "3"],  # of other workflows
-        ["--optimizer#amsgrad", "True", "--train::trainer::max_epochs", "3"],
+        ["--train#optimizer#amsgrad", "True", "--train::trainer::max_epochs", "3"],
         ["--meta_file", "m", "--logging_file=l", "--run_id", "r", "--init_id", "i", "--final_id", "f"],
         ["--workflow_type", "train", "--args_file", "a", "-t", "x", "--", "--verbose"],
         ["--tracking", "mlflow", "--experiment_name", "mine"],
@@ -112,7 +129,7 @@ def test_other_programs_are_left_alone(monkeypatch):
         ("max_epochs", "many"),
         ("max_epochs", "True"),
         ("train#trainer#max_epochs", "0"),
-        ("optimizer#lr", "1e30"),
+        ("train#optimizer#lr", "1e30"),
         ("spacing", "-2"),
         ("spacing", "0"),
         ("slice_size", "0"),
@@ -135,6 +152,9 @@ def test_other_programs_are_left_alone(monkeypatch):
         ("output_dir", "1001"),
         ("resume", "maybe"),
         ("val_interval", "0"),
+        ("norm", "bach"),
+        ("norm", "['bach',{}]"),
+        ("label_values", "[0]"),
     ],
 )
 def test_settings_that_cannot_be(given, option, value):

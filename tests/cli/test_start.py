@@ -56,6 +56,18 @@ def test_other_errors_and_other_programs_keep_their_tracebacks():
     assert done.stderr.endswith("\ncustom.utils.errors.SettingError: seed: x\n") and done.stderr.count("seed: x") == 1
 
 
+def test_a_component_that_cannot_be_made_is_named():
+    cause = ValueError("num_channels must be divisible by num_groups")
+    made = RuntimeError("Failed to instantiate component 'x.BasicUNet' with keywords: norm\n set '_mode_=debug'")
+    outer = RuntimeError("Failed to evaluate ConfigExpression")
+    made.__cause__, outer.__cause__ = cause, made
+    assert start_module._failed_component(outer) == (
+        "x.BasicUNet cannot be made of the settings given (ValueError: num_channels must be divisible by num_groups); "
+        "correct them. log.txt among the results has the traceback, and --debug shows it."
+    )
+    assert start_module._failed_component(cause) is None
+
+
 def test_importing_the_package_changes_nothing():
     """Neither the hook for errors, nor the loggers, nor what is imported beside it."""
     script = (

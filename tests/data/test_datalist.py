@@ -419,6 +419,11 @@ GOOD = {"labels": {"0": "background", "1": "x"}, "training": [{"image": "a.nii.g
         (GOOD | {"training": [{"image": "a", "patient": []}]}, "patient is []"),
         (GOOD | {"training": [{"image": "a", "case": True}]}, "case is True"),
         (GOOD | {"training": [{"image": "a", "header_spacing": [1, 0, 2]}]}, "header_spacing: [1, 0, 2] are not three"),
+        (GOOD | {"training": [{"image": "a", "patinet": "p"}]}, "has the key 'patinet'; its name is 'patient'"),
+        (GOOD | {"training": [{"image": "a", "Header_spacing": [1, 1, 2]}]}, "its name is 'header_spacing'"),
+        (GOOD | {"header_spacing": [1, 1, 2]}, "has 'header_spacing' beside its sections; write it in the cases"),
+        (GOOD | {"annotated_slices": [1]}, "has 'annotated_slices' beside its sections"),
+        (GOOD | {"ignore_values": 255}, "has the key 'ignore_values'; its name is 'ignore_value'"),
         (json.dumps(GOOD).encode("utf-16"), "not in UTF-8"),
         (json.dumps(GOOD | {"x": "Größe"}, ensure_ascii=False).encode("latin-1"), "not in UTF-8"),
         (b"[" * 200000, "nested too deeply"),
@@ -434,6 +439,17 @@ def test_lists_that_cannot_be_read_are_named(content, words, datalist):
     with pytest.raises(DataError, match=re.escape(words)) as error:
         load_sections("", "", None, str(datalist))
     assert str(datalist) in str(error.value)
+
+
+def test_lists_of_a_split_that_are_not_there_are_named(datalist, tmp_path):
+    with pytest.raises(DataError, match=r"split_dir: .*none has no val.txt and no test.txt; give a folder"):
+        load_sections("", str(tmp_path / "none"), None, str(datalist))
+
+
+def test_keys_of_ones_own_are_kept(datalist):
+    written(datalist, GOOD | {"training": [{"image": "a.nii.gz", "image2": "x.nii.gz", "age": 7, "patient_id": "p"}]})
+    (case,) = load_sections("", "", None, str(datalist))["training"]
+    assert (case["image2"], case["age"], case["patient_id"]) == ("x.nii.gz", 7, "p")
 
 
 @pytest.mark.parametrize("case", ["../escaped", "/tmp/x", "..", "a\\b", "a\nb", "x" * 300])

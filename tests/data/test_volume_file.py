@@ -110,6 +110,17 @@ def test_what_is_uncertain_is_refused_by_every_reader(header, words, tmp_path):
         read_volume(path)
 
 
+def test_forms_that_turn_a_volume_differently_are_told(tmp_path):
+    """The sform counts, but a program that takes the qform has left and right the other way around."""
+    path = write(tmp_path / "a.nii.gz", s=AFFINE, q=AFFINE @ np.diag([-1, 1, 1, 1]))
+    (note,) = open_volume(path).notes
+    codes = ["".join(nib.aff2axcodes(affine)) for affine in open_volume(path).forms]
+    assert codes[0] != codes[1]
+    axes = f"{codes[0]} in its sform, {codes[1]} in its qform"
+    assert note == f"{path} contradicts itself: its axes are {axes}; the sform is taken."
+    np.testing.assert_allclose(open_volume(path).affine, AFFINE, atol=1e-4)
+
+
 def test_the_spacing_of_a_case_takes_the_place_of_the_headers(tmp_path):
     image, label = (write(tmp_path / f"{n}.nii.gz", s=scaled(1, 1, 1), pixdim=(1, 1, 1)) for n in "ab")
     remember_case({"image": image, "label": label, "header_spacing": [2, 2, 8]})
@@ -182,8 +193,8 @@ def test_labels_keep_their_names_and_colors(tmp_path):
     image = write(tmp_path / "a.nii.gz", s=AFFINE)
     volume = LoadVolumed("image")({"image": image})["image"] * 0
     SaveVolumed("pred", str(tmp_path / "out"), class_names=["right kidney", "liver"])({"pred": volume, "case": "b"})
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["b_seg.nii.gz", "labels.ctbl"]
-    _, *lines = (tmp_path / "out" / "labels.ctbl").read_text(encoding="utf-8").splitlines()
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["b_seg.nii.gz"]
+    _, *lines = (tmp_path / "labels.ctbl").read_text(encoding="utf-8").splitlines()
     assert lines == ["0 background 0 0 0 0", "1 right_kidney 86 180 233 255", "2 liver 230 159 0 255"]
 
 

@@ -108,3 +108,12 @@ def test_a_lock_is_held_by_one_process_and_goes_with_it(tmp_path):
     lock(file, "ckpt_dir")  # the same process
     unlock(file)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_holds_whole_files_alone(tmp_path):
+    """What is written aside lies above the folder until it is whole, also what a kill leaves of it."""
+    folder = tmp_path / "predictions"
+    with replacing(folder / "a.nii.gz", aside=True) as temporary:
+        temporary.write_bytes(b"part")
+        assert list(folder.iterdir()) == [] and temporary.parent == tmp_path
+    assert [file.name for file in folder.iterdir()] == ["a.nii.gz"] and list(tmp_path.iterdir()) == [folder]

@@ -73,8 +73,10 @@ def test_a_file_that_cannot_be_written_is_said_and_stops_nothing(unlogged, tmp_p
     (tmp_path / "out").touch()
     start_log(tmp_path / "out")
     logger.info("one")
+    logger.info("two")
     printed = capsys.readouterr()
-    assert printed.out == "one\n" and "FileExistsError" in printed.err
+    assert printed.out == "one\ntwo\n"
+    assert printed.err == f"The log {tmp_path / 'out' / 'log.txt'} cannot be written (File exists).\n"
 
 
 @pytest.mark.parametrize("rank", [0, 1])
