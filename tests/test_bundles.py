@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_configs import OVERLAYS, WORKFLOWS
 
 PRETRAINING = {**SMALL, "max_epochs": 2, "warmup_epochs": 1, "batch_size": 16}
-TRAINING = {**SMALL, "max_epochs": 4, "val_interval": 2, "batch_size": 8, "labeled_cases": 2}
+TRAINING = {**SMALL, "max_epochs": 4, "val_interval": 2, "batch_size": 4, "labeled_cases": 2}
 SEGMENTING = {key: value for key, value in SMALL.items() if key != "train#trainer#mixed_precision"}
 
 

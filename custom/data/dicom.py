@@ -20,7 +20,7 @@ INDEX = "DICOMDIR"  # index of a disc, which is in the DICOM format but is not a
 
 
 def is_dicom(file: str | os.PathLike) -> bool:
-    """Whether a file is DICOM: it has "DICM" after the first 128 bytes, or begins with an element, as old ones do."""
+    """Whether a file is DICOM: it has "DICM" after its preamble of 128 bytes, or begins with an element without one."""
     with open(file, "rb") as content:
         start = content.read(132)
     return start[128:] == b"DICM" or START.match(start) is not None

@@ -58,7 +58,7 @@ def read_header(folder: str, file: str) -> dict[str, str]:
         VolumeFileError: it cannot be read, or is not an image.
     """
     try:
-        # as bytes, since numbers that are none are told below
+        # as bytes, since invalid numbers are reported below
         found = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(TAGS.values()))
         tags = {name: _text(found, name) for name in TAGS}
     except Exception as error:  # whatever a damaged file leads to
@@ -80,6 +80,8 @@ def _text(found: pydicom.Dataset, name: str) -> str:
         return ""
     element = found.get_item(tag)
     value: Any = element.value
+    if value is None:  # an empty element
+        return ""
     if name == "table of values":
         return "present"
     if name in BINARY or name in PADDING:
@@ -109,7 +111,7 @@ def check_slices(folder: str, slices: Sequence[dict[str, str]], spacing_given: b
         spacing_given: whether the voxel size is not needed.
 
     Returns:
-        What is remarkable, one sentence each.
+        Remarks, one sentence each.
 
     Raises:
         VolumeFileError: with the first problem.

@@ -106,9 +106,17 @@ def _of_folder(root: Path) -> list[dict[str, Any]]:
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """The folders from ``root`` on, each once and linked ones too, with the names of the files that are not hidden."""
-    seen = set()
-    for folder, below, names in os.walk(root, followlinks=True):
+    """The folders from ``root`` on, each once and linked ones too, with the names of the files that are not hidden.
+
+    A link to a folder that holds ``root`` is not followed, since it leads out of what was asked for.
+    """
+
+    def warn(error: OSError) -> None:
+        logger.warning(f"Left out: {error.filename}, which cannot be read ({error}); correct its permissions.")
+
+    top = os.path.realpath(root)
+    seen = {str(parent) for parent in Path(top).parents}
+    for folder, below, names in os.walk(root, onerror=warn, followlinks=True):
         real = os.path.realpath(folder)
         below[:] = [] if real in seen else sorted(name for name in below if not name.startswith("."))
         if real not in seen:

@@ -8,6 +8,7 @@ import torch
 from monai.utils import CommonKeys
 
 from custom.engines.slices import SliceTrainer
+from custom.losses.coral import split_embeddings
 from custom.networks.weights import unwrapped
 from custom.utils.distributed import gather_batch
 
@@ -18,8 +19,7 @@ class ContrastiveTrainer(SliceTrainer):
     """Trainer that embeds two random views of each slice and compares all embeddings of the global batch.
 
     The network maps slices (n, 1, H, W) to embeddings (n, d) and has an ``axis``, (k,) in the first k of the d
-    dimensions, or None; the loss is a
-    :class:`custom.losses.ContrastiveLoss`.
+    dimensions, or None; the loss is a :class:`custom.losses.ContrastiveLoss`.
     """
 
     def _iteration(self, engine: ContrastiveTrainer, batchdata: dict) -> dict:
@@ -30,7 +30,8 @@ class ContrastiveTrainer(SliceTrainer):
             batchdata: "image" (n, 1, H, W), "position" (n,), "slice" (n,).
 
         Returns:
-            "loss", each term of the loss by name, and "embeddings" (2 n * processes, d), detached.
+            "loss", each term of the loss by name, and "embeddings" (2 n * processes, d or d - k), detached: those
+            dimensions that the ordinal term does not have for itself, by whose spread a collapse is noticed.
         """
         device = engine.state.device
         images = batchdata[CommonKeys.IMAGE].to(device, non_blocking=True)
@@ -42,12 +43,13 @@ class ContrastiveTrainer(SliceTrainer):
             embeddings = engine.inferer(views, engine.network)
         embeddings = gather_batch(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
         positions, slices = gather_batch(positions), gather_batch(slices)
-        terms = engine.loss_function.terms(embeddings, positions, slices, unwrapped(engine.network).axis)
+        axis = unwrapped(engine.network).axis
+        terms = engine.loss_function.terms(embeddings, positions, slices, axis)
         loss = sum(terms.values())
         loss.backward()
         engine.optimizer.step()
         return {
             CommonKeys.LOSS: loss.detach(),
             **{name: term.detach() for name, term in terms.items()},
-            "embeddings": embeddings.detach(),
+            "embeddings": split_embeddings(embeddings, axis)[1].detach(),
         }

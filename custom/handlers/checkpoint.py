@@ -114,11 +114,17 @@ class ResumeCheckpoint:
         before, now = content["settings"], self._all_settings(engine)
         # settings of the user, whose values are short, before long descriptions of objects that depend on them
         for name in sorted(set(before) | set(now), key=lambda name: (len(repr(before.get(name))) > LONG, name)):
-            if before.get(name) != now.get(name):
+            if before.get(name) == now.get(name):
+                continue
+            if name.startswith("file_contents."):
                 raise WeightsError(
-                    f"resume: {self.path} was written with {name} {_short(before.get(name))}, this run has "
-                    f"{_short(now.get(name))}; give the same {name}, or start without --resume."
+                    f"resume: {self.path} was written with another image or label of {name.partition('.')[2]} than "
+                    "this run has; put the files back, or start without --resume."
                 )
+            raise WeightsError(
+                f"resume: {self.path} was written with {name} {_short(before.get(name))}, this run has "
+                f"{_short(now.get(name))}; give the same {name}, or start without --resume."
+            )
         for name, item in self.objects.items():
             try:
                 _plain(item).load_state_dict(content[name])

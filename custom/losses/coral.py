@@ -18,7 +18,7 @@ from custom.losses.base import (
     cosine_similarity,
 )
 
-__all__ = ["CoralLoss", "ordinal_anatomical_loss", "relational_anatomical_loss"]
+__all__ = ["CoralLoss", "ordinal_anatomical_loss", "relational_anatomical_loss", "split_embeddings"]
 
 
 def relational_anatomical_loss(
@@ -127,7 +127,7 @@ class CoralLoss(ContrastiveLoss):
         ValueError: temperature is not positive, a weight is negative, or both weights are zero.
 
     Source:
-        CORAL, L = L_RAL + alpha L_OAL; dimensions of its own for each term are this project's.
+        CORAL, L = L_RAL + alpha L_OAL; the separate dimensions are an addition of this project.
     """
 
     def __init__(
@@ -157,9 +157,7 @@ class CoralLoss(ContrastiveLoss):
                 f"axis is None but ordinal_weight={self.ordinal_weight}: use a head that has an ordinal axis and "
                 "pass it on, or set ordinal_weight to 0."
             )
-        # a longer axis than the embedding is refused by the ordinal term
-        shared = axis is None or len(axis) >= embeddings.shape[1]
-        ordinal, relational = (embeddings, embeddings) if shared else embeddings.tensor_split([len(axis)], dim=1)
+        ordinal, relational = split_embeddings(embeddings, axis)
         terms = {}
         if self.relational_weight > 0:
             ral = relational_anatomical_loss(relational, positions, self.temperature, self.weight_scale)
@@ -167,6 +165,29 @@ class CoralLoss(ContrastiveLoss):
         if self.ordinal_weight > 0:
             terms["ordinal"] = self.ordinal_weight * ordinal_anatomical_loss(ordinal, positions, axis)
         return terms
+
+
+def split_embeddings(embeddings: Tensor, axis: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The dimensions of embeddings that the ordinal and the relational term take.
+
+    Args:
+        embeddings: (n, d).
+        axis: (k,), the ordinal axis, or None.
+
+    Returns:
+        The first k dimensions (n, k) and the others (n, d - k); twice all of them without an axis, and where k is d.
+
+    Raises:
+        ValueError: the axis is longer than the embeddings.
+    """
+    if axis is None or len(axis) == embeddings.shape[1]:
+        return embeddings, embeddings
+    if len(axis) > embeddings.shape[1]:
+        raise ValueError(
+            f"axis must have at most {embeddings.shape[1]} dimensions, those of the embeddings, found {len(axis)}: "
+            "give the head an axis within its embedding."
+        )
+    return embeddings[:, : len(axis)], embeddings[:, len(axis) :]
 
 
 @torch.no_grad()

@@ -21,11 +21,12 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from custom.cli.package import ROOT, write_archive
+from custom.handlers.checkpoint import HASHES, file_hash, read_notes
 from custom.monai_label import torchvision_fit
 from custom.monai_label.few_label_server.access import LOOPBACK, Access
-from custom.utils.errors import SettingError
+from custom.networks.weights import WeightsError, load_weights
+from custom.utils.errors import SettingError, UserError
 from custom.utils.files import save_atomically
-from custom.utils.json_files import read_json
 from custom.utils.log import logger
 
 __all__ = [
@@ -45,6 +46,7 @@ PACKAGE = Path(__file__).absolute().with_name("few_label_server")
 WILDCARDS = ("0.0.0.0", "::", "*")
 CONFIGS = ("inference.json", "train.json")  # those that MONAI Label reads
 WEIGHTS = ("model.pt", "model.json")
+GIVEN = "given_weights.sha256"  # beside the weights that are served
 SHORTEST = 16  # smallest number of characters of a token
 
 
@@ -89,6 +91,7 @@ def add_bundle(app: Path, bundle: str | Path, weights: str | Path | None = None)
     Raises:
         SettingError: there is no such bundle; there are no weights in the folder; the bundle was unpacked before, and
             other weights are given, or its configs do not have the settings of its weights.
+        WeightsError: weights are damaged, of another bundle, or do not fit the bundle's network.
     """
     source = next((f for f in (BUNDLES / bundle, Path(bundle).absolute()) if (f / "configs").is_dir()), None)
     if source is None:
@@ -100,10 +103,8 @@ def add_bundle(app: Path, bundle: str | Path, weights: str | Path | None = None)
             f"weights: {weights} does not hold {' and '.join(WEIGHTS)}; give the ckpt_dir of a training."
         )
     if model.is_dir():
-        if weights is not None:
-            raise SettingError(
-                f"weights: {model} is served already, with weights of its own; remove it to start again."
-            )
+        if weights is not None and not _came_from(model, weights):
+            raise SettingError(f"weights: {model} is served already, with other weights; remove it to start again.")
         logger.info(f"{model} is served as it is; remove it to start again.")
         _check_settings(model)
         _serve_untrained(model)
@@ -117,16 +118,24 @@ def add_bundle(app: Path, bundle: str | Path, weights: str | Path | None = None)
             (unpacked / "models").mkdir(exist_ok=True)
             for name in WEIGHTS:
                 shutil.copy2(Path(weights) / name, unpacked / "models" / name)
+            # training on the server changes the weights, and the same command is to start the server again
+            (unpacked / "models" / GIVEN).write_text(file_hash(Path(weights) / WEIGHTS[0]) + "\n", encoding="utf-8")
         _take_settings(unpacked)
         _serve_untrained(unpacked)
         unpacked.rename(model)
     return model
 
 
+def _came_from(model: Path, weights: str | Path) -> bool:
+    """Whether a served model began with these weights."""
+    given = model / "models" / GIVEN
+    return given.is_file() and given.read_text(encoding="utf-8").strip() == file_hash(Path(weights) / WEIGHTS[0])
+
+
 def _trained_with(bundle: Path) -> dict[str, Any]:
     """The settings that the weights of a bundle were trained with; empty without weights."""
     notes = bundle / "models" / "model.json"
-    return read_json(notes, "weights", error=SettingError) if notes.is_file() else {}
+    return read_notes(notes) if notes.is_file() else {}
 
 
 def _differences(bundle: Path, config: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,9 +169,28 @@ def _take_settings(bundle: Path) -> None:
         output = metadata["network_data_format"]["outputs"]["pred"]
         output |= {"num_channels": len(classes), "channel_def": {str(k): name for k, name in enumerate(classes)}}
         path.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+    if trained:
+        _check_weights(bundle, trained)
     if taken:
         listed = ", ".join(f"{name} {json.dumps(value)}" for name, value in taken.items())
         logger.info(f"{bundle.name} is served with what its weights were trained with: {listed}.")
+
+
+def _check_weights(bundle: Path, trained: Mapping[str, Any]) -> None:
+    """Check that weights are whole, of this bundle, and fit the network of its configs, which have their settings."""
+    weights = bundle / "models" / "model.pt"
+    if trained.get(HASHES) and file_hash(weights) not in trained[HASHES]:
+        raise WeightsError(
+            f"weights: {weights.name} is damaged, or not of the training of its model.json; copy both again."
+        )
+    inference, train = (json.loads((bundle / "configs" / file).read_text(encoding="utf-8")) for file in CONFIGS)
+    if missing := sorted(set(train["train"]["weights_settings"]) - set(trained)):
+        raise WeightsError(
+            f"weights: model.json lacks {', '.join(missing)}, so that the weights are not of {bundle.name}; name the "
+            "bundle that they were trained with."
+        )
+    parser = ConfigParser({**inference, "checkpoint": str(weights)})
+    load_weights(parser.get_parsed_content("network_def"), weights, "weights")
 
 
 def _check_settings(bundle: Path) -> None:
@@ -336,7 +364,7 @@ def main() -> None:
         check_torchvision()
         app = write_app(options.folder.absolute(), server_environment())
         models = [add_bundle(app, bundle, options.weights).name for bundle in options.bundles]
-    except SettingError as error:
+    except UserError as error:
         parser.error(str(error))
     command = server_command(app, options.studies, models, options.host, options.port)
     os.execve(command[0], command, {**series_filter(app, models), **server_environment(app, access)})

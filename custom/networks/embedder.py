@@ -49,10 +49,11 @@ class SliceEmbedder(nn.Module):
         hidden: width of the hidden layer.
         dimensions: of the embedding.
         ordinal_dimensions: number k of the first dimensions of the embedding in which the ordinal axis lies; None
-            means all of them, and 0 that there is no axis and ``axis`` is None.
+            means all of them, and 0 that there is no axis and ``axis`` is None. If it is less than all, at least two
+            dimensions are left, since the relational term compares directions in them.
 
     Raises:
-        SettingError: ``ordinal_dimensions`` is not a number from 0 to ``dimensions``.
+        SettingError: ``ordinal_dimensions`` is not a number from 0 to ``dimensions``, or leaves a single one.
     """
 
     def __init__(
@@ -66,10 +67,10 @@ class SliceEmbedder(nn.Module):
         super().__init__()
         if ordinal_dimensions is None:
             ordinal_dimensions = dimensions
-        if not 0 <= ordinal_dimensions <= dimensions:
+        if not 0 <= ordinal_dimensions <= dimensions or ordinal_dimensions == dimensions - 1:
             raise SettingError(
-                f"ordinal_dimensions: {ordinal_dimensions} is not between 0 (no axis) and {dimensions}, the dimensions "
-                "of the embedding."
+                f"ordinal_dimensions: found {ordinal_dimensions}; give a number from 0 (no axis) to {dimensions - 2}, "
+                f"or {dimensions}, all dimensions of the embedding."
             )
         self.encoder = encoder
         self.head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, dimensions))

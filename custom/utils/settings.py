@@ -120,7 +120,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "count": whole(1),
     "figure_count": whole(0),
     "similar_count": whole(0),
-    "ordinal_dimensions": whole(0),
+    "ordinal_dimensions": whole(0, 512),
     "workers": or_null(whole(0)),
     "section": {
         "enum": ["training", "unlabeled", "validation", "test"],

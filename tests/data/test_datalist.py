@@ -518,6 +518,8 @@ def test_whatever_lies_in_a_folder_is_taken_or_named(tmp_path, capsys):
     (folder / "first" / "old.mgz").write_text("x")
     (folder / "linked").symlink_to(write_series(scan, tmp_path / "elsewhere" / "third"))
     (folder / "itself").symlink_to(folder)
+    write_series(scan, tmp_path / "beside")
+    (folder / "up").symlink_to(tmp_path)  # leads out of the folder
     found = {case["case"]: case["image"] for case in cases_to_segment("", "", None, str(folder))}
     assert list(found) == ["UPPER", "first", "linked", "below_second"]
     assert all(open_volume(image).shape == (6, 7, 4) for image in found.values())

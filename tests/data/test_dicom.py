@@ -14,6 +14,7 @@ from custom.data.checks import DataError, check_case, check_image
 from custom.data.datalist import cases_to_segment
 from custom.data.dicom import dicom_files, file_states, is_series
 from custom.data.slices import _cache_key
+from custom.data.volume_file import VolumeFileError, open_volume
 from custom.registration.storage import content_hash
 from custom.registration.volume import read_volume
 
@@ -239,6 +240,19 @@ def test_the_padding_of_a_slice_is_no_intensity(scan):
     stored = read_volume(scan[1]).values
     edited(scan[1], edit)
     np.testing.assert_array_equal(read_volume(scan[1]).values, np.maximum(stored, 3) * 2 - 10)
+
+
+def test_empty_elements_are_missing_ones(scan):
+    def edit(dataset, number):
+        dataset.add_new("PixelPaddingValue", "SS", None)
+        dataset.add_new("SamplesPerPixel", "US", None)
+
+    stored = read_volume(scan[1]).values
+    edited(scan[1], edit)
+    np.testing.assert_array_equal(read_volume(scan[1]).values, stored)
+    edited(scan[1], lambda dataset, number: dataset.add_new("Rows", "US", None))
+    with pytest.raises(VolumeFileError, match="is not an image, or is damaged"):
+        open_volume(scan[1])
 
 
 @pytest.mark.parametrize(

@@ -400,6 +400,12 @@ class TestCoralLoss:
         assert not used["ordinal"][k:].any()
         assert not used["relational"][:k].any() and used["relational"][k:].all()
 
+    @pytest.mark.parametrize("ordinal_weight", [0.0, 1.0])
+    def test_an_axis_that_is_longer_than_the_embeddings(self, ordinal_weight):
+        embeddings, positions, _ = batch(10)
+        with pytest.raises(ValueError, match="axis must have at most 6 dimensions, those of the embeddings, found 7"):
+            CoralLoss(ordinal_weight=ordinal_weight)(embeddings, positions, torch.arange(10), torch.ones(7))
+
     def test_ordinal_term_without_an_axis(self):
         embeddings, positions, _ = batch(10)
         with pytest.raises(ValueError, match=r"axis is None but ordinal_weight=1.0: use a head .* or set"):

@@ -128,9 +128,11 @@ class TestExtraPositives:
 
     def test_autocast_does_not_change_it(self):
         anchors, classes = batch(torch.float32)
-        expected, _ = class_contrast(anchors, classes)
+        means, have = extra_of(anchors)
+        extra = means.float(), have
+        expected, _ = class_contrast(anchors, classes, extra=extra)
         with torch.autocast("cpu", torch.bfloat16):
-            found, _ = class_contrast(anchors, classes)
+            found, _ = class_contrast(anchors, classes, extra=extra)
         assert found.dtype == torch.float32 and torch.equal(found, expected)
 
     def test_gradcheck(self):

@@ -26,10 +26,13 @@ import torch
 from label_servers import AS_SLICER, EPOCHS, MODELS, Server, running
 from monai.bundle import ConfigParser
 
+from custom.cli.package import ROOT
+from custom.handlers.checkpoint import file_hash
 from custom.monai_label import server as server_module
 from custom.monai_label import torchvision_fit
 from custom.monai_label.few_label_server.access import Access
 from custom.monai_label.server import add_bundle, allowed, main, server_command, server_environment, write_app
+from custom.networks import WeightsError
 from custom.utils.errors import SettingError
 
 LEAST = {"cctr_acdc": 0.3, "coral_acdc": 0.3}  # Dice after a training of seconds
@@ -161,31 +164,59 @@ def test_weights_of_other_classes_are_not_served(tmp_path):
         add_bundle(tmp_path, "cctr_acdc")
 
 
+def trained_weights(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Write weights of ``cctr_acdc`` that were trained with other settings than it has, and return the settings."""
+    settings = {"spacing": 1.25, "slice_size": [192, 160], "crop_size": None, "norm": "batch"}
+    settings |= {"class_names": ["liver", "spleen"], "intensity_window": [-150, 250], "slice_direction": [0, 0, 1]}
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads((ROOT / "bundles" / "cctr_acdc" / "configs" / "inference.json").read_text())
+    parser = ConfigParser({**config, **settings, **changes})
+    torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
+    notes = {**settings, "trained_on": {}, "sha256": [file_hash(folder / "model.pt")]}
+    (folder / "model.json").write_text(json.dumps(notes))
+    return settings
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_a_bundle_gets_the_settings_of_its_weights(given, tmp_path, capsys):
     """Of weights that are given, and of those in the bundle."""
     source = add_bundle(tmp_path / "first", "cctr_acdc")
-    trained = {"spacing": 1.25, "slice_size": [192, 160], "crop_size": None, "norm": "batch", "trained_on": {}}
-    trained |= {"class_names": ["liver", "spleen"], "intensity_window": [-150, 250], "slice_direction": [0, 0, 1]}
     weights = tmp_path / "trained" if given else source / "models"
-    weights.mkdir(exist_ok=True)
-    (weights / "model.json").write_text(json.dumps(trained))
-    (weights / "model.pt").write_bytes(b"trained elsewhere")
+    settings = trained_weights(weights)
     own = (source / "configs" / "train.json").read_bytes()
     model = add_bundle(tmp_path / "second", source, weights if given else None)
     assert (source / "configs" / "train.json").read_bytes() == own
-    assert (model / "models" / "model.pt").read_bytes() == b"trained elsewhere"
+    assert (model / "models" / "model.pt").read_bytes() == (weights / "model.pt").read_bytes()
     for file in ("train.json", "inference.json"):
         config = json.loads((model / "configs" / file).read_text())
         parser = ConfigParser({**config, "checkpoint": str(model / "models" / "model.pt")})
-        found = {name: parser.get_parsed_content(name) for name in trained if name != "trained_on"}
-        assert found == {name: value for name, value in trained.items() if name != "trained_on"}
+        assert {name: parser.get_parsed_content(name) for name in settings} == settings
     output = json.loads((model / "configs" / "metadata.json").read_text())["network_data_format"]["outputs"]["pred"]
     assert output["channel_def"] == {"0": "background", "1": "liver", "2": "spleen"} and output["num_channels"] == 3
     assert 'class_names ["liver", "spleen"]' in capsys.readouterr().out
-    add_bundle(tmp_path / "second", source)  # what is served then agrees with its weights
-    with pytest.raises(SettingError, match=r"weights: .*cctr_acdc is served already, with weights of its own; remove"):
-        add_bundle(tmp_path / "second", source, weights)
+    (model / "models" / "model.pt").write_bytes(b"trained on the server")
+    add_bundle(tmp_path / "second", source, weights if given else None)  # the same command again
+    assert (model / "models" / "model.pt").read_bytes() == b"trained on the server"
+    trained_weights(tmp_path / "other")
+    with pytest.raises(SettingError, match=r"weights: .*cctr_acdc is served already, with other weights; remove"):
+        add_bundle(tmp_path / "second", source, tmp_path / "other")
+
+
+def test_weights_that_do_not_fit_are_not_served(tmp_path):
+    trained_weights(tmp_path / "wide", features=[32, 32, 64, 128, 256, 32])
+    with pytest.raises(WeightsError, match=r"weights: .*model.pt"):
+        add_bundle(tmp_path, "cctr_acdc", tmp_path / "wide")
+    trained_weights(tmp_path / "cut")
+    (tmp_path / "cut" / "model.pt").write_bytes(b"cut")
+    with pytest.raises(WeightsError, match=r"weights: model.pt is damaged, or not of the training of its model.json"):
+        add_bundle(tmp_path, "cctr_acdc", tmp_path / "cut")
+    trained_weights(tmp_path / "other")
+    notes = json.loads((tmp_path / "other" / "model.json").read_text())
+    del notes["crop_size"]  # as of coral_acdc
+    (tmp_path / "other" / "model.json").write_text(json.dumps(notes))
+    with pytest.raises(WeightsError, match=r"weights: model.json lacks crop_size, so that .* not of cctr_acdc; name"):
+        add_bundle(tmp_path, "cctr_acdc", tmp_path / "other")
+    assert not any((tmp_path / "model").iterdir())
 
 
 def test_weights_that_are_not_there(tmp_path):

@@ -45,8 +45,8 @@ def test_embeddings_and_axis():
     without = SliceEmbedder(UNetEncoder(**SETTINGS), 16, ordinal_dimensions=0)
     assert without.axis is None and "axis" not in without.state_dict()
     assert SliceEmbedder(UNetEncoder(**SETTINGS), 16, ordinal_dimensions=64).axis.shape == (64,)
-    for wrong in (-1, 513):
-        with pytest.raises(SettingError, match=f"ordinal_dimensions: {wrong} is not between 0 .* and 512"):
+    for wrong in (-1, 511, 513):
+        with pytest.raises(SettingError, match=f"ordinal_dimensions: found {wrong}; give a number from 0 .* to 510"):
             SliceEmbedder(UNetEncoder(**SETTINGS), 16, ordinal_dimensions=wrong)
 
 

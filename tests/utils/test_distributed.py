@@ -17,6 +17,7 @@ from monai.networks.nets import BasicUNet
 from processes import in_processes
 
 from custom.data import IntensityAugment
+from custom.data.annotation import UNKNOWN
 from custom.data.augment import SpatialAugment
 from custom.engines import ContrastiveTrainer, SegmentationTrainer
 from custom.losses import CoralLoss
@@ -38,9 +39,10 @@ SETTINGS = {"spatial_dims": 2, "in_channels": 1, "features": (4, 8, 8, 8, 16, 4)
 
 
 class Slices(torch.utils.data.Dataset):
-    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float32, partly: bool = False) -> None:
         generator = torch.Generator().manual_seed(0)
         self.images = torch.randn(48, 1, 32, 32, generator=generator, dtype=dtype)
+        self.partly = partly
         self.positions = (torch.arange(48) % 8) / 7
         self.patients = torch.arange(48) // 8
 
@@ -49,6 +51,8 @@ class Slices(torch.utils.data.Dataset):
 
     def __getitem__(self, item: int) -> dict:
         label = (self.images[item] > 0.5).to(torch.uint8)
+        if self.partly and item % 3 == 0:
+            label[:, :16] = UNKNOWN
         return {"image": self.images[item], "label": label, "position": self.positions[item], "slice": item}
 
 
@@ -62,10 +66,14 @@ def losses(kind: str) -> dict:
         network = BasicUNet(out_channels=2, **SETTINGS)
         trainer, loss = SegmentationTrainer, DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
         more = {"intensity": IntensityAugment()}
+        if kind == "partly annotated":
+            annotated = torch.ones(48, 1, 2, dtype=torch.bool)
+            annotated[1::3, 0, 1] = False
+            more["annotated"] = annotated
     network.double()  # so that what is compared is the arithmetic, not how training amplifies rounding
     if process_count() > 1:
         network = distribute(network, torch.device("cpu"))
-    data = Slices(torch.float64)
+    data = Slices(torch.float64, kind == "partly annotated")
     sampler = SpreadBatchSampler(data.positions, data.patients, 16, rank=process_rank(), world=process_count())
     engine = trainer(
         device=torch.device("cpu"),
@@ -95,7 +103,7 @@ def work(rank: int, folder: Path, kind: str) -> None:
         torch.save(result, folder / "two.pt")
 
 
-@pytest.mark.parametrize("kind", ["contrastive", "supervised"])
+@pytest.mark.parametrize("kind", ["contrastive", "supervised", "partly annotated"])
 def test_two_processes_give_the_loss_and_the_weights_of_one(kind, tmp_path):
     in_processes(work, tmp_path, kind)
     one, two = losses(kind), torch.load(tmp_path / "two.pt", weights_only=True)
