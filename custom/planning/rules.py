@@ -85,11 +85,12 @@ def explain_slice_size(facts: Facts, spacing: float) -> Choice:
 
 def explain_crop_size(facts: Facts, spacing: float, slice_size: Sequence[int]) -> Choice:
     """A crop that contains the labels if they are close together, or else None for whole slices."""
-    size = [min(_pixels(MARGIN * mm, spacing), most) for mm, most in zip(facts.window, slice_size, strict=True)]
-    within = _millimeters(facts.window)
+    size = [_pixels(MARGIN * mm, spacing) for mm in facts.window]
+    size = [min(pair) for pair in zip(size, slice_size, strict=True)]
+    why = f"the labels of each case take a window of {_millimeters(facts.window)} around their largest part"
     if not lie_together(facts) or 2 * math.prod(size) > math.prod(slice_size):
-        return Choice(None, f"whole slices, since the labels of a case extend over {within}")
-    return Choice(size, f"the labels of each case lie within {within}; with a margin of {MARGIN - 1:.0%}")
+        return Choice(None, f"whole slices, since {why}")
+    return Choice(size, f"{why}; with a margin of {MARGIN - 1:.0%}")
 
 
 def explain_intensity_window(facts: Facts) -> Choice:

@@ -27,6 +27,7 @@ from custom.utils.files import replacing
 from custom.utils.json_files import read_json
 from custom.utils.log import logger
 from custom.utils.machine import core_count
+from custom.utils.words import counted
 
 __all__ = ["check_planned", "write_plan"]
 
@@ -155,7 +156,7 @@ def _costs(estimates: Estimates, pairs: int, memory_gib: float, device: torch.de
     registering = f"{_minutes(estimates.registration_s)} for {pairs} registrations, " if pairs else ""
     return [
         f"  {'time, about':18s} {registering}{_minutes(estimates.training_s)} for the training; {device}, "
-        f"{core_count()} cores",
+        f"{counted(core_count(), 'core')}, if nothing else uses them",
         f"  {'memory, about':18s} {_gigabytes(estimates.volumes_bytes)} for volumes (memory_gib {memory_gib:g}), "
         f"{_gigabytes(estimates.network_bytes)} for the network; {_gigabytes(estimates.available_bytes)} are free",
         f"  {'disk, about':18s} {_gigabytes(estimates.disk_bytes)}; {_gigabytes(estimates.free_bytes)} are free",
