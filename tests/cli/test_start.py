@@ -47,10 +47,15 @@ def test_ctrl_c_says_what_is_kept(monkeypatch, capsys):
     assert capsys.readouterr().err == "\nStopped by Ctrl-C: a.pt holds epoch 2, --resume true continues after it.\n"
 
 
-def test_other_errors_and_other_programs_keep_their_tracebacks():
+def test_an_unknown_workflow_is_answered_with_those_that_there_are():
     done = start("no_such_workflow", ["train.json"])
     assert done.returncode == 1
-    assert done.stdout.rstrip().endswith("ValueError: run ID 'no_such_workflow' doesn't exist in the config file.")
+    last = done.stdout.splitlines()[-1]
+    assert "no_such_workflow" in last and "They have training. Other workflows need other files of the bundle" in last
+    assert "Traceback" not in done.stdout
+
+
+def test_other_programs_keep_their_tracebacks():
     script = "import custom.utils.errors; raise custom.utils.errors.SettingError('seed: x')"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr.endswith("\ncustom.utils.errors.SettingError: seed: x\n") and done.stderr.count("seed: x") == 1
