@@ -20,18 +20,18 @@ from custom.pictures.sketch import INK, save
 from custom.utils.figures import as_seen, class_style, outline, show, view_square, window_around
 from custom.utils.files import read_csv
 
-__all__ = ["draw_front", "median_gain"]
+__all__ = ["draw_front", "shown_cases"]
 
 CLASSES = ("RV", "MYO", "LV")
 NAMES = ("right ventricle", "myocardium", "left ventricle")
-PHASES = {"ED": "end-diastole", "ES": "end-systole"}
+ROWS = ("median gain", "largest gain")
 PANEL = 2.15  # inches
 FILL = 0.35  # how opaque classes are
 MAPS = ("truth", "alone", "ours")
 
 
 def draw_front(runs: Runs, path: str | Path) -> None:
-    """Draw two volumes of unseen patients: of each phase, the one whose gain is the median one.
+    """Draw two volumes of unseen patients: those whose gains are the median and the largest of all.
 
     Args:
         runs: what was trained.
@@ -50,13 +50,12 @@ def draw_front(runs: Runs, path: str | Path) -> None:
         "ours": f"Handful: {runs.labeled} labeled and\n{unlabeled} unlabeled patients",
     }
     left, top, below = 0.45, 0.58, 0.45
-    width, height = left + len(columns) * PANEL + 0.1, len(PHASES) * (PANEL + 0.28) + top + below
+    width, height = left + len(columns) * PANEL + 0.1, len(ROWS) * (PANEL + 0.28) + top + below
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
-    for row, (phase, title) in enumerate(PHASES.items()):
-        case = median_gain(alone, ours, phase)
+    for row, (title, case) in enumerate(zip(ROWS, shown_cases(alone, ours), strict=True)):
         shown, spacing = _slices(runs, case)
-        scores = {"alone": alone[phase][case], "ours": ours[phase][case]}
+        scores = {"alone": alone[case], "ours": ours[case]}
         y = height - top - (row + 1) * PANEL - row * 0.28
         for column, (name, text) in enumerate(columns.items()):
             box = (left + column * PANEL + 0.03, y + 0.03, PANEL - 0.06, PANEL - 0.06)
@@ -72,24 +71,20 @@ def draw_front(runs: Runs, path: str | Path) -> None:
     save(figure, path)
 
 
-def median_gain(alone: dict[str, dict[str, float]], ours: dict[str, dict[str, float]], phase: str) -> str:
-    """The case whose gain is the median one of a phase; of an even number, the lower of the two in the middle.
+def shown_cases(alone: dict[str, float], ours: dict[str, float]) -> tuple[str, str]:
+    """The cases with the median and with the largest gain; of an even number, the upper of the two in the middle.
 
     Args:
-        alone, ours: phase to case to its mean Dice.
-        phase: "ED" or "ES".
+        alone, ours: case to its mean Dice.
     """
-    ranked = sorted(alone[phase], key=lambda case: ours[phase][case] - alone[phase][case])
-    return ranked[(len(ranked) - 1) // 2]
+    ranked = sorted(alone, key=lambda case: ours[case] - alone[case])
+    return ranked[len(ranked) // 2], ranked[-1]
 
 
-def _dice(folder: Path) -> dict[str, dict[str, float]]:
-    """Phase to case to the mean Dice of its classes."""
-    scores: dict[str, dict[str, float]] = {phase: {} for phase in PHASES}
+def _dice(folder: Path) -> dict[str, float]:
+    """Case to the mean Dice of its classes."""
     with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
-        for row in read_csv(file):
-            scores[row["phase"]][row["case"]] = float(np.mean([float(row[f"dice_{name}"]) for name in CLASSES]))
-    return scores
+        return {row["case"]: float(np.mean([float(row[f"dice_{name}"]) for name in CLASSES])) for row in read_csv(file)}
 
 
 def _slices(runs: Runs, case: str) -> tuple[dict[str, np.ndarray], tuple[float, float]]:
