@@ -69,8 +69,7 @@ class SegmentationTrainer(SliceTrainer):
         logits, labels = gather_batch(logits), gather_batch(labels)
         annotated = None
         if engine.annotated is not None:
-            slices = gather_batch(batchdata["slice"].to(device))
-            annotated = engine.annotated.to(device)[slices, 0]
+            annotated = gather_batch(engine.annotated[batchdata["slice"], 0].to(device))
         loss = loss_of_known(engine.loss_function, annotated, UNKNOWN)(logits, labels.long())
         loss.backward()
         engine.optimizer.step()
