@@ -162,6 +162,13 @@ def test_weights_of_other_classes_are_not_served(tmp_path):
     edit(model / "configs" / "train.json", class_names=["liver", "spleen"])
     with pytest.raises(SettingError, match=r'metadata.json names the classes \["RV", .*with num_channels 3'):
         add_bundle(tmp_path, "cctr_acdc")
+    metadata = json.loads((model / "configs" / "metadata.json").read_text())
+    metadata["network_data_format"]["outputs"]["pred"] |= {
+        "num_channels": 3,
+        "channel_def": {"0": "background", "1": "liver", "2": "spleen"},
+    }
+    edit(model / "configs" / "metadata.json", **metadata)
+    assert add_bundle(tmp_path, "cctr_acdc") == model
 
 
 def trained_weights(folder: Path, **changes: Any) -> dict[str, Any]:
