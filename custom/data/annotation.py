@@ -68,12 +68,15 @@ class Annotation:
         """Plain values that identify it, for the names of stored results."""
         return asdict(self)
 
-    def applied(self, values: np.ndarray, affine: np.ndarray) -> np.ndarray:
-        """Label values with ``UNKNOWN`` wherever nothing is annotated.
+    def known(self, values: np.ndarray, affine: np.ndarray) -> np.ndarray:
+        """Where a label is annotated.
 
         Args:
             values: (X, Y, Z) of the file; arrays of another shape, which no label map has, keep all slices.
             affine: (4, 4), voxel to RAS in mm.
+
+        Returns:
+            (X, Y, Z) bool.
 
         Raises:
             SettingError: a slice that the volume does not have.
@@ -95,7 +98,7 @@ class Annotation:
                     )
                 kept = np.isin(np.arange(count), self.slices)
             known &= np.expand_dims(kept, others)
-        return np.where(known, values, UNKNOWN).astype(values.dtype)
+        return known
 
 
 def annotated_classes(cases: Sequence[Mapping[str, Any]], label_values: Sequence[int]) -> Tensor | None:

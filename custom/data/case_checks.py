@@ -112,12 +112,12 @@ def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) 
         return [facts.unreadable]
     problems = _check_shape(path, facts)
     values = np.asarray(facts.values)
-    if (annotation := annotation_of(path)) is not None:
-        values = values[values != UNKNOWN]
-        if not values.size:
-            what = [f"{key} {value}" for key, value in annotation.state().items() if value is not None]
-            return [*problems, f"{path}: nothing of it is annotated, with {', '.join(what)}; correct that in the list."]
-    ignored = "" if annotation is not None else ", or give the value of undecided voxels as ignore_value"
+    annotation = annotation_of(path)
+    if annotation is not None and not values.size:
+        what = [f"{key} {value}" for key, value in annotation.state().items() if value is not None]
+        return [*problems, f"{path}: nothing of it is annotated, with {', '.join(what)}; correct that in the list."]
+    says_ignored = annotation is not None and annotation.ignore_value is not None
+    ignored = "" if says_ignored else ", or give the value of undecided voxels as ignore_value"
     broken = values[~np.isfinite(values) | (values != np.round(values))]
     kept = np.setdiff1d(values[values >= UNKNOWN], broken) if num_classes == UNKNOWN else values[:0]
     if kept.size:  # values are chosen, so that these may be classes

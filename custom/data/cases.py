@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from custom.data.annotation import ANNOTATION_KEYS, Annotation
+from custom.data.annotation import ANNOTATION_KEYS, UNKNOWN, Annotation
 from custom.data.parts import IMAGE_ENDINGS, stem_of
 from custom.utils.errors import UserError
 
@@ -88,9 +88,14 @@ def check_class_names(names: Any, key: str = "class_names") -> None:
         key: of the config or the data list, for messages.
 
     Raises:
-        DataError: the names are not a list of different texts.
+        DataError: the names are not a list of different texts, or are more than label files can hold.
     """
     if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) and n.strip() for n in names) or not names:
         raise DataError(f"{key}: {names} are not names; give each class a name, a text that is not empty.")
     if twice := [name for name, count in Counter(n.strip() for n in names).items() if count > 1]:
         raise DataError(f"{key}: {', '.join(twice)} names more than one class; give each class a different name.")
+    if len(names) >= UNKNOWN:
+        raise DataError(
+            f"{key}: {len(names)} classes are named, and label files can hold {UNKNOWN - 1}; leave out those that no "
+            "case has."
+        )

@@ -25,7 +25,7 @@ class Facts:
     shape: tuple[int, ...] = ()
     affine: np.ndarray | None = None
     frames: tuple[tuple[float, float, int], ...] = ()  # of an image: least, largest, number of non-finite voxels
-    values: tuple[float, ...] = ()  # of a label, with UNKNOWN where it is not annotated
+    values: tuple[float, ...] = ()  # of a label, where it is annotated
     file: VolumeFile | None = None  # without its voxels
 
 
@@ -65,7 +65,8 @@ def _read(
             values = file.rounded(np.unique(stored).astype(np.float64) * file.slope + file.inter)
         else:
             try:
-                values = file.annotated(file.rounded(stored.astype(np.float64) * file.slope + file.inter))
+                values = file.rounded(stored.astype(np.float64) * file.slope + file.inter)
+                values = values[file.known(values)]
             except VolumeFileError as error:
                 return Facts(str(error))
         return Facts(values=tuple(np.unique(values)), **common)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,7 +97,7 @@ def classes_of_labels(labels: Sequence[Path | str], names: Mapping[int, str] | N
     """
     if names is not None:
         return dict(names)
-    values = sorted({int(value) for path in labels for value in file_facts(path, label=True).values if value > 0})
+    values = sorted({int(value) for path in labels for value in file_facts(path, label=True).values if 0 < value < inf})
     if not values:
         raise DataError(
             f"datalist: of {len(labels)} labels none has a class{f', such as {labels[0]}' if labels else ''}; label a "

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImaged, MapTransform
 from monai.utils import ensure_tuple
 
-from custom.data.annotation import ANNOTATION_KEYS
+from custom.data.annotation import ANNOTATION_KEYS, UNKNOWN
 from custom.data.nifti_geometry import VolumeFileError
 from custom.data.volume_file import VolumeFile, open_volume, remember_case
 
@@ -55,9 +55,20 @@ class LoadVolumed(LoadImaged):
         remember_case(data)
         for key in self.key_iterator(loaded):
             files = [open_volume(name) for name in ensure_tuple(data[key])]
-            read = VolumeFile.classes if key in self.labels else VolumeFile.values
+            read = _classes if key in self.labels else VolumeFile.values
             loaded[key] = _tensor(files, [read(file) for file in files])
         return loaded
+
+
+def _classes(file: VolumeFile) -> np.ndarray:
+    """Label values of a file, which are kept as uint8 later."""
+    values = file.classes()
+    if values.min() < 0 or values.max() > UNKNOWN:
+        raise VolumeFileError(
+            f"{file.path} has label values from {values.min()} to {values.max()}, but classes have values from 0 to "
+            f"{UNKNOWN - 1}; relabel it."
+        )
+    return values
 
 
 def _tensor(files: Sequence[VolumeFile], volumes: Sequence[np.ndarray]) -> MetaTensor:

@@ -48,7 +48,8 @@ class SaveVolumed(SaveImaged):
             names and the colors of the labels. None for volumes that are no labels.
 
     Raises:
-        DataError: when it is called, if a volume has other voxels than its image, or is not finite.
+        DataError: when it is called, if a volume has other voxels than its image, is not finite, or has values that
+            the type of the file cannot hold.
     """
 
     def __init__(
@@ -71,8 +72,9 @@ class SaveVolumed(SaveImaged):
             volume = data[key]
             image = str(volume.meta["filename_or_obj"])
             case = case_id({"case": data.get("case"), "image": image})
+            values = _values(volume, case, self.dtype)
             with replacing(self.folder / f"{case}_{self.postfix}.nii.gz", aside=True) as temporary:
-                content = like_image(_values(volume, case), image, volume.affine.cpu().numpy(), self.dtype).to_bytes()
+                content = like_image(values, image, volume.affine.cpu().numpy(), self.dtype).to_bytes()
                 temporary.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
         if self.class_names is not None:
             with replacing(self.folder.parent / COLORS) as temporary:
@@ -138,11 +140,16 @@ def log_predictions(output_dir: str, count: int) -> None:
     logger.info(f"Segmentations written to {output_dir}/predictions: {count}")
 
 
-def _values(volume: MetaTensor, case: str) -> np.ndarray:
+def _values(volume: MetaTensor, case: str, dtype: np.dtype) -> np.ndarray:
     values = volume[0].detach().cpu().numpy()
     if broken := int(values.size - np.isfinite(values).sum()):
         raise DataError(
             f"{case}: the network's output has {counted(broken, 'voxel')} of value NaN or infinity; train the "
             "network again, with a lower --learning_rate."
+        )
+    if dtype.kind in "iu" and not np.iinfo(dtype).min <= values.min() <= values.max() <= np.iinfo(dtype).max:
+        raise DataError(
+            f"{case}: its segmentation has values from {values.min():g} to {values.max():g}, which {dtype} cannot "
+            "hold; relabel the classes from 1 on."
         )
     return values

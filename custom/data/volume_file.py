@@ -16,7 +16,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from custom.data.annotation import Annotation
+from custom.data.annotation import UNKNOWN, Annotation
 from custom.data.dicom import is_dicom
 from custom.data.dicom_series import read_series
 from custom.data.itk_files import is_itk_file, open_itk
@@ -94,7 +94,9 @@ class VolumeFile:
         Raises:
             VolumeFileError: the voxels cannot be read, some are no integers, or an annotated slice is missing.
         """
-        whole = self.annotated(self.rounded(self._scaled()))
+        whole = self.rounded(self._scaled())
+        if self.annotation is not None:
+            whole = np.where(self.known(whole), whole, whole.dtype.type(UNKNOWN))
         largest = max(
             float(whole.max()), -float(whole.min())
         )  # as Python floats, since the values of uint8 files are float16
@@ -102,12 +104,12 @@ class VolumeFile:
             raise VolumeFileError(f"{self.path} holds values that are not classes; round or relabel it.")
         return whole.astype(np.int32)
 
-    def annotated(self, values: np.ndarray) -> np.ndarray:
-        """Label values (X, Y, Z) of the file, UNKNOWN where they are not annotated."""
+    def known(self, values: np.ndarray) -> np.ndarray:
+        """Where label values (X, Y, Z) of the file are annotated, (X, Y, Z) bool."""
         if self.annotation is None:
-            return values
+            return np.ones(values.shape, dtype=bool)
         try:
-            return self.annotation.applied(values, self.affine)
+            return self.annotation.known(values, self.affine)
         except SettingError as error:
             raise VolumeFileError(f"{self.path}: {error}") from error
 

@@ -169,6 +169,11 @@ def _label_files(
         files.append(str(folder / f"{case}.{digest}.nii.gz"))
         if not Path(files[-1]).is_file():
             maps, similarities, atlases = warped_labels(registrations, case, chosen, outside=UNKNOWN)
+            outside = [one.min() < 0 or one.max() > UNKNOWN for one in maps]
+            if any(outside):
+                raise SettingError(
+                    f"{atlases[outside.index(True)]['label']} has label values outside 0..{UNKNOWN - 1}; relabel it."
+                )
             label = fuse_labels(maps, similarities, choice, outside=UNKNOWN, annotated=annotated_values(atlases))
             with replacing(files[-1]) as temporary:
                 nib.save(nib.Nifti1Image(label[0].numpy().astype(np.uint8), label.affine.numpy()), temporary)

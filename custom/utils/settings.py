@@ -58,7 +58,8 @@ def or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 NAME = {"type": "string", "pattern": r"\S"}
-LABEL = {"type": "integer", "minimum": 1}  # 0 is the background
+LARGEST_LABEL = 254  # 255 marks voxels without a known class
+LABEL = {"type": "integer", "minimum": 1, "maximum": LARGEST_LABEL}  # 0 is the background
 NORM = {"enum": [name.lower() for name in Norm.names] + list(Norm.names)}
 SIZE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1000}
 ANGLE = {"type": "number", "minimum": -180, "maximum": 180}
@@ -95,7 +96,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "features": listed({"type": "integer", "minimum": 1}, "six whole numbers from 1 on", 6, 6),
     "transformer_features": whole(1),
     "class_names": listed(NAME, "different names that are not empty, such as ['liver','spleen']", uniqueItems=True),
-    "label_values": or_null(listed(LABEL, "different whole numbers from 1 on, such as [1,3]", uniqueItems=True)),
+    "label_values": or_null(
+        listed(LABEL, f"different whole numbers from 1 to {LARGEST_LABEL}, such as [1,3]", uniqueItems=True)
+    ),
     "labeled_cases": {
         "anyOf": [{"type": "null"}, {"type": "integer", "minimum": 1}, listed({"type": ["string", "integer"]}, "")],
         "description": "a whole number from 1 on, names such as ['patient001'], or null",

@@ -155,6 +155,7 @@ def test_other_programs_are_left_alone(monkeypatch):
         ("norm", "bach"),
         ("norm", "['bach',{}]"),
         ("label_values", "[0]"),
+        ("label_values", "[255]"),
     ],
 )
 def test_settings_that_cannot_be(given, option, value):

@@ -24,7 +24,7 @@ from custom.data import (
     without_labels,
 )
 from custom.data.annotation import UNKNOWN, Annotation, annotated_classes, known_maps, organ_mask
-from custom.data.case_checks import check_label
+from custom.data.case_checks import check_case, check_label
 from custom.data.slices import _cache_key
 from custom.data.volume_file import open_volume, remember_case
 
@@ -96,6 +96,30 @@ def test_an_ignore_value_is_unknown_whatever_number_it_has(case, tmp_path):
     found = read({**signed, "ignore_value": -1})
     assert (found[0, 0] == UNKNOWN).all() and (found == UNKNOWN).sum() == SHAPE[2]
     assert check_label(signed["label"], 3) == []
+
+
+@pytest.mark.parametrize("value", [255, 256, 300, -1])
+@pytest.mark.parametrize(
+    "entry", [{"annotated_slices": [1, 2]}, {"annotated_slices": "foreground"}, {"classes": {"one": 1, "two": 2}}]
+)
+def test_what_is_annotated_holds_classes_alone(case, tmp_path, value, entry):
+    """255 stands for what is not annotated after reading, and must not hide a value of the file."""
+    raw = nib.load(case["label"]).get_fdata().astype(np.int16)
+    raw[0, 0, 1] = value
+    strange = {**case, "label": write(tmp_path / "strange_gt.nii.gz", raw)}
+    for count in (3, 255):  # the latter where label values are chosen
+        (problem,) = check_case({**strange, **entry}, count)
+        assert strange["label"] in problem and f"the label values {value}" in problem and "ignore_value" in problem
+        assert check_case({**strange, **entry, "ignore_value": value}, count) == []
+    assert check_case({**strange, "annotated_slices": [2]}, 3) == []  # elsewhere any value may stand
+    (problem,) = check_case({**strange, **entry, "ignore_value": 7}, 3)  # of another value, and so none to propose
+    assert f"the label values {value}" in problem and "ignore_value" not in problem
+
+
+def test_a_label_of_a_small_type_is_unknown_where_it_is_not_annotated(case, tmp_path):
+    raw = nib.load(case["label"]).get_fdata().astype(np.int8)
+    signed = {**case, "label": write(tmp_path / "small_gt.nii.gz", raw), "annotated_slices": [1]}
+    assert sorted(np.unique(read(signed))) == [0, 1, UNKNOWN]
 
 
 def test_a_case_that_is_annotated_in_part_is_forgotten_when_all_of_it_is(case):

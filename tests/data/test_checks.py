@@ -221,6 +221,22 @@ def test_label_values_outside_the_classes(make):
     assert "label values -1, outside 0..3" in only_problem(make("b", label=drawing(1, -1, dtype=np.int16)))
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        *((255, np.uint8), (-1, np.int8), (65535, np.uint16), (2**31, np.uint32)),
+        *((value, dtype) for value in (255, 256, 300, 1000, -1) for dtype in (np.int16, np.int32, np.float32)),
+        *((value, np.float64) for value in (65535, -1e10, 1e300)),
+    ],
+)
+def test_label_values_that_eight_bits_cannot_hold(make, value, dtype):
+    """None becomes another class by being cut to eight bits, and 255 does not become "not annotated"."""
+    entry = make(label=drawing(1, 2, 3, value, dtype=dtype))
+    for count in (4, 255):  # the latter where label values are chosen
+        message = problems({"training": [entry]}, count)
+        assert f"a_gt.nii.gz has the label values {value:g}" in message and "relabel" in message
+
+
 def test_label_values_that_are_not_integers(make):
     message = only_problem(make(label=drawing(1, 0.5, 2.25, np.nan, dtype=np.float32)))
     assert "has label values that are not integers: 0.5, 2.25, nan; round" in message

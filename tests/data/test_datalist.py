@@ -483,6 +483,17 @@ def test_class_names_that_tell_no_classes_apart(names, datalist):
         class_names(str(datalist), [])
 
 
+def test_more_classes_than_label_files_hold(datalist):
+    names = [f"class {number}" for number in range(1, 256)]
+    for count, allowed in ((254, True), (255, False)):
+        written(datalist, GOOD | {"labels": {str(n): name for n, name in enumerate(["background", *names[:count]])}})
+        if allowed:
+            assert len(class_names(str(datalist), [])) == 254
+            continue
+        with pytest.raises(DataError, match=r"mine.json: 255 classes are named, and label files can hold 254"):
+            class_names(str(datalist), [])
+
+
 def test_header_spacing_of_the_run_and_of_a_case(datalist):
     written(datalist, GOOD | {"training": [{"image": "a.nii.gz", "header_spacing": [1, 2, 3]}, {"image": "b.nii.gz"}]})
     cases = load_sections("", "", None, str(datalist), header_spacing=[2, 2, 8])["training"]

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom.data.checks import check_image, check_label, check_pair, without_faults
+from custom.data.checks import DataError, check_image, check_label, check_pair, without_faults
 from custom.data.loading import LoadVolumed
 from custom.data.saving import SaveVolumed
 from custom.data.volume_file import VolumeFileError, open_volume, remember_case
@@ -127,7 +127,7 @@ def test_the_spacing_of_a_case_takes_the_place_of_the_headers(tmp_path):
     for path in (image, label):
         for affine in (open_volume(path).affine, read_volume(path).grid.affine):
             np.testing.assert_allclose(spacing(affine), [2, 2, 8])
-    loaded = LoadVolumed(["image", "label"])({"image": image, "label": label, "header_spacing": [2, 2, 8]})
+    loaded = LoadVolumed(["image", "label"], labels=())({"image": image, "label": label, "header_spacing": [2, 2, 8]})
     for key in ("image", "label"):
         np.testing.assert_allclose(spacing(loaded[key].affine.numpy()), [2, 2, 8])
     assert check_pair(image, label) == []
@@ -187,6 +187,18 @@ def test_a_segmentation_has_the_geometry_of_its_image_field_by_field(header, tmp
         np.testing.assert_allclose(a, b)
     directions = [itk.array_from_matrix(i.GetDirection())[:3, :3] for i in (itk_seg, itk_image)]
     np.testing.assert_allclose(*directions)
+
+
+@pytest.mark.parametrize("value", [-1, 256, 300])
+def test_values_that_the_type_of_the_file_cannot_hold_are_not_written(tmp_path, value):
+    image = write(tmp_path / "a.nii.gz", s=AFFINE)
+    volume = LoadVolumed("image")({"image": image})["image"] * 0
+    volume[0, 2, 3, 4] = value
+    with pytest.raises(DataError, match=rf"^b: its segmentation has values .*{value}.* uint8 cannot hold; relabel"):
+        SaveVolumed("pred", str(tmp_path / "out"))({"pred": volume, "case": "b"})
+    assert not list(tmp_path.glob("out/*"))
+    SaveVolumed("pred", str(tmp_path / "out"), output_dtype="int16")({"pred": volume, "case": "b"})
+    assert np.asarray(nib.load(tmp_path / "out" / "b_seg.nii.gz").dataobj)[2, 3, 4] == value
 
 
 def test_labels_keep_their_names_and_colors(tmp_path):

@@ -71,6 +71,16 @@ def test_one_label_map_is_made_of_the_usable_atlases(choice, atlas, folder):
     assert (read(u["label"]) == label_of("c")).all()
 
 
+@pytest.mark.parametrize("choice", ["best", "majority", "votes"])
+@pytest.mark.parametrize("value", [256, 300, -1])
+def test_label_values_that_eight_bits_cannot_hold_are_not_cut(choice, value, folder):
+    label = label_of("b").astype(np.int16)
+    label[0, 0, 0] = value
+    nib.save(nib.Nifti1Image(label, np.eye(4)), LABELED[1]["label"])
+    with pytest.raises(SettingError, match=r"b_gt.nii.gz has label values outside 0..254; relabel"):
+        propagated_labels(finished(folder, ALL), LABELED, UNLABELED, folder / "labels", choice)
+
+
 def test_agreement_gets_all_of_them_as_many_for_each_case(folder):
     found = finished(folder, ALL | {"ua": "unusable"})
     u, v = propagated_labels(found, LABELED, UNLABELED, folder / "labels", "agreement")
