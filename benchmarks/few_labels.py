@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = Path("bundles/coral_acdc/configs")
 METHODS = {"no pre-training": None, "SimCLR": "simclr", "GCL": "gcl", "PCL": "pcl"}
 METHODS |= {"RAL only": "ral_only", "CORAL": "", "CORAL, separate dimensions": "separate_dimensions"}
+METHODS |= {"masked slices": "masked_slices"}
 ABLATIONS = {"OAL only": "oal_only"}
 VARIANTS = METHODS | ABLATIONS
 ORGANS = ("RV", "MYO", "LV")

@@ -6,6 +6,7 @@ from custom.engines.atlas import AtlasEvaluator
 from custom.engines.checks import check_cross_teaching, check_labeled, check_two_streams
 from custom.engines.contrastive import ContrastiveTrainer
 from custom.engines.cross_teaching import CrossTeachingTrainer, uses_positives, uses_registration
+from custom.engines.masked_slices import MaskedSliceTrainer
 from custom.engines.mean_teacher import MeanTeacherTrainer
 from custom.engines.schedule import PolynomialDecay, Schedule, suggested_epochs
 from custom.engines.segmentation import SegmentationTrainer
@@ -17,6 +18,7 @@ __all__ = [
     "AtlasEvaluator",
     "ContrastiveTrainer",
     "CrossTeachingTrainer",
+    "MaskedSliceTrainer",
     "MeanTeacherTrainer",
     "PatientSelector",
     "PolynomialDecay",

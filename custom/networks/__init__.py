@@ -6,6 +6,7 @@ from custom.networks.both import BothStudents, MeanAndDisagreementd, check_singl
 from custom.networks.embedder import SliceEmbedder, UNetEncoder
 from custom.networks.focused import FocusedSliceInferer, check_crop
 from custom.networks.global_norm import GlobalBatchNorm2d, distribute, synchronize
+from custom.networks.masked import MaskedSliceModel
 from custom.networks.projected import ProjectedNetwork, check_slice_size, projector_parameters
 from custom.networks.swin import load_swin
 from custom.networks.turned import TurnedSliceInferer
@@ -23,6 +24,7 @@ from custom.networks.weights import (
 __all__ = [
     "BothStudents",
     "GlobalBatchNorm2d",
+    "MaskedSliceModel",
     "MeanAndDisagreementd",
     "ProjectedNetwork",
     "SliceEmbedder",

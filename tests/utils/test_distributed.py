@@ -19,9 +19,9 @@ from processes import in_processes
 from custom.data import IntensityAugment
 from custom.data.annotation import UNKNOWN
 from custom.data.augment import SpatialAugment
-from custom.engines import ContrastiveTrainer, SegmentationTrainer
+from custom.engines import ContrastiveTrainer, MaskedSliceTrainer, SegmentationTrainer
 from custom.losses import CoralLoss
-from custom.networks import GlobalBatchNorm2d, SliceEmbedder, UNetEncoder, distribute, unwrapped
+from custom.networks import GlobalBatchNorm2d, MaskedSliceModel, SliceEmbedder, UNetEncoder, distribute, unwrapped
 from custom.samplers import MemoryBank, SpreadBatchSampler
 from custom.utils.distributed import (
     average_gradients,
@@ -62,6 +62,9 @@ def losses(kind: str) -> dict:
     if kind == "contrastive":
         network = SliceEmbedder(UNetEncoder(**SETTINGS), 16, hidden=8, dimensions=6)
         trainer, loss, more = ContrastiveTrainer, CoralLoss(), {}
+    elif kind == "masked slices":
+        network = MaskedSliceModel(UNetEncoder(**SETTINGS), 16)
+        trainer, loss, more = MaskedSliceTrainer, None, {}
     else:
         network = BasicUNet(out_channels=2, **SETTINGS)
         trainer, loss = SegmentationTrainer, DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
@@ -103,7 +106,7 @@ def work(rank: int, folder: Path, kind: str) -> None:
         torch.save(result, folder / "two.pt")
 
 
-@pytest.mark.parametrize("kind", ["contrastive", "supervised", "partly annotated"])
+@pytest.mark.parametrize("kind", ["contrastive", "masked slices", "supervised", "partly annotated"])
 def test_two_processes_give_the_loss_and_the_weights_of_one(kind, tmp_path):
     in_processes(work, tmp_path, kind)
     one, two = losses(kind), torch.load(tmp_path / "two.pt", weights_only=True)
