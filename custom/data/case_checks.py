@@ -21,6 +21,8 @@ from custom.utils.words import counted
 __all__ = ["check_case", "check_direction", "check_image", "check_label", "check_pair"]
 
 LARGEST_VOLUME = 10_000.0  # mm, of any side
+LARGEST_VALUE = 1e18  # of an image, whose square float32 can hold
+FEWEST_STEPS = 64  # of float32, between the smallest and the largest value of an image
 
 
 def check_case(
@@ -73,6 +75,16 @@ def check_image(path: str | os.PathLike, cine: bool = False) -> list[str]:
             )
         elif low == high:
             problems.append(f"{where} is constant: every voxel is {low:g}; export the image again or remove the case.")
+        elif max(-low, high) > LARGEST_VALUE:
+            problems.append(
+                f"{where} has values from {low:g} to {high:g}, too large to compute with; correct the voxels, or the "
+                "slope in the header."
+            )
+        elif high - low < FEWEST_STEPS * np.spacing(np.float32(max(-low, high))):
+            problems.append(
+                f"{where} has values from {low:.8g} to {high:.8g}, which 32 bits can hardly tell apart; subtract "
+                f"{low:g} from all of them."
+            )
     return problems
 
 

@@ -80,6 +80,6 @@ def _range(frame: np.ndarray, slope: float, inter: float) -> tuple[float, float,
     with np.errstate(over="ignore"):
         ends = np.float32([low * slope + inter, high * slope + inter])
         if np.isfinite(ends).all():
-            return float(ends[0]), float(ends[1]), 0
+            return float(ends.min()), float(ends.max()), 0  # the slope may be negative
         values = (frame * slope + inter).astype(np.float32)
     return float(ends[0]), float(ends[1]), int(values.size - np.isfinite(values).sum())

@@ -96,6 +96,7 @@ def nifti_geometry(header: nib.Nifti1Header, path: str, spacing: Sequence[float]
         return Geometry(affine, (affine,), tuple(notes))
     name = _chosen(forms, codes, path)
     affine = forms[name]
+    notes += [f"the {kind} of {path} is not valid; the {name} is taken." for kind in found if kind not in forms]
     if not is_straight(affine):
         raise VolumeFileError(
             f"{path} has axes that are not perpendicular (a sheared {name}); resample it to a straight grid first."

@@ -339,6 +339,8 @@ def _open_nifti(path: str, size: int, spacing: Sequence[float] | None) -> Volume
         )
     with nib.openers.ImageOpener(path) as file:  # since nibabel replaces voxel sizes of 0 by 1
         header = type(image.header).from_fileobj(file, check=False)
+    if np.isinf(header["scl_slope"]):  # nibabel would ignore it, as it does NaN, which means that there is none
+        raise VolumeFileError(damaged.format(f"its values are scaled by {header['scl_slope']}"))
     geometry = nifti_geometry(header, path, spacing)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -350,7 +352,7 @@ def _open_nifti(path: str, size: int, spacing: Sequence[float] | None) -> Volume
         except Exception as error:
             raise VolumeFileError(damaged.format(_reason(error))) from error
         rest = length - offset - voxels.nbytes
-        if rest >= voxels.nbytes // shape[-1]:  # at least a slice, since some programs add a few bytes
+        if rest >= voxels.nbytes // max(shape):  # at least the thinnest slice, since some programs add a few bytes
             raise VolumeFileError(damaged.format(f"it holds {rest} bytes more than the voxels that its header claims"))
         return voxels.reshape(shape)
 
