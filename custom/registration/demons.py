@@ -15,7 +15,12 @@ from custom.registration.settings import Settings
 from custom.registration.transform import Affine, Displacement
 from custom.registration.volume import Grid, Volume
 
-__all__ = ["deform", "use_threads"]
+__all__ = ["deform", "load_demons", "use_threads"]
+
+
+def load_demons() -> None:
+    """Load what ITK needs for :func:`deform`, which takes seconds, once in a process."""
+    load_itk().DiffeomorphicDemonsRegistrationFilter  # noqa: B018 (an attribute that is loaded when it is asked for)
 
 
 def deform(

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -19,7 +20,7 @@ import torch
 
 from custom.data.annotation import ANNOTATION_KEYS, Annotation
 from custom.data.volume_file import remember_case
-from custom.registration.demons import use_threads
+from custom.registration.demons import load_demons, use_threads
 from custom.registration.pairwise import register, similarity
 from custom.registration.plan import Pair
 from custom.registration.quality import folded_fraction, inverse_error
@@ -32,7 +33,7 @@ from custom.utils.files import replacing
 from custom.utils.json_files import read_json
 from custom.utils.log import logger
 
-__all__ = ["Job", "Limits", "PairResult", "finished", "job_for", "register_job"]
+__all__ = ["Job", "Limits", "PairResult", "finished", "job_for", "register_job", "timed_job"]
 
 REDO = "run 'registration' again, which replaces it"
 VERSION = 5  # raise it when the same settings give another result: stored transforms are then computed again
@@ -236,6 +237,13 @@ def register_job(job: Job) -> PairResult:
     )
     with one_thread():
         return _registered(job)
+
+
+def timed_job(job: Job) -> tuple[PairResult, float]:
+    """:func:`register_job` and its seconds, among which the loading of ITK, once in a process, is not."""
+    load_demons()
+    began = time.monotonic()
+    return register_job(job), time.monotonic() - began
 
 
 def _registered(job: Job) -> PairResult:

@@ -13,13 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from custom.registration.plan import Pair
-from custom.registration.record import Job, Limits, PairResult, finished, job_for, register_job
+from custom.registration.record import Job, Limits, PairResult, finished, job_for, timed_job
 from custom.registration.settings import Settings
 from custom.registration.volume import RegistrationError
-from custom.utils.bars import time_left
+from custom.utils.bars import done_in, run_bar
 from custom.utils.errors import SettingError, keeps
 from custom.utils.files import write_csv
 from custom.utils.log import logger
@@ -125,11 +123,15 @@ class PairRunner:
                 results[pair] = result
             else:
                 jobs[pair] = job
-        done, after = len(results), later() if jobs else 0.0
-        with tqdm(total=len(results) + len(jobs), initial=done, desc=name, unit="pair", disable=not jobs) as bar:
-            for pair, result in self._computed(jobs):
+        done, after, times = len(results), later() if jobs else 0.0, []
+        with run_bar(len(results) + len(jobs), name, "pair", initial=done, disable=not jobs) as bar:
+            for pair, result, seconds in self._computed(jobs):
                 results[pair] = result
-                bar.set_postfix_str(time_left(bar, following, after, finished=1), refresh=False)
+                times += [] if seconds is None else [seconds]
+                left = bar.total - bar.n - 1 + following
+                if times:
+                    ahead = left * sum(times) / len(times) / self._at_once(len(jobs))
+                    bar.set_postfix_str(done_in(ahead + after), refresh=False)
                 bar.update()
                 keeps(
                     str(self.folder),
@@ -137,16 +139,21 @@ class PairRunner:
                 )
         return [results[pair] for pair in pairs]
 
-    def _computed(self, jobs: Mapping[Pair, Job]) -> Iterator[tuple[Pair, PairResult]]:
-        """Yield pairs and results as they are finished."""
+    def _at_once(self, jobs: int) -> int:
+        """Number of pairs that are registered at the same time."""
+        threads = sum(self._connected.nthreads().values()) if self._connected is not None else 1
+        return max(1, min(threads, jobs))
+
+    def _computed(self, jobs: Mapping[Pair, Job]) -> Iterator[tuple[Pair, PairResult, float | None]]:
+        """Yield pairs, results and seconds (None for an error) as they are finished."""
         if not jobs:
             return
         if self.workers == 0 and self.dask_scheduler is None:
             for pair, job in jobs.items():
                 try:
-                    yield pair, register_job(job)
+                    yield pair, *timed_job(job)
                 except Exception as error:  # whatever the error, the other pairs continue
-                    yield pair, PairResult(*pair, message=_message_of(error))
+                    yield pair, PairResult(*pair, message=_message_of(error)), None
             return
         from dask.distributed import CancelledError, KilledWorker, as_completed
 
@@ -156,13 +163,14 @@ class PairRunner:
             # a new name, since a scheduler that keeps running would return the result of an earlier run
             run = uuid.uuid4().hex
             futures = {
-                client.submit(register_job, job, key=f"register-{pair.fixed}-{pair.moving}-{run}"): pair
+                client.submit(timed_job, job, key=f"register-{pair.fixed}-{pair.moving}-{run}"): pair
                 for pair, job in jobs.items()
             }
             for future in as_completed(futures):
                 pair = futures[future]
+                seconds = None
                 try:
-                    result = future.result()
+                    result, seconds = future.result()
                 except CancelledError as error:
                     raise SettingError(
                         f"dask_scheduler: the connection to {address} was lost; start it and this run again: finished "
@@ -172,7 +180,7 @@ class PairRunner:
                     result = PairResult(*pair, message=KILLED)
                 except Exception as error:
                     result = PairResult(*pair, message=_message_of(error))
-                yield pair, result
+                yield pair, result, seconds
 
     def __enter__(self) -> PairRunner:
         """Keep the processes for several calls, since each takes seconds to load ITK."""
@@ -227,7 +235,7 @@ class PairRunner:
         # by default Dask's processes return freed memory at once, and its pages must be zeroed when they are reused
         scheduling["distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"] = None
         self._open.enter_context(dask.config.set(scheduling))
-        logger.info("Starting processes; the first pair of each takes longer than the later ones.")
+        logger.info("Starting processes, before the first pairs; this takes some seconds.")
         self._cluster = self._open.enter_context(LocalCluster(n_workers=0, **options))
         return self._open.enter_context(Client(self._cluster))
 

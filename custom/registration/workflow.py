@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,7 @@ class RegistrationWorkflow:
             raise SettingError(f"figure_count: {figure_count}; give a number of pairs, or 0 for no picture.")
         self.figure_count = figure_count
         self.later: Callable[[], float] = lambda: 0.0
+        self.ahead: set[Pair] = set()  # pairs that are still to come, for the remaining time
 
     @property
     def cases(self) -> list[Case]:
@@ -169,6 +170,7 @@ class RegistrationWorkflow:
         if "atlas" in self.plan:
             add(atlas_pairs(self.labeled, self.unlabeled, self.group_by), "atlas")
         unlabeled = {case["case"] for case in self.unlabeled}
+        self.ahead = self._expected(roles)
         if {"template", "similar", "all"} & set(self.plan) or any(pair.moving in unlabeled for pair in roles):
             templates = self._templates()
             grouped = [case for case in self.cases if group_of(case, self.group_by) in templates]
@@ -199,6 +201,17 @@ class RegistrationWorkflow:
         write_table(self.folder / "pairs.csv", results)
         return results
 
+    def _expected(self, pairs: Iterable[Pair]) -> set[Pair]:
+        """These pairs and those of the plan, with any template, since it is not chosen yet; without similar volumes."""
+        groups: dict[Any, str] = {}
+        for case in self.labeled:
+            groups.setdefault(group_of(case, self.group_by), case["case"])
+        grouped = [case for case in self.cases if group_of(case, self.group_by) in groups]
+        expected = {*pairs}
+        if {"template", "similar", "all"} & set(self.plan):
+            expected |= {*template_pairs(grouped, groups, self.group_by)}
+        return expected | ({*all_pairs(grouped, self.group_by)} if "all" in self.plan else set())
+
     def _register(self, pairs: Sequence[Pair], name: str = "Registering") -> list[PairResult]:
         """Register pairs, the leading group first and the others from its results. Results are in the given order."""
         organs = {case["case"] for case in self.cases if case.get("label") or case.get("region")}
@@ -209,11 +222,14 @@ class RegistrationWorkflow:
         leads = {} if self.leading is None else leading_pairs(pairs_left, self.cases, self.group_by, self.leading)
         first = [pair for pair in pairs_left if pair not in leads]
         title = f"{name}, {self.leading}" if leads else name
-        found = self.runner(first, self.cases, title, following=len(leads), later=self.later)
+        self.ahead = self.ahead - {*pairs}
+        following = len(leads) + len(self.ahead)
+        found = self.runner(first, self.cases, title, following=following, later=self.later)
         results |= zip(first, found, strict=True)
         usable = {pair: lead for pair, lead in leads.items() if results[lead].state == "usable"}
         starts = {pair: str(self.runner.folder / results[lead].transform) for pair, lead in usable.items()}
-        found = self.runner(list(leads), self.cases, f"{name}, from there", starts, later=self.later)
+        following = len(self.ahead)
+        found = self.runner(list(leads), self.cases, f"{name}, from there", starts, following, self.later)
         results |= zip(leads, found, strict=True)
         return [results[pair] for pair in pairs]
 

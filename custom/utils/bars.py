@@ -12,30 +12,41 @@ from tqdm import tqdm
 
 from custom.utils.distributed import process_rank
 
-__all__ = ["progress_bar", "time_left"]
+__all__ = ["done_in", "progress_bar", "run_bar"]
 
 LOG_INTERVAL = 30  # seconds between two lines of the bar in a log, where there is no terminal
+# without the remaining time of the bar itself, which is less than that of the run
+RUN_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
-def time_left(bar: tqdm, following: int = 0, later: float = 0.0, finished: int = 0) -> str:
-    """The remaining time of a whole run, for the text behind a bar; "" before the first item is done.
-
-    The estimate of the bar itself is that of its own items, from the last ones: it leaves out work between them, such
-        as
-    validations, and work that follows.
+def done_in(seconds: float) -> str:
+    """The remaining time of a whole run, for the text behind a bar.
 
     Args:
-        bar: of this part of the work.
-        following: number of items of the next bar, which take as long each.
-        later: expected seconds of the run after them.
-        finished: number of items that are done and that the bar does not count yet.
+        seconds: that are expected.
     """
-    if bar.disable:
-        return ""
-    done, elapsed = bar.n + finished - bar.format_dict["initial"], bar.format_dict["elapsed"]
-    if not done:
-        return ""
-    return f"all done in {tqdm.format_interval((bar.total - bar.n - finished + following) * elapsed / done + later)}"
+    return f"all done in {tqdm.format_interval(seconds)}"
+
+
+def run_bar(total: int, description: str, unit: str, initial: int = 0, disable: bool = False) -> tqdm:
+    """A bar of one part of a long run, whose text behind it says when the whole run is done.
+
+    Args:
+        total: number of items.
+        description: text before the bar.
+        unit: name of an item.
+        initial: number of items that were done by an earlier run.
+        disable: show nothing.
+    """
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=description,
+        unit=unit,
+        disable=disable,
+        bar_format=RUN_FORMAT,
+        **_intervals(),
+    )
 
 
 def progress_bar(items: Sequence[Any], description: str, unit: str) -> tqdm:
@@ -46,6 +57,10 @@ def progress_bar(items: Sequence[Any], description: str, unit: str) -> tqdm:
         description: text before the bar.
         unit: name of an item.
     """
-    others = process_rank() > 0
+    return tqdm(items, desc=description, unit=unit, disable=process_rank() > 0, **_intervals())
+
+
+def _intervals() -> dict[str, float]:
+    """Seconds between two states of a bar that are shown."""
     interval = 0.1 if sys.stderr.isatty() else LOG_INTERVAL
-    return tqdm(items, desc=description, unit=unit, disable=others, mininterval=interval, maxinterval=max(interval, 10))
+    return {"mininterval": interval, "maxinterval": max(interval, 10)}

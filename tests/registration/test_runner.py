@@ -88,11 +88,26 @@ def test_the_bar_is_renewed_when_it_is_due_and_not_at_every_pair(tmp_path, monke
     cases = [{"case": f"c{number}", "image": str(number)} for number in range(30)]
     monkeypatch.setattr(runner_module, "job_for", lambda fixed, moving, *_: (fixed, moving))
     monkeypatch.setattr(runner_module, "finished", lambda job: None)
-    done = lambda _, jobs: ((pair, runner_module.PairResult(*pair, state="usable")) for pair in jobs)  # noqa: E731
+    done = lambda _, jobs: ((pair, runner_module.PairResult(*pair, state="usable"), 1.0) for pair in jobs)  # noqa: E731
     monkeypatch.setattr(PairRunner, "_computed", done)
     assert len(runner(tmp_path)(all_pairs(cases), cases)) == 30 * 29
     shown = capfd.readouterr().err.split("\r")
     assert "870/870" in shown[-1] and len(shown) < 100
+
+
+def test_the_time_left_is_that_of_the_pairs_and_of_what_follows(tmp_path, monkeypatch):
+    """A failed pair has no time."""
+    cases = [{"case": f"c{number}", "image": str(number)} for number in range(3)]
+    monkeypatch.setattr(runner_module, "job_for", lambda fixed, moving, *_: (fixed, moving))
+    monkeypatch.setattr(runner_module, "finished", lambda job: None)
+    times = iter([None, 10.0, 20.0, 15.0, 15.0, 15.0])
+    results = lambda _, jobs: ((pair, runner_module.PairResult(*pair), next(times)) for pair in jobs)  # noqa: E731
+    monkeypatch.setattr(PairRunner, "_computed", results)
+    said = []
+    monkeypatch.setattr(runner_module, "done_in", lambda seconds: said.append(seconds) or "")
+    runner(tmp_path)(all_pairs(cases), cases, following=10, later=lambda: 1000.0)
+    # four to eleven pairs are left, of 10 and then 15 s
+    assert said == [1000 + 14 * 10, 1000 + 13 * 15, 1000 + 12 * 15, 1000 + 11 * 15, 1000 + 10 * 15]
 
 
 def test_a_second_run_computes_nothing(cases, finished, monkeypatch):

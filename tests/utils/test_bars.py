@@ -2,13 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import io
-
 import ignite.distributed as idist
 import pytest
-from tqdm import tqdm
 
-from custom.utils.bars import LOG_INTERVAL, progress_bar, time_left
+from custom.utils.bars import LOG_INTERVAL, done_in, progress_bar, run_bar
 
 
 def test_a_bar_in_a_log_is_renewed_now_and_then(capfd):
@@ -26,13 +23,9 @@ def test_the_first_of_several_processes_shows_it(rank, shown, monkeypatch, capfd
     assert ("Counting" in capfd.readouterr().err) is shown
 
 
-def test_the_time_left_is_that_of_the_whole_run(monkeypatch):
-    with tqdm(total=10, initial=2, file=io.StringIO()) as bar:
-        assert time_left(bar) == ""
-        bar.update(4)
-        monkeypatch.setattr(bar, "_time", lambda: bar.start_t + 40)  # 10 s an item
-        assert time_left(bar) == "all done in 00:40"
-        assert time_left(bar, following=6, later=3600) == "all done in 1:01:40"
-        assert time_left(bar, finished=1) == "all done in 00:24"  # 5 done, 3 left
-    with tqdm(total=10, disable=True) as bar:
-        assert time_left(bar) == ""
+def test_a_bar_of_a_run_shows_the_time_of_the_run_and_no_other(capfd):
+    with run_bar(3, "Learning", "step", initial=1) as bar:
+        bar.set_postfix_str(done_in(3700), refresh=False)
+        bar.refresh()
+    printed = capfd.readouterr().err
+    assert "1/3 [00:00, all done in 1:01:40]" in printed and "<" not in printed and bar.mininterval == LOG_INTERVAL
