@@ -15,7 +15,9 @@ from custom.data.facts import file_facts
 from custom.data.image_folder import image_files
 from custom.data.parts import stem_of
 
-__all__ = ["FolderLayout", "FolderList", "classes_of_labels", "entries", "volumes_in"]
+__all__ = ["UNNAMED", "FolderLayout", "FolderList", "classes_of_labels", "entries", "volumes_in"]
+
+UNNAMED = "class {}"  # name of a class of which only the value is known
 
 
 class FolderList(NamedTuple):
@@ -103,4 +105,4 @@ def classes_of_labels(labels: Sequence[Path | str], names: Mapping[int, str] | N
             f"datalist: of {len(labels)} labels none has a class{f', such as {labels[0]}' if labels else ''}; label a "
             "case, or name the classes in a dataset.json."
         )
-    return {value: f"class {value}" for value in values}
+    return {value: UNNAMED.format(value) for value in values}

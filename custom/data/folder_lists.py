@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from custom.data.case_folders import MMS, TOTAL_SEGMENTATOR
 from custom.data.cases import Case, DataError
 from custom.data.dataset_json import DECATHLON, NNUNET
-from custom.data.folder_layout import FolderLayout, FolderList
+from custom.data.folder_layout import UNNAMED, FolderLayout, FolderList
 from custom.data.folder_pairs import FOLDERS, ONE_FOLDER
 from custom.utils.log import logger
+from custom.utils.words import counted
 
 __all__ = ["LAYOUTS", "folder_list", "root_of"]
 
@@ -53,7 +54,7 @@ def folder_list(root: Path) -> FolderList:
         found.sections[name] = sorted(cases, key=lambda case: case["case"])
     if not any(found.sections.values()):
         raise DataError(f"datalist: {root} is {fitting[0].what}, but holds no case; complete the folder.")
-    logger.info(f"Data: {root} is {fitting[0].what}: {_counts(found.sections)}; classes {_named(found.classes)}.")
+    logger.info(f"Data: {root} is {fitting[0].what}: {_counts(found.sections)}; {_named(found.classes)}.")
     return found
 
 
@@ -86,5 +87,18 @@ def _counts(sections: Mapping[str, list[Case]]) -> str:
 
 
 def _named(classes: Mapping[int, str]) -> str:
-    listed = [f"{value} {name}" for value, name in classes.items()]
-    return ", ".join(listed[: 2 * SHOWN]) + (f" and {len(listed) - 2 * SHOWN} more" if len(listed) > 2 * SHOWN else "")
+    if all(name == UNNAMED.format(value) for value, name in classes.items()):
+        one = len(classes) == 1
+        values = _listed([str(value) for value in classes])
+        example = ",".join(f"'{letter}'" for letter in "abcd"[: len(classes)]) + (",..." if len(classes) > 4 else "")
+        return (
+            f"{counted(len(classes), 'class', 'classes')} without {'a name' if one else 'names'}, of the "
+            f"{'value' if one else 'values'} {values} in the labels; "
+            f'--class_names "[{example}]" names {"it" if one else "them, in this order"}'
+        )
+    return f"classes {_listed([f'{value} {name}' for value, name in classes.items()])}"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    shown = 2 * SHOWN
+    return ", ".join(texts[:shown]) + (f" and {len(texts) - shown} more" if len(texts) > shown else "")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from custom.data.cases import DataError, case_id, check_class_names
 from custom.data.folder_lists import folder_list, root_of
 from custom.data.parts import class_label
 from custom.utils.json_files import read_json
+from custom.utils.log import logger
 
 __all__ = ["SECTIONS", "checked_spacing", "class_names", "classes_of", "label_values", "read_sections"]
 
@@ -40,6 +42,8 @@ def class_names(datalist: str | None, default: Sequence[str]) -> list[str]:
 def label_values(datalist: str | None, class_names: Sequence[str]) -> list[int] | None:
     """Values of the classes in the label files; None for 1, 2, ...
 
+    A line says which class of the data list each one is, where the names or their order are others than there.
+
     Args:
         datalist: see :func:`class_names`.
         class_names: all names of the data list, some of them, or as many other ones, which rename its classes.
@@ -58,7 +62,21 @@ def label_values(datalist: str | None, class_names: Sequence[str]) -> list[int] 
         found = list(classes)
     else:
         found = [values[name] for name in class_names]
+    if list(class_names) != list(classes.values()):
+        _tell_classes(datalist, tuple(zip(class_names, found, strict=True)), tuple(classes.items()))
     return None if found == list(range(1, len(classes) + 1)) else found
+
+
+@functools.cache  # a training and its registration have the same names
+def _tell_classes(datalist: str, found: Sequence[tuple[str, int]], classes: Sequence[tuple[int, str]]) -> None:
+    own = dict(classes)
+    parts = []
+    for number, (name, value) in enumerate(found, start=1):
+        there = ([] if own[value] == name else [own[value]]) + ([] if number == value else [str(value)])
+        parts.append(f"{number} {name}" + (f" ({' '.join(there)} in the data)" if there else ""))
+    left = [name for value, name in classes if value not in dict(found).values()]
+    more = f"; {', '.join(left)} of {datalist} {'is' if len(left) == 1 else 'are'} background" if left else ""
+    logger.info(f"Classes by --class_names: {', '.join(parts)}{more}.")
 
 
 def _check_renamed(
@@ -78,8 +96,8 @@ def _check_renamed(
     meant = f" (is it {', '.join(dict.fromkeys(alike))}?)" if alike else ""
     raise DataError(
         f"class_names: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the classes of "
-        f"{datalist}{meant}, which are {', '.join(classes.values())}; correct the spelling. To rename classes give "
-        "--label_values, too, the value of each name."
+        f"{datalist}{meant}, which are {', '.join(classes.values())}; correct the spelling. To rename classes, give "
+        "as many names as there are classes, all of them new, or give --label_values, too, the value of each name."
     )
 
 

@@ -162,6 +162,21 @@ def test_values_with_gaps_and_chosen_classes(tmp_path):
     assert label_values(None, ["liver"]) is None
 
 
+def test_other_names_or_another_order_are_told_once(tmp_path, capsys):
+    root = str(nnunet(tmp_path / "data", labels={"background": 0, "spleen": 5, "liver": 1, "vein": 2}))
+    label_values(root, ["liver", "vein", "spleen"])
+    assert "--class_names" not in capsys.readouterr().out
+    for _ in range(2):
+        label_values(root, ["spleen", "liver"])
+    line = (
+        f"Classes by --class_names: 1 spleen (5 in the data), 2 liver (1 in the data); vein of {root} is background.\n"
+    )
+    assert capsys.readouterr().out == line
+    label_values(root, ["Leber", "Vene", "Milz"])
+    told = "1 Leber (liver in the data), 2 Vene (vein in the data), 3 Milz (spleen 5 in the data).\n"
+    assert capsys.readouterr().out.endswith(told)
+
+
 @pytest.mark.parametrize(
     "names", [["liver", "vein", "spleeen"], ["Spleen", "Vein", "Liver"], ["Leber"], ["liver", "x"]]
 )
@@ -216,13 +231,17 @@ def test_channels_in_one_file_have_a_remedy_that_works(tmp_path):
         ("{}.nii.gz", "{}.seg.nii.gz"),
     ],
 )
-def test_plain_folders(tmp_path, images, labels):
+def test_plain_folders(tmp_path, images, labels, capsys):
     for name in ("001", "002", "003"):
         image(tmp_path / images.format(name))
     for name in ("001", "003"):
         label(tmp_path / labels.format(name), 1, 4)
     assert ids(sections_of(tmp_path)) == {"training": ["001", "003"], "unlabeled": ["002"]}
     assert class_names(str(tmp_path), []) == ["class 1", "class 4"]
+    told = (
+        """2 classes without names, of the values 1, 4 in the labels; --class_names "['a','b']" names them, in this"""
+    )
+    assert told in capsys.readouterr().out
     assert label_values(str(tmp_path), ["liver", "spleen"]) == [1, 4]
 
 
