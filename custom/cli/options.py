@@ -11,33 +11,17 @@ import re
 import sys
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import monai.bundle
-from monai.utils import ensure_tuple
 
+from custom.utils.command import config_files, given_options, in_monai_bundle
 from custom.utils.errors import DEBUG, SettingError
 from custom.utils.settings import SETTINGS, check_settings, is_computed
 
-__all__ = ["MONAI_BUNDLE", "check_options", "in_monai_bundle", "program"]
+__all__ = ["check_options"]
 
-MONAI_BUNDLE = "monai.bundle.__main__"
-# syntax of Fire; single letters are abbreviations of MONAI's options
-OPTION = re.compile(r"--?([A-Za-z][^=]+)=?(.*)", re.DOTALL)
-FLAG = re.compile(r"--|-[A-Za-z](=|$)")
 PARTS_OF_RUNS = ("imports", "initialize", "check")  # keys with lists of expressions that are no workflow
-
-
-def program() -> str:
-    """Name of the module that runs as the program; empty if it is not a module."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec is not None else ""
-
-
-def in_monai_bundle() -> bool:
-    """Whether the program is ``python -m monai.bundle``."""
-    return program() == MONAI_BUNDLE
 
 
 @cache
@@ -56,17 +40,11 @@ def check_options() -> None:
         return
     from fire.parser import DefaultParseValue  # installed, since `monai.bundle` runs; other programs may not have it
 
-    # options after "--" are those of Fire
-    given = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
-    options = {}
-    for text, following in zip(given, [*given[1:], ""], strict=True):
-        if found := OPTION.fullmatch(text):
-            alone = not following or FLAG.match(following)  # Fire reads it as true
-            options[found[1].replace("-", "_")] = found[2] or ("True" if alone else following)
+    given, options = sys.argv[1:], given_options()
     if "config_file" not in options:
         return
     values = {option: DefaultParseValue(value) for option, value in options.items()}
-    files = [Path(f) for f in ensure_tuple(DefaultParseValue(options["config_file"]))]
+    files = config_files(options["config_file"])
     # options of other workflows of the bundle are allowed, so that all workflows can get the same options
     folders = {f.parent for f in files if f.with_name("metadata.json").is_file()}
     siblings = [f for folder in folders for f in folder.glob("[!.]*.json") if f.name != "metadata.json"]

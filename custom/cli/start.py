@@ -14,7 +14,8 @@ from traceback import format_exception
 from types import TracebackType
 from typing import Any
 
-from custom.cli.options import MONAI_BUNDLE, check_options, program
+from custom.cli.options import check_options
+from custom.utils.command import MONAI_BUNDLE, program
 from custom.utils.errors import DEBUG, kept, user_error
 from custom.utils.log import log_aside, start_log
 

@@ -5,7 +5,7 @@
 from custom.planning.estimates import training_seconds
 from custom.planning.facts import Facts, look_at
 from custom.planning.rules import crop_size, intensity_strength, intensity_window, slice_size, spacing
-from custom.planning.write import check_planned, write_plan
+from custom.planning.write import check_planned, say_next, write_plan
 
 __all__ = [
     "Facts",
@@ -14,6 +14,7 @@ __all__ = [
     "intensity_strength",
     "intensity_window",
     "look_at",
+    "say_next",
     "slice_size",
     "spacing",
     "training_seconds",

@@ -9,9 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from monai.bundle import ConfigParser
 from torch import nn
 
 from custom.data.cases import Case
@@ -21,6 +22,7 @@ from custom.planning.estimates import GB, Estimates, estimate, try_network
 from custom.planning.facts import FILE, Facts
 from custom.planning.rules import explain
 from custom.registration.plan import atlas_pairs
+from custom.utils.command import config_files, given_options, in_monai_bundle, run_command
 from custom.utils.distributed import process_rank
 from custom.utils.errors import SettingError
 from custom.utils.files import replacing
@@ -29,7 +31,7 @@ from custom.utils.log import logger
 from custom.utils.machine import core_count
 from custom.utils.words import counted
 
-__all__ = ["check_planned", "write_plan"]
+__all__ = ["check_planned", "say_next", "write_plan"]
 
 SETTINGS = (  # in the order of the table
     *("spacing", "slice_size", "crop_size", "intensity_window", "intensity_strength"),
@@ -37,7 +39,22 @@ SETTINGS = (  # in the order of the table
 )
 THIN = 3  # pixels; narrower classes are easily missed
 LONG = 3 * 3600  # seconds on a CPU
+PLAN_CONFIG = "planning.json"  # the overlay that turns a training into a plan
 UNEQUAL = 3  # largest ratio of pixel sizes that is usual within a data set
+
+
+# where the value of a setting comes from
+PLAN, YOU, LIST, BUNDLE = "plan", "you", "data list", "bundle"
+KEYS = {"intensity_strength": "train#intensity#strength"}  # of the settings that are parts of others
+SHOWN = 5  # names of classes in the table
+
+
+class Row(NamedTuple):
+    """A setting in the table of a plan: its value, where it comes from, and why it is this one."""
+
+    value: Any
+    source: str
+    reason: str
 
 
 def check_planned(facts: Facts | None, datalist: str | None) -> None:
@@ -53,6 +70,18 @@ def check_planned(facts: Facts | None, datalist: str | None) -> None:
         )
     if facts is None:
         raise SettingError(f"datalist: no labeled image of {datalist} can be read; add one under 'training'.")
+
+
+def say_next() -> None:
+    """Log the command of the training that was planned, if the plan was made by a command."""
+    if not in_monai_bundle() or process_rank() > 0:
+        return
+    options = given_options()
+    files = [file for file in config_files(options.pop("config_file")) if file.name != PLAN_CONFIG]
+    options.pop("run_id", None)
+    if "output_dir" in options:
+        options.setdefault("ckpt_dir", f"{options['output_dir'].rstrip('/')}/models")
+    logger.info(f"Next, train with these settings:\n  {run_command('training', files, options)}")
 
 
 def write_plan(
@@ -88,8 +117,10 @@ def write_plan(
         each = math.ceil(facts.total_slices * facts.labeled / facts.cases / parameters["batch_size"])
     iterations = parameters["max_epochs"] * each
     warps = parameters.get("warped_share", 0) > 0
-    rows = {name: (value, _reason(name, value, facts, dict(settings), iterations)) for name, value in settings.items()}
-    lines, content = _table(facts, rows, datalist), {}
+    rows = {
+        name: Row(value, *_reason(name, value, facts, dict(settings), iterations)) for name, value in settings.items()
+    }
+    lines, content = _table(facts, {**_of_the_list(facts, known), **rows}, datalist), {}
     misfits = _misfits(facts, settings)
     pairs = 0
     if warps or parameters.get("propagation_weight", 0) > 0:
@@ -122,25 +153,57 @@ def write_plan(
     with replacing(file) as temporary:
         kept = read_json(file, "output_dir") if file.is_file() else {"facts": asdict(facts)}
         kept.pop("estimates", None)  # of an earlier run
-        kept["settings"] = {name: {"value": value, "reason": reason} for name, (value, reason) in rows.items()}
+        kept["settings"] = {name: row._asdict() for name, row in rows.items()}
         content = {**kept, **content}
         temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _reason(name: str, value: Any, facts: Facts, settings: dict[str, Any], iterations: int) -> str:
+def _reason(name: str, value: Any, facts: Facts, settings: dict[str, Any], iterations: int) -> tuple[str, str]:
+    """Where the value of a setting comes from, and why it is this one."""
     choice = explain(name, facts, settings)
+    length = f"{iterations} iterations" if name == "max_epochs" else ""
     if choice is None:
-        length = f"{iterations} iterations, " if name == "max_epochs" else ""
-        return f"{length}the default of the bundle, or the given value"
+        return _source(name), length
     same = list(value) == list(choice.value) if _is_list(value) and _is_list(choice.value) else value == choice.value
-    return choice.reason if same else f"given; the plan would take {choice.value}"
+    if same and _source(name) != YOU:
+        return PLAN, choice.reason
+    return _source(name, planned=True), f"the plan would take {'the same' if same else choice.value}"
+
+
+def _source(name: str, planned: bool = False) -> str:
+    """Who chose a setting that no plan did.
+
+    Args:
+        name: of the setting.
+        planned: whether there is a rule for it, so that the bundle alone would not have this value.
+    """
+    if in_monai_bundle():
+        if KEYS.get(name, name) in given_options():
+            return YOU
+        files = config_files(given_options()["config_file"])
+        last = [file.name for file in files if name in ConfigParser.load_config_file(file)][-1:]
+        return f"{BUNDLE}, {last[0]}" if last else BUNDLE
+    return "given" if planned else f"{BUNDLE}, or given"
+
+
+def _of_the_list(facts: Facts, known: Mapping[str, Any]) -> dict[str, Row]:
+    """Rows of what the data list, or else the user, says."""
+    source = {
+        name: YOU if in_monai_bundle() and name in given_options() else LIST
+        for name in ("labeled_cases", "class_names")
+    }
+    rows = {"labeled_cases": Row(counted(facts.labeled, "image"), source["labeled_cases"], f"of {facts.cases}")}
+    if names := known.get("class_names"):
+        shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        rows["class_names"] = Row(len(names), source["class_names"], shown)
+    return rows
 
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
 
-def _table(facts: Facts, rows: Mapping[str, tuple[Any, str]], datalist: str | None) -> list[str]:
+def _table(facts: Facts, rows: Mapping[str, Row], datalist: str | None) -> list[str]:
     kind = "CT" if facts.ct else "not CT"
     low, high = facts.slices_labeled
     lines = [
@@ -148,8 +211,11 @@ def _table(facts: Facts, rows: Mapping[str, tuple[Any, str]], datalist: str | No
         f"{_range((low, high))} of them labeled; pixels of {_range(facts.pixel[::2])} mm, slices "
         f"{_range(facts.slice_distance[::2])} mm apart."
     ]
-    width = max(len(str(value)) for value, _ in rows.values())
-    return lines + [f"  {name:18s} {value!s:{width}s}  {reason}" for name, (value, reason) in rows.items()]
+    widths = [max(len(str(row[number])) for row in rows.values()) for number in range(2)]
+    texts = {
+        name: (f"{row.value!s:{widths[0]}s}", f"{row.source:{widths[1]}s}", row.reason) for name, row in rows.items()
+    }
+    return lines + [f"  {name:18s} {'  '.join(cells)}".rstrip() for name, cells in texts.items()]
 
 
 def _costs(estimates: Estimates, pairs: int, memory_gib: float, device: torch.device | str) -> list[str]:

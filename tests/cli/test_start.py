@@ -13,9 +13,9 @@ import pytest
 from commands import BUNDLES, CONFIGS, ROOT, command, start
 
 from custom.cli import start as start_module
-from custom.cli.options import MONAI_BUNDLE
 from custom.cli.start import print_message_last
 from custom.utils import errors
+from custom.utils.command import MONAI_BUNDLE
 
 MESSAGE = "dataset_dir: the folder /nowhere does not exist (from {}); give --dataset_dir an existing one."
 

@@ -15,7 +15,7 @@ from monai.networks.nets import BasicUNet
 from plans import HEARTS
 from scenes import write_case
 
-from custom.planning import check_planned, write_plan
+from custom.planning import check_planned, write, write_plan
 from custom.planning.estimates import Trial, available_memory, estimate, try_network
 from custom.utils.errors import SettingError
 
@@ -41,17 +41,39 @@ def test_the_table_has_a_reason_for_each_setting(tmp_path, capsys):
         "Plan for mine.json: 140 images, 6 labeled, not CT; 6 to 18 slices, 8 to 16 of them labeled"
     )
     assert (
-        "  spacing            1.75        so that crops of 165 mm, which contain all labels, have 96 pixels\n"
+        "  spacing            1.75        plan              so that crops of 165 mm, which contain all labels, have 96"
         in printed
     )
-    assert (
-        "given; the plan would take [96, 96]" in printed
-        and "500 iterations, the default of the bundle, or the given value" in printed
-    )
+    assert "  crop_size          [64, 64]    given             the plan would take [96, 96]\n" in printed
+    assert "  max_epochs         2           bundle, or given  500 iterations\n" in printed
+    assert "  labeled_cases      6 images    data list         of 140\n" in printed
     assert "for 2 registrations" in printed and "Plan:" not in printed
     content = json.loads((tmp_path / "plan.json").read_text())
     assert content["settings"]["slice_size"]["value"] == [160, 128]
     assert content["estimates"]["registrations"] == 2 and content["facts"]["labeled"] == 6
+
+
+def test_who_chose_each_setting_and_the_command_to_type_next(tmp_path, capsys, monkeypatch):
+    """For a run of the command line, whose options and config files are known."""
+    (tmp_path / "over.json").write_text('{"batch_size": 4}')
+    train = BUNDLES / "cctr_acdc" / "configs" / "train.json"
+    files = f"['{train}','{tmp_path}/over.json','{train.with_name('planning.json')}']"
+    given = ["--datalist", "my list.json", "--crop_size", "[64,64]", "--spacing=1.75", "--output_dir", "runs/mine"]
+    monkeypatch.setattr("sys.argv", ["monai.bundle", "run", "planning", "--config_file", files, *given])
+    monkeypatch.setattr(write, "in_monai_bundle", lambda: True)
+    names = [f"organ {number}" for number in range(7)]
+    planned(tmp_path, parameters={**PARAMETERS, "weights": {**WEIGHTS, "class_names": names}})
+    printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "spacing 1.75 you the plan would take the same" in printed
+    assert "crop_size [64, 64] you the plan would take [96, 96]" in printed
+    assert "batch_size 4 bundle, over.json" in printed
+    assert "max_epochs 2 bundle, train.json 500 iterations" in printed
+    assert "class_names 7 data list organ 0, organ 1, organ 2, organ 3, organ 4 and 2 more" in printed
+    write.say_next()
+    assert capsys.readouterr().out.splitlines()[1] == (
+        f"  python -m monai.bundle run training --config_file \"['{train}','{tmp_path}/over.json']\" --datalist "
+        "'my list.json' --crop_size '[64,64]' --spacing 1.75 --output_dir runs/mine --ckpt_dir runs/mine/models"
+    )
 
 
 def test_what_does_not_fit_is_said(tmp_path, capsys, monkeypatch):
