@@ -4,14 +4,22 @@
 
 from __future__ import annotations
 
+import csv
+import importlib
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from commands import ROOT, start
+
+from custom.data import load_sections
 
 
 def table_rows(script: str, *options: str) -> list[list[str]]:
@@ -153,3 +161,25 @@ def test_the_memory_of_inference_is_measured(tmp_path):
     assert small[0] == "64 x 64 x 48" and large[0] == "128 x 128 x 96"
     assert all(number(cell) > 0 for row in (small, large) for cell in row[1:4])
     assert number(large[2]) - number(small[2]) < 2 * number(large[1])
+
+
+def test_segmentations_of_nnunet_are_scored_as_those_of_the_bundles(phantom, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    nnunet = importlib.import_module("nnunet")
+    sections = load_sections(str(phantom), str(phantom / "splits"), 1)
+    nnunet.lay_out(sections["training"], ["RV", "MYO", "LV"], tmp_path / "raw" / nnunet.DATASET)
+    folder = tmp_path / "raw" / nnunet.DATASET
+    assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "RV": 1, "MYO": 2, "LV": 3}
+    for case in sections["training"]:
+        assert (folder / "imagesTr" / f"{case['case']}_0000.nii.gz").read_bytes() == Path(case["image"]).read_bytes()
+        assert (folder / "labelsTr" / f"{case['case']}.nii.gz").read_bytes() == Path(case["label"]).read_bytes()
+    (tmp_path / "predictions").mkdir()
+    for case in sections["validation"]:  # one voxel of the myocardium is missing
+        label = nib.load(case["label"])
+        wrong = np.asarray(label.dataobj).copy()
+        wrong[tuple(np.argwhere(wrong == 2)[0])] = 0
+        nib.save(nib.Nifti1Image(wrong, label.affine), tmp_path / "predictions" / f"{case['case']}.nii.gz")
+    nnunet.score(sections["validation"], ["RV", "MYO", "LV"], tmp_path)
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        dice = {row["class"]: float(row["dice_mean"]) for row in csv.DictReader(file)}
+    assert dice["RV"] == dice["LV"] == 1 and 0.99 < dice["MYO"] < 1
