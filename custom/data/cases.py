@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,7 @@ __all__ = [
     "without_labels",
 ]
 
-LONGEST_ID = 200
+LONGEST_ID = 150  # bytes; file systems take 255 with what is written before and after it
 
 
 Case = dict[str, Any]  # "image" and "case", maybe "label" and "patient", and further keys of a data list
@@ -46,12 +47,18 @@ def case_id(entry: dict[str, Any]) -> str:
         image = getattr(entry["image"], "meta", {}).get("filename_or_obj", entry["image"])  # it may be loaded already
         name = stem_of(Path(str(image)).name)
     name = str(name)
-    if name in (".", "..") or len(name) > LONGEST_ID or any(c in "/\\" or not c.isprintable() for c in name):
+    unfit = name in (".", "..") or any(c in "/\\" or not c.isprintable() for c in name)
+    if unfit or len(name.encode()) > LONGEST_ID:
         raise DataError(
-            f'"case": {name[:80]!r} cannot name files; give the case a name of at most {LONGEST_ID} letters without '
+            f'"case": {name[:80]!r} cannot name files; give the case a name of at most {LONGEST_ID} bytes without '
             "/ and \\."
         )
     return name
+
+
+def file_name(name: str) -> str:
+    """A name as file systems see it that ignore upper and lower case and how accents are written."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def case_ids(cases: Iterable[Case] | None) -> list[str]:
@@ -90,8 +97,16 @@ def check_class_names(names: Any, key: str = "class_names") -> None:
     Raises:
         DataError: the names are not a list of different texts, or are more than label files can hold.
     """
-    if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) and n.strip() for n in names) or not names:
-        raise DataError(f"{key}: {names} are not names; give each class a name, a text that is not empty.")
+    if (
+        not isinstance(names, (list, tuple))
+        or not all(isinstance(n, str) and n.strip() and n.isprintable() for n in names)
+        or not names
+    ):
+        raise DataError(f"{key}: {names} are not names; give each class a name, a text in one line that is not empty.")
+    if "mean" in [n.strip().casefold() for n in names]:
+        raise DataError(
+            f"{key}: 'mean' is the name of the mean of all classes in the tables; name the class otherwise."
+        )
     if twice := [name for name, count in Counter(n.strip() for n in names).items() if count > 1]:
         raise DataError(f"{key}: {', '.join(twice)} names more than one class; give each class a different name.")
     if len(names) >= UNKNOWN:

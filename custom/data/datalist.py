@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from custom.data.cases import Case, without_labels
+from custom.data.cases import Case, file_name, without_labels
 from custom.data.checks import (
     DataError,
     case_id,
@@ -362,9 +362,9 @@ def cases_to_annotate(
 
 
 def _check_distinct_names(cases: list[Case]) -> list[Case]:
-    """Check that no segmentation would overwrite another: ids must differ, also if case is ignored."""
-    counts = Counter(case_id(case).casefold() for case in cases)
-    if twice := sorted({Path(c["image"]).name for c in cases if counts[case_id(c).casefold()] > 1}):
+    """Check that no segmentation would overwrite another on any file system."""
+    counts = Counter(file_name(case_id(case)) for case in cases)
+    if twice := sorted({Path(c["image"]).name for c in cases if counts[file_name(case_id(c))] > 1}):
         raise DataError(
             f"images: names occur more than once ({len(twice)}: {', '.join(twice[:3])}), and their segmentations would "
             'overwrite each other; segment one folder at a time, or give them a "case" each in a data list.'

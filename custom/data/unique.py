@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from custom.data.cases import case_id
+from custom.data.cases import case_id, file_name
 
 __all__ = ["check_unique", "name_of"]
 
@@ -31,11 +31,16 @@ def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
     problems = []
     doubled: set[str] = set()
     ids: dict[str, set[str]] = {}
+    listed: dict[str, list[dict[str, Any]]] = {}
     for section, entries in sections.items():
         entries = [entry for entry in entries if isinstance(entry.get("image"), (str, os.PathLike))]
-        ids[section] = {_patient(entry) for entry in entries}
+        ids[section], listed[section] = {_patient(entry) for entry in entries}, entries
         # sections with the same cases, such as "training" and "pretraining", report it once
-        repeated = [case for case in _repeated(name_of(entry) for entry in entries) if case not in doubled]
+        spelled: dict[str, str] = {}
+        for entry in entries:
+            spelled.setdefault(file_name(name_of(entry)), name_of(entry))
+        names = _repeated(file_name(name_of(entry)) for entry in entries)
+        repeated = [spelled[name] for name in names if spelled[name] not in doubled]
         doubled.update(repeated)
         for case in repeated:
             problems.append(
@@ -52,7 +57,23 @@ def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
         if shared:
             names = ", ".join(shared[:5]) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
             problems.append(f"{first} and {second} share {names}; keep each case (patient) in one of them.")
+            continue
+        files = {_file(entry["image"]): entry["image"] for entry in listed[first]}
+        if same := [entry["image"] for entry in listed[second] if _file(entry["image"]) in files]:
+            other = files[_file(same[0])]
+            problems.append(
+                f"{first} and {second} share an image under two names, {other} and {same[0]}; keep it in one of them."
+            )
     return problems
+
+
+def _file(path: str | os.PathLike) -> Any:
+    """What tells a file from others, whatever links lead to it."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):  # a part of a file, or one that is missing, which the checks report
+        return os.path.realpath(path)
+    return state.st_dev, state.st_ino
 
 
 def _apart(sections: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -354,6 +354,25 @@ def test_a_patient_in_two_splits(make):
     assert "training and test share p1; keep each" in problems(sections)
 
 
+@pytest.mark.parametrize("link", [os.symlink, os.link, None])
+@pytest.mark.parametrize("pair", [("training", "test"), ("training", "validation"), ("pretraining", "test")])
+def test_an_image_in_two_splits_under_two_names(make, pair, link, tmp_path):
+    entry, other = make("a"), make("b")
+    if link is None:
+        other["image"] = entry["image"]
+    else:
+        Path(other["image"]).unlink()
+        link(entry["image"], other["image"])
+    message = problems({pair[0]: [entry], pair[1]: [other]}, labeled=[])
+    assert f"{pair[0]} and {pair[1]} share an image under two names, {entry['image']} and {other['image']}" in message
+
+
+@pytest.mark.parametrize("names", [("Case", "case"), ("\u00e4", "a\u0308"), ("STRASSE", "stra\u00dfe")])
+def test_ids_that_name_one_file_on_some_systems(make, names):
+    entries = [{**make(f"f{number}"), "case": name} for number, name in enumerate(names)]
+    assert f"the case id {names[0]} occurs more than once" in problems({"training": entries})
+
+
 @pytest.mark.parametrize("other", ["pretraining", "unlabeled"])
 def test_unlabeled_images_may_be_those_of_training(make, other):
     check_datalist({"training": [make()], other: [make()]}, 4)

@@ -476,7 +476,9 @@ def test_zero_is_a_patient_and_null_is_none(datalist):
     assert case["case"] == case["patient"] == "0" and "age" not in case
 
 
-@pytest.mark.parametrize("names", [["x", "x"], ["x", " "], ["x", None], ["x", 3], ["x", "x "]])
+@pytest.mark.parametrize(
+    "names", [["x", "x"], ["x", " "], ["x", None], ["x", 3], ["x", "x "], ["x", "Mean"], ["x", "two\nlines"]]
+)
 def test_class_names_that_tell_no_classes_apart(names, datalist):
     written(datalist, GOOD | {"labels": {str(n): name for n, name in enumerate(["background", *names])}})
     with pytest.raises(DataError, match=r'datalist: "labels" of .*mine.json'):

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import cached_property
+import re
+from functools import cached_property, partial
 from typing import Any
 
 import monaibundle
@@ -19,6 +20,7 @@ import requests
 import torch
 from fastapi import HTTPException
 from monailabel.config import settings
+from monailabel.interfaces import app as interface
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -29,6 +31,7 @@ from monailabel.utils.async_tasks.utils import tasks
 from .access import Access
 from .options import Training, check_options
 from .selection import BestRanked, Coverage, Selection, Uncertainty
+from .series import Series
 from .studies import Studies
 from .tasks import SERVER, Segmentation, TrainingRecord, end_with, progress_of
 
@@ -37,6 +40,7 @@ __all__ = ["BundleApp"]
 logger = logging.getLogger(__name__)
 OWN = ("model", "bundle_path", "local_rank")  # options that MONAI Label adds to those of a training
 SHOWN = 6  # number of last lines of a training
+SETTING = re.compile(r" - INFO - (>|---)")  # in MONAI's list of the settings of a run
 
 
 class BundleApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label looks for the latter among the bases, by its name
@@ -51,14 +55,20 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label looks for the 
 
     def init_datastore(self) -> Datastore:
         if "://" in self.studies:
+            # MONAI Label makes the client, and names the class of the datastore itself
+            interface.DICOMWebDatastore = partial(Series, labels=self._classes)
             return super().init_datastore()
         return Studies(
             self.studies,
-            classes=lambda: 1 + max(max(task.labels.values()) for task in self._infers.values()),
+            classes=lambda: 1 + max(self._classes().values()),
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
+
+    def _classes(self) -> dict[str, int]:
+        """Name and label value of the classes of all models."""
+        return {name: value for task in self._infers.values() for name, value in task.labels.items()}
 
     def init_infers(self) -> dict[str, InferTask]:
         return {name: Segmentation(path, self.conf) for name, path in self.models.items()}
@@ -195,5 +205,10 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label looks for the 
 
 
 def _tells(line: str) -> bool:
-    """Whether an output line of a training is for the user, and not part of a traceback, a progress bar or blank."""
-    return bool(line.strip()) and not line.startswith((" ", "Traceback")) and "%|" not in line
+    """Whether an output line of a training is for the user, and not part of a traceback, a progress bar or blank.
+
+    MONAI's list of the settings is not, either.
+    """
+    return (
+        bool(line.strip()) and not line.startswith((" ", "Traceback")) and "%|" not in line and not SETTING.search(line)
+    )

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Depends, FastAPI, Form, HTTPException, Request, UploadFile
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
@@ -111,6 +112,34 @@ def no_dicom() -> PlainTextResponse:
     return PlainTextResponse(NO_DICOM, 404)
 
 
+def viewer(path: str, request: Request) -> FileResponse:
+    """A file of OHIF, which is told the address of this server; it would take port 8000 for that."""
+    answer = ohif.get_ohif(path)
+    answer.set_cookie("MONAILABEL_SERVER_URL", quote(str(request.base_url), safe=""), path="/ohif", samesite="strict")
+    return answer
+
+
+def within_dicomweb(request: Request) -> None:
+    """Dependency of the requests that are handed on to the DICOMweb server.
+
+    They may not leave its DICOMweb address, since other addresses of the same server delete images or stop it, and what
+    this server knows a client by is not for the other one.
+
+    Raises:
+        HTTPException: 422 for a path with ".." or a backslash.
+    """
+    path = request.path_params["path"]
+    for _ in range(3):  # encoded, maybe twice
+        path = unquote(path)
+    if "\\" in path or {".", ".."} & set(path.split("/")):
+        raise HTTPException(
+            422, f"the path {request.path_params['path'][:80]!r} leaves the DICOMweb address; correct it."
+        )
+    own = (b"authorization", b"cookie")
+    request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name.lower() not in own]
+    request.__dict__.pop("_headers", None)
+
+
 # A token for clients that log in with user name and password, as those of MONAI Label in 3D Slicer do -----------
 
 
@@ -192,5 +221,5 @@ if _serves_folder():
     for path in ("/ohif", "/ohif/{path:path}", "/proxy/{path:path}"):
         app.add_api_route(path, no_dicom, methods=["GET", "POST"], include_in_schema=False)
 else:
-    _add(ohif.router)
-    _add(proxy.router)
+    app.add_api_route("/ohif/{path:path}", viewer, methods=["GET"], include_in_schema=False)
+    _add(proxy.router, within_dicomweb)
