@@ -4,18 +4,23 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import logging
+import os
 import re
+import signal
 import sys
+import threading
 from pathlib import Path
 from traceback import format_exception
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from custom.cli.options import check_options
 from custom.utils.command import MONAI_BUNDLE, program
+from custom.utils.distributed import process_rank
 from custom.utils.errors import DEBUG, kept, user_error
 from custom.utils.log import log_aside, start_log
 
@@ -24,6 +29,12 @@ __all__ = ["print_message_last", "start_run"]
 COMPONENT = re.compile(r"Failed to instantiate component '([^']*)'")  # of MONAI's errors, from outside to inside
 # the program in which a MONAI Label server trains, and whose last lines it shows
 MONAI_LABEL = "monailabel.interfaces.utils.app"
+STOPS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+_stopped_by: list[int] = []  # the signals that this process received
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a scheduler or a shutdown sends it, ends a run like Ctrl-C."""
 
 
 def start_run(folder: str | Path) -> None:
@@ -45,17 +56,22 @@ def print_message_last() -> None:
     """In MONAI's programs for bundles, show only the message of a user error; in other programs do nothing.
 
     MONAI raises further errors from ours, and their traceback would hide the message; ``--debug`` shows the traceback
-    as well. After Ctrl-C the program says what is kept.
+    as well. After Ctrl-C or SIGTERM the program says what is kept.
     """
     if program() not in (MONAI_BUNDLE, MONAI_LABEL):
         return
     before = sys.excepthook
+    if program() == MONAI_BUNDLE and threading.current_thread() is threading.main_thread():
+        _catch_signals()
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if _stopped_by and process_rank() > 0:
+            return  # the first process, whose end this error follows, says it
         message: Any = user_error(error) or _failed_component(error)
         if isinstance(error, KeyboardInterrupt):
             sentences = kept() or ["nothing was written yet from which a run could continue"]
-            message = f"Stopped by Ctrl-C: {'; '.join(sentences)}."
+            cause = STOPS[signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT]
+            message = f"Stopped by {cause}: {'; '.join(sentences)}."
         if message is None or _debugged():
             before(kind, error, traceback)
         if message is not None:
@@ -68,6 +84,37 @@ def print_message_last() -> None:
             log_aside(str(message), logging.ERROR)
 
     sys.excepthook = hook
+
+
+def _catch_signals() -> None:
+    """Let SIGTERM end the run as Ctrl-C does, in the first process of several.
+
+    ``torchrun`` sends the signal to all of them. If the others ended at once, the first one could fail in a collective
+    before it takes notice of its own signal. So they wait for the end of the first one, with which theirs fails.
+    """
+    process = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a forked process has this handler as well
+            _end_by(number)
+        _stopped_by.append(number)
+        if process_rank() == 0:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    for number in STOPS:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # else the user ignores it
+            signal.signal(number, stop)
+    # with the status by which schedulers recognize the signal, after everything else that is done at the end
+    atexit.register(lambda: _stopped_by and os.getpid() == process and _end_by(_stopped_by[0]))
+
+
+def _end_by(number: int) -> None:
+    """End this process with the status of a signal."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _failed_component(error: BaseException | None) -> str | None:

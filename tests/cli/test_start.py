@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from commands import BUNDLES, CONFIGS, ROOT, command, start
@@ -38,6 +40,7 @@ def test_ctrl_c_says_what_is_kept(monkeypatch, capsys):
     monkeypatch.setattr(start_module, "program", lambda: MONAI_BUNDLE)
     monkeypatch.setattr(errors, "_kept", {})
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(start_module, "_catch_signals", lambda: None)  # those of pytest stay
     print_message_last.__wrapped__()
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert "nothing was written yet" in capsys.readouterr().err
@@ -45,6 +48,52 @@ def test_ctrl_c_says_what_is_kept(monkeypatch, capsys):
     errors.keeps("a", "a.pt holds epoch 2, --resume true continues after it")
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert capsys.readouterr().err == "\nStopped by Ctrl-C: a.pt holds epoch 2, --resume true continues after it.\n"
+
+
+STOPPED = """
+import sys, time
+import custom.cli.start as start
+from custom.utils.errors import keeps
+start.program = lambda: start.MONAI_BUNDLE
+start.print_message_last()
+keeps("a", "a.pt holds epoch 2, --resume true continues after it")
+print("begun", flush=True)
+{work}
+"""
+
+
+@pytest.mark.parametrize(("number", "cause"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_run_that_is_stopped_says_what_is_kept_and_ends_by_its_signal(number, cause):
+    script = STOPPED.format(work="time.sleep(60)")
+    run = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=-1, stderr=-1, text=True)
+    assert run.stdout.readline() == "begun\n"
+    run.send_signal(number)
+    _, shown = run.communicate(timeout=300)
+    assert shown == f"\nStopped by {cause}: a.pt holds epoch 2, --resume true continues after it.\n"
+    assert run.returncode == -number
+
+
+def test_of_several_processes_the_first_speaks_and_the_others_wait_for_its_end():
+    work = "start.process_rank = lambda: 1\ntime.sleep(2)\nraise RuntimeError('Connection closed by peer')"
+    run = subprocess.Popen([sys.executable, "-c", STOPPED.format(work=work)], cwd=ROOT, stdout=-1, stderr=-1, text=True)
+    run.stdout.readline()
+    time.sleep(0.5)
+    run.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.wait(timeout=0.5)
+    assert run.communicate(timeout=300)[1] == "" and run.returncode == -signal.SIGTERM
+
+
+def test_a_forked_process_ends_at_once_and_in_silence():
+    work = """
+import os, signal
+child = os.fork()
+time.sleep(60 if child == 0 else 0.5)
+os.kill(child, signal.SIGTERM)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+"""
+    done = subprocess.run([sys.executable, "-c", STOPPED.format(work=work)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_unknown_workflow_is_answered_with_those_that_there_are():
