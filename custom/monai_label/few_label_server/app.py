@@ -32,6 +32,7 @@ from .access import Access
 from .options import Training, check_options
 from .selection import BestRanked, Coverage, Selection, Uncertainty
 from .series import Series
+from .splits import validation_share
 from .studies import Studies
 from .tasks import SERVER, Segmentation, TrainingRecord, end_with, progress_of
 
@@ -123,6 +124,10 @@ class BundleApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label looks for the 
         """
         own = {name: value for name, value in request.items() if name not in (*OWN, *self._trainers)}
         options = check_options(Training, own)
+        annotated = len(self.datastore().get_labeled_images())
+        options["val_split"], message = validation_share(Training(**options).val_split, annotated)
+        if message:
+            logger.info(message)
         with self.record.of(str(request.get("model")), options):
             return super().train({**options, **{name: request[name] for name in OWN if name in request}})
 
