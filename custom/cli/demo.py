@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,13 +101,16 @@ def run_workflow(bundle: str, run_id: str, files: list[str], folder: Path, **set
     configs = Path(custom.bundle_root(bundle)) / "configs"
     paths = [str(configs / f) for f in files]
     settings = {"output_dir": str(folder), "ckpt_dir": str(folder / "models"), **settings}
-    run(
-        run_id=run_id,
-        config_file=paths,
-        meta_file=str(configs / "metadata.json"),
-        logging_file=str(configs / "logging.conf"),
-        **settings,
-    )
+    with warnings.catch_warnings():
+        # the files are those of this project, so that the warning of configs from elsewhere says nothing here
+        warnings.filterwarnings("ignore", "parsing config_file", UserWarning)
+        run(
+            run_id=run_id,
+            config_file=paths,
+            meta_file=str(configs / "metadata.json"),
+            logging_file=str(configs / "logging.conf"),
+            **settings,
+        )
 
 
 def _dice(folder: Path) -> dict[str, float]:

@@ -65,6 +65,7 @@ def print_message_last() -> None:
         _catch_signals()
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        logging.disable(logging.NOTSET)
         if _stopped_by and process_rank() > 0:
             return  # the first process, whose end this error follows, says it
         message: Any = user_error(error) or _failed_component(error)
@@ -98,6 +99,7 @@ def _catch_signals() -> None:
         if os.getpid() != process:  # a forked process has this handler as well
             _end_by(number)
         _stopped_by.append(number)
+        logging.disable(logging.CRITICAL)  # engines would log an error without a message
         if process_rank() == 0:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 

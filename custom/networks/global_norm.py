@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import ignite.distributed as idist
@@ -96,7 +97,10 @@ def distribute(network: nn.Module, device: torch.device | str) -> nn.Module:
     network = _with_global_norms(network, device)
     ids = [device] if device.type == "cuda" else None
     # the statistics are global already, and broadcasting them would require the same validation in each process
-    return nn.parallel.DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+    kind = nn.parallel.DistributedDataParallel
+    renamed = "forward_sync_buffers"  # newer versions of torch warn of the old name, and older ones lack the new one
+    option = renamed if renamed in inspect.signature(kind).parameters else "broadcast_buffers"
+    return kind(network, device_ids=ids, **{option: False})
 
 
 def _with_global_norms(network: nn.Module, device: torch.device | str) -> nn.Module:

@@ -64,7 +64,15 @@ print("begun", flush=True)
 
 @pytest.mark.parametrize(("number", "cause"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
 def test_a_run_that_is_stopped_says_what_is_kept_and_ends_by_its_signal(number, cause):
-    script = STOPPED.format(work="time.sleep(60)")
+    work = """
+import logging
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    logging.getLogger("ignite").error("Engine run is terminating due to exception: ")
+    raise
+"""
+    script = STOPPED.format(work=work)
     run = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=-1, stderr=-1, text=True)
     assert run.stdout.readline() == "begun\n"
     run.send_signal(number)
