@@ -112,7 +112,8 @@ def dice_figure(curves: Mapping[str, Curve], class_names: Sequence[str]) -> str:
             width = 2.2 if name == "mean" else 1.4
             marker = {"marker": "o", "markersize": 3} if len(curve) < 30 else {}
             axes.plot(*np.array(curve).T, color=color, linestyle=line, linewidth=width, label=plain(name), **marker)
-        axes.set(xlabel="epoch", ylabel="Dice", ylim=(0, 1.02))
+        last = max(step for curve in curves.values() for step, _ in curve)
+        axes.set(xlabel="epoch", ylabel="Dice", xlim=(0, 1.04 * last), ylim=(0, 1.02))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         return _svg(figure)

@@ -99,6 +99,7 @@ def _content(folder: Path, records: Mapping[str, Record]) -> dict[str, Any]:
         "cases": _cases(scores) if scores else [],
         "grouped": bool(scores) and len(scores.class_names) <= SIDE_BY_SIDE,
         "fractions": agreement(*scores.fractions()) if scores and len(scores.fractions()[0]) else None,
+        "validated": max((value for _, value in dice["mean"]), default=None) if "mean" in dice else None,
         "overview": _picture(folder / "overview.png") if scores else None,
         "agreement_figure": _agreement_figure(scores) if scores else None,
         "places_figure": _data_uri(places_figure(places, scores.class_names)) if places else None,

@@ -108,6 +108,12 @@ def test_a_training_alone_has_no_scores(tmp_path):
     text = page(tmp_path, record("training"))
     assert "<h1>Training: coral_acdc</h1>" in text and "Scores" not in titles(text)
     assert "Curves" not in titles(text)
+    assert "Not scored yet: no validation case was there." in text and "in validation</span>" not in text
+    with SummaryWriter(tmp_path / "tensorboard_training") as writer:
+        for epoch, dice in enumerate((0.5, 0.75, 0.7), start=1):
+            writer.add_scalar("val_mean_dice", dice, epoch)
+    text = page(tmp_path, record("training"))
+    assert "<b>0.750</b><span>best mean Dice in validation</span>" in text and "the validation cases chose the" in text
 
 
 def test_a_selection_is_a_table_in_its_order(tmp_path):
