@@ -220,7 +220,7 @@ def _read_list(file: Path) -> dict[str, Any]:
         if key in OF_A_CASE and key not in OF_THE_LIST:
             also = "; --header_spacing gives that of all files" if key == "header_spacing" else ""
             raise DataError(f"datalist: {file} has '{key}' beside its sections; write it in the cases{also}.")
-        if isinstance(value, list) and key not in SECTIONS:
+        if isinstance(value, list) and key not in (*SECTIONS, *OF_THE_LIST):
             alike = difflib.get_close_matches(key, SECTIONS, n=1, cutoff=0.5)
             remedy = f"its name is '{alike[0]}'" if alike else f"there are {', '.join(SECTIONS)}"
             raise DataError(f"datalist: {file} has a section '{key}'; {remedy}.")

@@ -119,3 +119,31 @@ def test_a_segmentation_that_cannot_be_used_is_refused(names, changes, message, 
     file = write(tmp_path / "seg.dcm", drawn(), names, **changes)
     with pytest.raises(ValueError, match=message):
         classes_of_segments(file, image, CLASSES)
+
+
+def request(path: str):
+    from starlette.requests import Request
+
+    head = [(b"authorization", b"Bearer secret"), (b"cookie", b"a=b"), (b"accept", b"*/*")]
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": head, "path_params": {"path": path}})
+
+
+@pytest.mark.parametrize(
+    "path", ["../system", "wado/../../tools/reset", "%2e%2e/system", "%252E./x", "..\\system", "."]
+)
+def test_only_the_dicomweb_address_is_reached_through_the_server(path):
+    from fastapi import HTTPException
+
+    from custom.monai_label.few_label_server.asgi import within_dicomweb
+
+    with pytest.raises(HTTPException, match="leaves the DICOMweb address"):
+        within_dicomweb(request(path))
+
+
+def test_the_dicomweb_server_does_not_get_the_token():
+    from custom.monai_label.few_label_server.asgi import within_dicomweb
+
+    asked = request("studies/1.2..3/series")
+    assert asked.headers["authorization"] == "Bearer secret"
+    within_dicomweb(asked)
+    assert dict(asked.headers) == {"accept": "*/*"}
