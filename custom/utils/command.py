@@ -58,7 +58,12 @@ def run_command(run_id: str, files: Sequence[Path], options: dict[str, str]) -> 
         options: name to text.
     """
     names = str(files[0]) if len(files) == 1 else "[" + ",".join(f"'{file}'" for file in files) + "]"
-    given = [word for name, text in options.items() for word in (f"--{name}", text)]
-    words = [shlex.quote(word) for word in given]
-    quoted = shlex.quote(names) if len(files) == 1 else f'"{names}"'
-    return " ".join(["python -m monai.bundle run", run_id, "--config_file", quoted, *words])
+    given = {"config_file": names, **options}
+    return " ".join(
+        ["python -m monai.bundle run", run_id, *(f"--{name} {_quoted(text)}" for name, text in given.items())]
+    )
+
+
+def _quoted(text: str) -> str:
+    """A word for a shell; lists of texts, whose quotes are single, in double quotes."""
+    return f'"{text}"' if "'" in text and not re.search(r'["$`\\!]', text) else shlex.quote(text)

@@ -59,6 +59,7 @@ def test_who_chose_each_setting_and_the_command_to_type_next(tmp_path, capsys, m
     train = BUNDLES / "cctr_acdc" / "configs" / "train.json"
     files = f"['{train}','{tmp_path}/over.json','{train.with_name('planning.json')}']"
     given = ["--datalist", "my list.json", "--crop_size", "[64,64]", "--spacing=1.75", "--output_dir", "runs/mine"]
+    given += ["--class_names", "['a b','c']"]
     monkeypatch.setattr("sys.argv", ["monai.bundle", "run", "planning", "--config_file", files, *given])
     monkeypatch.setattr(write, "in_monai_bundle", lambda: True)
     names = [f"organ {number}" for number in range(7)]
@@ -68,11 +69,12 @@ def test_who_chose_each_setting_and_the_command_to_type_next(tmp_path, capsys, m
     assert "crop_size [64, 64] you the plan would take [96, 96]" in printed
     assert "batch_size 4 bundle, over.json" in printed
     assert "max_epochs 2 bundle, train.json 500 iterations" in printed
-    assert "class_names 7 data list organ 0, organ 1, organ 2, organ 3, organ 4 and 2 more" in printed
+    assert "class_names 7 you organ 0, organ 1, organ 2, organ 3, organ 4 and 2 more" in printed
     write.say_next()
     assert capsys.readouterr().out.splitlines()[1] == (
         f"  python -m monai.bundle run training --config_file \"['{train}','{tmp_path}/over.json']\" --datalist "
-        "'my list.json' --crop_size '[64,64]' --spacing 1.75 --output_dir runs/mine --ckpt_dir runs/mine/models"
+        "'my list.json' --crop_size '[64,64]' --spacing 1.75 --output_dir runs/mine --class_names \"['a b','c']\" "
+        "--ckpt_dir runs/mine/models"
     )
 
 
