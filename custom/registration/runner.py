@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from custom.registration.plan import Pair
 from custom.registration.record import Job, Limits, PairResult, finished, job_for, timed_job
 from custom.registration.settings import Settings
+from custom.registration.storage import StorageError, read_notes
 from custom.registration.volume import RegistrationError
 from custom.utils.bars import done_in, run_bar
 from custom.utils.errors import SettingError, keeps
@@ -123,6 +124,11 @@ class PairRunner:
                 results[pair] = result
             else:
                 jobs[pair] = job
+        if again := sorted(_registered_before(self.folder, jobs)):
+            logger.info(
+                f"Registered again: {counted(len(again), 'pair')} in {self.folder}, such as {again[0].moving} onto "
+                f"{again[0].fixed}, since files, settings or what is annotated differ; the earlier results are kept."
+            )
         done, after, times = len(results), later() if jobs else 0.0, []
         with run_bar(len(results) + len(jobs), name, "pair", initial=done, disable=not jobs) as bar:
             for pair, result, seconds in self._computed(jobs):
@@ -259,6 +265,20 @@ def write_table(path: str | Path, results: Sequence[PairResult]) -> None:
 
 def _fitting_workers() -> int:
     return max(1, min(core_count(), memory_limit() // MEMORY))
+
+
+def _registered_before(folder: Path, wanted: Container[Pair]) -> set[Pair]:
+    """Those of the pairs that have a result in a folder, of whatever files and settings."""
+    found = set()
+    for file in folder.glob("*.transform"):
+        try:
+            row = read_notes(file)["row"]
+            pair = Pair(row["fixed"], row["moving"])
+        except (OSError, StorageError, KeyError):  # said where the file is needed
+            continue
+        if pair in wanted:
+            found.add(pair)
+    return found
 
 
 def _message_of(error: BaseException) -> str:

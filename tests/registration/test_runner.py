@@ -118,7 +118,7 @@ def test_a_second_run_computes_nothing(cases, finished, monkeypatch):
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == files
 
 
-def test_other_settings_images_or_labels_are_other_transforms(cases, finished, tmp_path):
+def test_other_settings_images_or_labels_are_other_transforms(cases, finished, tmp_path, capsys):
     folder, rows = finished
     before = {row.transform for row in rows}
     changed = broken(tmp_path, cases[1], lambda values: values + 0.5 * (values > 5))
@@ -135,6 +135,8 @@ def test_other_settings_images_or_labels_are_other_transforms(cases, finished, t
     ):
         assert again[0].state == "usable" and again[0].transform not in before
         before.add(again[0].transform)
+    said = capsys.readouterr().out
+    assert said.count(f"Registered again: 1 pair in {folder}, such as a onto b, since files, settings or what is") == 4
     # the same content under another name is the same pair
     copy = tmp_path / "copy.nii.gz"
     copy.write_bytes(Path(cases[1]["image"]).read_bytes())
@@ -147,6 +149,7 @@ def test_other_settings_images_or_labels_are_other_transforms(cases, finished, t
         limits={"max_inverse_error_mm": 20, "min_similarity_gain": 0},
     )
     assert written([Pair("b", "a")], cases) == rows[:1]
+    assert "Registered again" not in capsys.readouterr().out
 
 
 def test_a_damaged_file_is_computed_again(cases, finished, tmp_path, capsys):
