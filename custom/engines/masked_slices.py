@@ -48,8 +48,9 @@ def random_patches(count: int, height: int, width: int, patch: int, share: float
 class MaskedSliceTrainer(SliceTrainer):
     """Trainer that hides patches of each slice behind the mean of the slice and has the network predict them.
 
-    The loss is the mean absolute difference over the hidden pixels. The network maps slices (n, 1, H, W) to intensities
-    of the same shape, such as :class:`custom.networks.MaskedSliceModel`.
+    The loss is the mean over the hidden pixels. The network maps slices (n, 1, H, W) to intensities of the same shape,
+    such as :class:`custom.networks.MaskedSliceModel`, and the loss function maps predicted and true intensities to a
+    loss for each pixel, such as ``L1Loss`` without reduction.
 
     Args:
         patch: pixels of a side of a patch.
@@ -100,7 +101,7 @@ class MaskedSliceTrainer(SliceTrainer):
                 "give a height and width that are multiples of 16."
             )
         predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
-        loss = ((predicted - images).abs() * hidden).sum() / hidden.sum()
+        loss = (engine.loss_function(predicted, images) * hidden).sum() / hidden.sum()
         loss.backward()
         engine.optimizer.step()
         loss = sum_over_processes(loss.detach()) / world  # each process has as many hidden pixels

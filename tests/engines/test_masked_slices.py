@@ -27,7 +27,7 @@ def trainer(network=None, **settings) -> MaskedSliceTrainer:
         train_data_loader=DataLoader(data, batch_sampler=SpreadBatchSampler(data.positions, data.patients, 16)),
         network=network,
         optimizer=torch.optim.SGD(network.parameters(), 0.05),
-        loss_function=None,
+        loss_function=torch.nn.L1Loss(reduction="none"),
         augment=SpatialAugment(spacing=2.0, **STILL),
         **settings,
     )

@@ -64,7 +64,7 @@ def losses(kind: str) -> dict:
         trainer, loss, more = ContrastiveTrainer, CoralLoss(), {}
     elif kind == "masked slices":
         network = MaskedSliceModel(UNetEncoder(**SETTINGS), 16)
-        trainer, loss, more = MaskedSliceTrainer, None, {}
+        trainer, loss, more = MaskedSliceTrainer, torch.nn.L1Loss(reduction="none"), {}
     else:
         network = BasicUNet(out_channels=2, **SETTINGS)
         trainer, loss = SegmentationTrainer, DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
