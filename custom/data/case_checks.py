@@ -108,13 +108,14 @@ def check_direction(image: Any, direction: Sequence[float] | None) -> list[str]:
     return []
 
 
-def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) -> list[str]:
+def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False, in_list: bool = True) -> list[str]:
     """Check that a label map can be read, and has only values from 0 to num_classes - 1.
 
     Args:
         path: NIfTI file, (X, Y, Z).
         num_classes: number of classes with the background.
         empty: whether it may have no foreground.
+        in_list: whether it is of a data list, which can have an "ignore_value".
 
     Returns:
         One sentence for each problem.
@@ -129,7 +130,7 @@ def check_label(path: str | os.PathLike, num_classes: int, empty: bool = False) 
         what = [f"{key} {value}" for key, value in annotation.state().items() if value is not None]
         return [*problems, f"{path}: nothing of it is annotated, with {', '.join(what)}; correct that in the list."]
     says_ignored = annotation is not None and annotation.ignore_value is not None
-    ignored = "" if says_ignored else ", or give the value of undecided voxels as ignore_value"
+    ignored = "" if says_ignored or not in_list else ", or give the value of undecided voxels as ignore_value"
     broken = values[~np.isfinite(values) | (values != np.round(values))]
     kept = np.setdiff1d(values[values >= UNKNOWN], broken) if num_classes == UNKNOWN else values[:0]
     if kept.size:  # values are chosen, so that these may be classes

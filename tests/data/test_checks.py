@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from custom.data import checks, volume_file
-from custom.data.checks import DataError, check_datalist, check_folder, check_image, check_labeled_count, check_pair
+from custom.data.checks import (
+    DataError,
+    check_datalist,
+    check_folder,
+    check_image,
+    check_label,
+    check_labeled_count,
+    check_pair,
+)
 
 AFFINE = np.diag([-1.5, -1.5, 8.0, 1.0])
 SHAPE = (6, 7, 4)
@@ -219,6 +227,8 @@ def test_label_values_outside_the_classes(make):
     message = only_problem(make(label=drawing(1, 2, 7, 4)))
     assert "a_gt.nii.gz has the label values 4, 7, outside 0..3; relabel" in message
     assert "label values -1, outside 0..3" in only_problem(make("b", label=drawing(1, -1, dtype=np.int16)))
+    path = make("c", label=drawing(1, 7))["label"]
+    assert "ignore_value" in check_label(path, 4)[0] and "ignore_value" not in check_label(path, 4, in_list=False)[0]
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class Series(DICOMWebDatastore):
         from custom.data.facts import file_facts
 
         names = {value: name for name, value in self.labels().items()}
-        problems = check_label(label_filename, 1 + max(names), empty=True)
+        problems = check_label(label_filename, 1 + max(names), empty=True, in_list=False)
         problems = problems or check_pair(self.get_image_uri(image_id), label_filename)
         if problems:
             message = " ".join(problems).replace(str(Path(label_filename)), f"the label of {image_id}")

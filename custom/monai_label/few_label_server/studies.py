@@ -55,7 +55,9 @@ class Studies(LocalDatastore):
             raise HTTPException(404, f"image: there is no study {image_id!r}; see /datastore/?output=all for those.")
         self._check(lambda: check_name(label_tag, "tag: "), lambda: ending_of(label_filename))
         image = self.get_image_uri(image_id)
-        problems = check_label(label_filename, self.classes(), empty=True) or check_pair(image, label_filename)
+        problems = check_label(label_filename, self.classes(), empty=True, in_list=False) or check_pair(
+            image, label_filename
+        )
         self._refuse(problems, label_filename, f"the label of {image_id}")
         return super().save_label(image_id, label_filename, label_tag, label_info)
 
