@@ -168,4 +168,5 @@ def _header(path: Path) -> str:
 
 def _damaged(path: str, why: Any) -> str:
     reason = " ".join(str(why).split())[-200:] or type(why).__name__
-    return f"{path} is truncated or damaged ({os.stat(path).st_size} bytes; {reason}); copy or download it again."
+    size = os.stat(path).st_size
+    return f"{path} is truncated or damaged ({size} bytes; {reason}); copy or download it again, or leave it out."

@@ -89,7 +89,10 @@ def _without_unknown_slices(cut: Tensor, label: Tensor) -> Tensor:
 @functools.cache
 def _log_wider_images(height: int, width: int) -> None:
     """Log the message once in a program; a flag in the transform would change the names of cached files."""
-    logger.info(f"slice_size: the central {height} x {width} pixels of each slice are used; there are larger images.")
+    logger.info(
+        f"slice_size: the central {height} x {width} pixels of each slice are used, and outside of them nothing is "
+        "segmented; there are larger images."
+    )
 
 
 class SelectLabelsd(MapTransform):

@@ -109,7 +109,8 @@ def validation_cases(sections: Mapping[str, Sequence[Case]], used: Sequence[Case
 
 def announce(sections: Mapping[str, Sequence[Case]], validation: Sequence[Case]) -> None:
     """Log which cases are labeled, and how many others there are."""
-    labeled = " ".join(sorted({case_id(case) for case in sections["training"]}))
+    names = sorted({case_id(case) for case in sections["training"]})
+    labeled = ", ".join(f'"{name}"' if {" ", ","} & set(name) else name for name in names)
     others = f"{counted(len(sections['unlabeled']), 'volume')} without labels, {len(validation)} for validation"
     logger.info(f"Labeled: {labeled}; {others}.")
 

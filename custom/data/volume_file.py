@@ -304,7 +304,7 @@ def _check_file(path: str) -> int:
 
 
 def _open_nifti(path: str, size: int, spacing: Sequence[float] | None) -> VolumeFile:
-    damaged = f"{path} is truncated or damaged ({size} bytes; {{}}); copy or download it again."
+    damaged = f"{path} is truncated or damaged ({size} bytes; {{}}); copy or download it again, or leave it out."
     try:
         image = nib.load(path)
     except (nib.filebasedimages.ImageFileError, gzip.BadGzipFile) as error:

@@ -202,8 +202,8 @@ class SegmentationReport:
             texts = (f"{mean:.{d}f}" + (f" ± {std:.{d}f}" if several else "") for mean, std, d in scores)
             cells = "".join(f"{text:^15}" for text in texts)
             lines.append(f"{line['class']:{width}}{cells}{line['cases']:>7}{line['empty_predictions']:>7}")
-        if errors is not None:
-            found, missed = errors["patients"], errors["patients_without_prediction"]
+        found, missed = (errors["patients"], errors["patients_without_prediction"]) if errors is not None else (0, 0)
+        if found or missed:  # some patients have ED and ES
             line = f"Ejection fraction from {errors['class']}: "
             if found:
                 line += f"mean absolute error {errors['mean_absolute_error_percentage_points']:.1f}, "

@@ -31,6 +31,7 @@ __all__ = [
 
 LAST = 0.25  # fraction of a curve, its end, that shows its trend
 RISE = 0.01  # increase of the Dice in that part
+TREND = 8  # smallest number of points of a loss that show a trend
 STILL_FALLING = 0.15  # fraction of the decrease of a loss that lies in the last quarter
 FALL = 0.03  # decrease of the Dice from the best one
 WEAK = 0.6  # Dice below which a class is weak
@@ -56,7 +57,7 @@ def too_short(dice: Curve, loss: Curve = (), max_epochs: int | None = None) -> s
         loss: loss on the labeled slices over the iterations.
         max_epochs: length of the training, where it is known.
     """
-    reason = _still_rising(dice) if len(dice) >= 3 else _still_falling(loss)
+    reason = _still_rising(dice) if len(dice) >= 3 else _few_iterations(loss) or _still_falling(loss)
     if reason is None:
         return None
     longer = f", for instance with --max_epochs {2 * max_epochs}" if max_epochs else ""
@@ -73,9 +74,14 @@ def _still_rising(dice: Curve) -> str | None:
     return f"the validation Dice still rises (by {rise:.3f} since epoch {int(steps[0])})"
 
 
+def _few_iterations(loss: Curve) -> str | None:
+    """A loss of too few points for a trend."""
+    return f"it ended after about {loss[-1][0]} iterations" if 0 < len(loss) < TREND else None
+
+
 def _still_falling(loss: Curve) -> str | None:
     """A loss whose mean over the last quarter is below that of the third one, beyond chance and by a fair part."""
-    if len(loss) < 8:
+    if not loss:
         return None
     first, _, third, last = np.array_split([value for _, value in loss], 4)
     fall, whole = third.mean() - last.mean(), first.mean() - last.mean()

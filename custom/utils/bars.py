@@ -25,7 +25,7 @@ def done_in(seconds: float) -> str:
     Args:
         seconds: that are expected.
     """
-    return f"all done in {tqdm.format_interval(seconds)}"
+    return f"whole run done in {tqdm.format_interval(seconds)}"
 
 
 def run_bar(total: int, description: str, unit: str, initial: int = 0, disable: bool = False) -> tqdm:

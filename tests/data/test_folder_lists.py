@@ -403,7 +403,7 @@ def test_all_workflows_take_a_folder(tmp_path, phantom):
     (root / "M&Ms.csv").write_text("\n".join(rows))
     settings = {"datalist": root, "output_dir": tmp_path / "out", "ckpt_dir": tmp_path / "models", **SMALL}
     printed = run("training", ["train.json"], max_epochs=1, batch_size=4, **settings)
-    assert "Data:" in printed and "Labeled: P1_ED P1_ES" in printed
+    assert "Data:" in printed and "Labeled: P1_ED, P1_ES" in printed
     shown = {key: value for key, value in settings.items() if not key.startswith("train#")}
     run("evaluating", ["train.json", "evaluate.json"], **settings)
     assert "ejection_fraction.csv" in {file.name for file in (tmp_path / "out").iterdir()}

@@ -28,7 +28,7 @@ def test_iterations_are_counted_with_the_epoch_its_loss_and_the_time_left(capsys
     trained()
     shown = capsys.readouterr().err
     assert "Learning: 100%" in shown and "12/12" in shown
-    assert "epoch=3/3, loss=0.123" in shown and "all done in 00:00" in shown
+    assert "epoch=3/3, loss=0.123" in shown and "whole run done in 00:00" in shown
 
 
 def test_the_time_left_is_right_from_the_second_iteration_on(monkeypatch):

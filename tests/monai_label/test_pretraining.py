@@ -48,7 +48,7 @@ def test_the_encoder_comes_from_all_studies_once(studies, tmp_path):
     assert f"Pre-training on {len(list(studies.glob('*.nii.gz'))) - 1} studies, once" in printed
     assert "phantom" not in printed  # the data of the command line
     assert f"tensors of the encoder loaded from {tmp_path / 'models' / 'encoder.pt'}" in printed
-    assert "Labeled: patient001_frame01 patient002_frame01; " in printed
+    assert "Labeled: patient001_frame01, patient002_frame01; " in printed
     encoder = torch.load(tmp_path / "models" / "encoder.pt", weights_only=True)
     again = train(tmp_path, studies)
     assert "Pre-training" not in again and "encoder.pt is used as it is; remove it to pre-train again" in again

@@ -35,7 +35,12 @@ def test_without_validation_a_falling_loss_asks_for_more_epochs():
     assert "the loss still falls (19 % of its whole fall" in advice.too_short([], decaying(20), 10)
     assert advice.too_short([], decaying(5), 10) is None  # it has settled
     assert advice.too_short([], decaying(20, noise=1.0), 10) is None  # the fall is within the noise
-    assert advice.too_short([], decaying(20)[:7], 10) is None
+    short = advice.too_short([], decaying(20)[:7], 10)
+    assert (
+        short
+        == "Train longer before anything else, for instance with --max_epochs 20: it ended after about 6 iterations."
+    )
+    assert advice.too_short([], [], 10) is None  # no curve was written
     assert advice.too_short([(1, 0.8), (2, 0.8), (3, 0.8)], decaying(20), 10) is None  # the Dice decides
 
 

@@ -28,4 +28,6 @@ def test_a_bar_of_a_run_shows_the_time_of_the_run_and_no_other(capfd):
         bar.set_postfix_str(done_in(3700), refresh=False)
         bar.refresh()
     printed = capfd.readouterr().err
-    assert "1/3 [00:00, all done in 1:01:40]" in printed and "<" not in printed and bar.mininterval == LOG_INTERVAL
+    assert (
+        "1/3 [00:00, whole run done in 1:01:40]" in printed and "<" not in printed and bar.mininterval == LOG_INTERVAL
+    )
