@@ -29,6 +29,9 @@ import torch
 from ignite.engine import Engine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from few_labels import check_same_settings
 
 from custom.data import LoadVolumed, load_sections
 from custom.data.cases import case_id
@@ -36,6 +39,7 @@ from custom.handlers import SegmentationReport
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASET = "Dataset001_FewLabels"
+SETTINGS = ("dataset_dir", "split_dir", "labeled_cases", "class_names", "hours", "memory", "seed")
 
 
 def main() -> None:
@@ -57,9 +61,11 @@ def main() -> None:
     arguments = parser.parse_args()
     output = Path(arguments.output_dir).absolute()
     sections = load_sections(arguments.dataset_dir, arguments.split_dir, arguments.labeled_cases)
-    lay_out(sections["training"], arguments.class_names, output / "raw" / DATASET)
+    check_same_settings(arguments, output, SETTINGS)
     done = output / "done.json"
     if not done.is_file():
+        shutil.rmtree(output / "raw", ignore_errors=True)
+        lay_out(sections["training"], arguments.class_names, output / "raw" / DATASET)
         train(sections["validation"], arguments, output)
     score(sections["validation"], arguments.class_names, output)
     print(json.dumps(json.loads(done.read_text(encoding="utf-8"))))
@@ -71,8 +77,7 @@ def lay_out(cases: Sequence[Mapping[str, Any]], class_names: Sequence[str], fold
         for part, name in (("imagesTr", f"{case_id(case)}_0000.nii.gz"), ("labelsTr", f"{case_id(case)}.nii.gz")):
             (folder / part).mkdir(parents=True, exist_ok=True)
             link = folder / part / name
-            if not link.exists():
-                link.symlink_to(Path(case["image" if part == "imagesTr" else "label"]).absolute())
+            link.symlink_to(Path(case["image" if part == "imagesTr" else "label"]).absolute())
     labels = {"background": 0, **{name: value for value, name in enumerate(class_names, start=1)}}
     content = {"channel_names": {"0": "MR"}, "labels": labels, "numTraining": len(cases), "file_ending": ".nii.gz"}
     (folder / "dataset.json").write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
@@ -88,14 +93,14 @@ def train(cases: Sequence[Mapping[str, Any]], arguments: argparse.Namespace, out
         "predictions": str(output / "predictions"),
         "done": str(output / "done.json"),
     }
-    (output / "settings.json").write_text(json.dumps(settings, indent=4) + "\n", encoding="utf-8")
+    (output / "training.json").write_text(json.dumps(settings, indent=4) + "\n", encoding="utf-8")
     folders = {f"nnUNet_{name}": str(output / name) for name in ("raw", "preprocessed", "results")}
     environment = {**os.environ, **folders, "nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1"}
     for name in ("preprocessed", "results", "predictions"):
         shutil.rmtree(output / name, ignore_errors=True)
         (output / name).mkdir(parents=True)
     script = Path(__file__).with_name("nnunet_training.py")
-    command = [arguments.python, str(script), str(output / "settings.json")]
+    command = [arguments.python, str(script), str(output / "training.json")]
     subprocess.run(command, env=environment, check=True)
 
 

@@ -75,9 +75,9 @@ def trained(
 
     def timed(batch: dict[str, Any]) -> dict[str, Any]:
         output = step(batch)
-        # on a CPU the computing time of a thread, so that other programs make no difference
-        cpu = device.type == "cpu"
-        ends.append(time.process_time() / torch.get_num_threads() if cpu else time.monotonic())
+        # with a single thread the time that it computes, so that other programs make no difference
+        alone = device.type == "cpu" and torch.get_num_threads() == 1
+        ends.append(time.process_time() if alone else time.monotonic())
         return output
 
     trainer.train_step = timed

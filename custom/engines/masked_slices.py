@@ -101,8 +101,10 @@ class MaskedSliceTrainer(SliceTrainer):
                 "give a height and width that are multiples of 16."
             )
         predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
-        loss = (engine.loss_function(predicted, images) * hidden).sum() / hidden.sum()
+        # of the global batch, since patches at a border may be cut
+        count = sum_over_processes(hidden.sum()) / world
+        loss = (engine.loss_function(predicted, images) * hidden).sum() / count
         loss.backward()
         engine.optimizer.step()
-        loss = sum_over_processes(loss.detach()) / world  # each process has as many hidden pixels
+        loss = sum_over_processes(loss.detach()) / world
         return {CommonKeys.LOSS: loss, "embeddings": predicted.detach().flatten(1)}

@@ -21,8 +21,8 @@ class Progress:
     """Progress bar of the iterations of a trainer, with epoch, loss and metrics, or of the cases of an evaluator.
 
     Ignite's bar shows either epochs, without progress within one, or the iterations of a single epoch. The bar of a
-    trainer says when the run is done, anew with every iteration. The first iteration, which sets up, does not count for
-    that, and what follows an epoch, such as a validation, counts by itself.
+    trainer shows the remaining time of the run, updated each iteration. The first iteration, which sets up, does not
+    count for that, and what follows an epoch, such as a validation, counts by itself.
 
     Args:
         description: text before the bar.

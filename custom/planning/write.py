@@ -74,9 +74,9 @@ def check_planned(facts: Facts | None, datalist: str | None) -> None:
 
 def say_next() -> None:
     """Log the command of the training that was planned, if the plan was made by a command."""
-    if not in_monai_bundle() or process_rank() > 0:
-        return
     options = given_options()
+    if not _typed() or process_rank() > 0:
+        return
     files = [file for file in config_files(options.pop("config_file")) if file.name != PLAN_CONFIG]
     options.pop("run_id", None)
     if "output_dir" in options:
@@ -177,13 +177,22 @@ def _source(name: str, planned: bool = False) -> str:
         name: of the setting.
         planned: whether there is a rule for it, so that the bundle alone would not have this value.
     """
-    if in_monai_bundle():
-        if KEYS.get(name, name) in given_options():
+    if _typed():
+        options, key = given_options(), KEYS.get(name, name)
+        if key in options:
             return YOU
-        files = config_files(given_options()["config_file"])
-        last = [file.name for file in files if name in ConfigParser.load_config_file(file)][-1:]
-        return f"{BUNDLE}, {last[0]}" if last else BUNDLE
+        files = [file for file in config_files(options["config_file"]) if key in ConfigParser.load_config_file(file)]
+        if not files:
+            return BUNDLE
+        last = files[-1]
+        own = any((folder / "metadata.json").is_file() for folder in list(last.absolute().parents)[:2])
+        return f"{BUNDLE if own else YOU}, {last.name}"
     return "given" if planned else f"{BUNDLE}, or given"
+
+
+def _typed() -> bool:
+    """Whether the run is a command of ``monai.bundle`` that names its config files."""
+    return in_monai_bundle() and "config_file" in given_options()
 
 
 def _of_the_list(facts: Facts, known: Mapping[str, Any]) -> dict[str, Row]:

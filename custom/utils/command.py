@@ -32,7 +32,7 @@ def in_monai_bundle() -> bool:
 
 
 def given_options() -> dict[str, str]:
-    """Options of the command line and their texts; those after "--" are of Fire and left out."""
+    """Options of the command line and their texts; those after "--" belong to Fire and are left out."""
     given = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     options = {}
     for text, following in zip(given, [*given[1:], ""], strict=True):

@@ -67,7 +67,7 @@ def test_who_chose_each_setting_and_the_command_to_type_next(tmp_path, capsys, m
     printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "spacing 1.75 you the plan would take the same" in printed
     assert "crop_size [64, 64] you the plan would take [96, 96]" in printed
-    assert "batch_size 4 bundle, over.json" in printed
+    assert "batch_size 4 you, over.json" in printed
     assert "max_epochs 2 bundle, train.json 500 iterations" in printed
     assert "class_names 7 you organ 0, organ 1, organ 2, organ 3, organ 4 and 2 more" in printed
     write.say_next()
@@ -76,6 +76,15 @@ def test_who_chose_each_setting_and_the_command_to_type_next(tmp_path, capsys, m
         "'my list.json' --crop_size '[64,64]' --spacing 1.75 --output_dir runs/mine --class_names \"['a b','c']\" "
         "--ckpt_dir runs/mine/models"
     )
+
+
+def test_config_files_of_an_args_file_are_not_guessed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["monai.bundle", "run", "planning", "--args_file", "args.json"])
+    monkeypatch.setattr(write, "in_monai_bundle", lambda: True)
+    planned(tmp_path)
+    assert "  max_epochs         2           bundle, or given  500 iterations\n" in capsys.readouterr().out
+    write.say_next()
+    assert capsys.readouterr().out == ""
 
 
 def test_what_does_not_fit_is_said(tmp_path, capsys, monkeypatch):
