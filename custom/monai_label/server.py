@@ -32,6 +32,7 @@ from custom.utils.log import logger
 __all__ = [
     "add_bundle",
     "allowed",
+    "check_classes",
     "check_torchvision",
     "series_filter",
     "server_command",
@@ -266,9 +267,32 @@ def series_filter(app: Path, models: Sequence[str]) -> dict[str, str]:
         app: folder of the app.
         models: names in its model folder.
     """
-    metadata = json.loads((app / "model" / models[0] / "configs" / "metadata.json").read_text(encoding="utf-8"))
-    image = next(iter(metadata["network_data_format"]["inputs"].values()))
+    image = next(iter(_data_format(app, models[0])["inputs"].values()))
     return {"MONAI_LABEL_DICOMWEB_SEARCH_FILTER": json.dumps({"Modality": image["modality"]})}
+
+
+def check_classes(app: Path, models: Sequence[str]) -> None:
+    """Check that all models have the same classes, since a label on a DICOMweb server does not tell whose it has.
+
+    Args:
+        app: folder of the app.
+        models: names in its model folder.
+
+    Raises:
+        SettingError: two models have different classes.
+    """
+    first, *others = [(model, _data_format(app, model)["outputs"]["pred"]["channel_def"]) for model in models]
+    for model, classes in others:
+        if classes != first[1]:
+            raise SettingError(
+                f"bundles: {first[0]} has the classes {', '.join(first[1].values())}, and {model} has "
+                f"{', '.join(classes.values())}; with DICOMweb serve one bundle, or bundles with the same classes."
+            )
+
+
+def _data_format(app: Path, model: str) -> dict[str, Any]:
+    file = app / "model" / model / "configs" / "metadata.json"
+    return json.loads(file.read_text(encoding="utf-8"))["network_data_format"]
 
 
 def check_torchvision() -> None:
@@ -364,6 +388,8 @@ def main() -> None:
         check_torchvision()
         app = write_app(options.folder.absolute(), server_environment())
         models = [add_bundle(app, bundle, options.weights).name for bundle in options.bundles]
+        if "://" in options.studies:
+            check_classes(app, models)
     except UserError as error:
         parser.error(str(error))
     command = server_command(app, options.studies, models, options.host, options.port)

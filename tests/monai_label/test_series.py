@@ -7,6 +7,8 @@ The module needs MONAI Label, whose environment is its own: ``make test-label`` 
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 
 import nibabel as nib
@@ -33,6 +35,15 @@ def drawn() -> np.ndarray:
     return label
 
 
+def part(**values):
+    from pydicom.dataset import Dataset
+
+    made = Dataset()
+    for key, value in values.items():
+        setattr(made, key, value)
+    return made
+
+
 def write(file: Path, label: np.ndarray, names: list[str], **changes) -> Path:
     """A DICOM-SEG as OHIF writes it: a frame for each segment and slice in which it has voxels.
 
@@ -45,12 +56,6 @@ def write(file: Path, label: np.ndarray, names: list[str], **changes) -> Path:
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.sequence import Sequence
     from pydicom.uid import ExplicitVRLittleEndian
-
-    def part(**values) -> Dataset:
-        made = Dataset()
-        for key, value in values.items():
-            setattr(made, key, value)
-        return made
 
     seg = Dataset()
     seg.file_meta = FileMetaDataset()
@@ -121,6 +126,166 @@ def test_a_segmentation_that_cannot_be_used_is_refused(names, changes, message, 
         classes_of_segments(file, image, CLASSES)
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "SegmentSequence",
+        "SharedFunctionalGroupsSequence",
+        "PixelMeasuresSequence",
+        "PlaneOrientationSequence",
+        "PlanePositionSequence",
+    ],
+)
+def test_a_segmentation_without_a_part_is_refused(key, image, tmp_path):
+    from custom.monai_label.few_label_server.series import classes_of_segments
+
+    seg = pydicom.dcmread(write(tmp_path / "seg.dcm", drawn(), ["LV", "RV"]))
+    frames = seg.PerFrameFunctionalGroupsSequence
+    for group in [group for group in (seg, seg.SharedFunctionalGroupsSequence[0], *frames) if key in group]:
+        del group[key]
+    seg.save_as(tmp_path / "seg.dcm")
+    with pytest.raises(ValueError, match=f"lacks {key}; store it again"):
+        classes_of_segments(tmp_path / "seg.dcm", image, CLASSES)
+
+
+class Server:
+    """A DICOMweb server with the series 1.9, and DICOM-SEG of it.
+
+    Args:
+        segs: series to its date, its time and its file.
+    """
+
+    base_url = "http://127.0.0.1/dicom-web"
+
+    def __init__(self, segs: dict[str, tuple[str, str, Path]]) -> None:
+        self.segs = segs
+        self.announced = 1  # instances of a series
+        self.broken = False
+
+    def search_for_series(self, search_filters):
+        wanted = search_filters.get("SeriesInstanceUID")
+        segmentations = search_filters.get("Modality") == "SEG"
+        found = list(self.segs) if segmentations else [wanted or "1.9"]
+        return [part(StudyInstanceUID="1.1", SeriesInstanceUID=series).to_json_dict() for series in found]
+
+    def retrieve_series_metadata(self, study, series):
+        date, time, _ = self.segs[series]
+        meta = part(SeriesInstanceUID=series, ContentDate=date, ContentTime=time)
+        meta.ReferencedSeriesSequence = [part(SeriesInstanceUID="1.9")]
+        return [meta.to_json_dict()] * self.announced
+
+    def retrieve_series(self, study, series):
+        yield pydicom.dcmread(self.segs[series][2])
+        if self.broken:
+            raise ConnectionError("the connection was closed")
+
+
+@pytest.fixture
+def server(tmp_path) -> Server:
+    old = write(tmp_path / "old.dcm", np.where(drawn() == 1, 1, 0), ["RV"])
+    new = write(tmp_path / "new.dcm", drawn(), ["RV", "MYO", "LV"])
+    return Server({"2.1": ("20260102", "101112", new), "2.2": ("20260102", "0910", old)})
+
+
+@pytest.fixture
+def store(server, tmp_path):
+    from monailabel.datastore.local import LocalDatastore
+
+    from custom.monai_label.few_label_server.series import Series
+
+    made = Series(server, {"Modality": "MR"}, str(tmp_path / "cache"), labels=lambda: CLASSES)
+    values = np.random.default_rng(0).integers(0, 99, SHAPE).astype(np.int16)
+    nib.save(nib.Nifti1Image(values, AFFINE), tmp_path / "1.9.nii.gz")
+    LocalDatastore.add_image(made, "1.9", str(tmp_path / "1.9.nii.gz"), {})
+    Path(made._datastore.image_path(), "1.9").mkdir()
+    return made
+
+
+@pytest.mark.parametrize("order", [["2.1", "2.2"], ["2.2", "2.1"]])
+def test_the_newest_segmentation_of_a_series_counts(order, server, store, caplog):
+    server.segs = {seg: server.segs[seg] for seg in order}
+    with caplog.at_level(logging.WARNING):
+        (entry,) = store.datalist()
+    np.testing.assert_array_equal(np.asarray(nib.load(entry["label"]).dataobj), drawn())
+    assert "The DICOM-SEG 2.2 is ignored: 2.1 is a newer one of the series 1.9." in caplog.text
+
+
+def test_an_image_is_counted_once_and_no_longer_when_its_segmentations_are_gone(server, store):
+    assert store.get_labeled_images() == ["1.9"]
+    assert len(store.datalist()) == 1
+    server.segs = {}
+    assert store.get_labeled_images() == []
+    assert store.datalist() == []
+
+
+def test_an_interrupted_download_is_not_taken_for_the_series(server, store):
+    from fastapi import HTTPException
+
+    folder = Path(store._datastore.label_path("final"), "2.1")
+    server.broken = True
+    with pytest.raises(ConnectionError):
+        store.datalist()
+    assert not folder.exists() and not list(folder.parent.glob(".*"))
+    server.broken, server.announced = False, 2
+    with pytest.raises(HTTPException, match="sent 1 of the 2 instances of the series 2.1"):
+        store.datalist()
+    assert not folder.exists() and not list(folder.parent.glob(".*"))
+    server.announced = 1
+    folder.mkdir()  # left by a process that was killed, with a part of the files and more
+    for name in ("1.dcm", "2.dcm"):
+        (folder / name).write_bytes(b"")
+    assert len(store.datalist()) == 1
+    assert [file.name for file in folder.iterdir()] == ["1.2.3.dcm"]
+
+
+@pytest.mark.parametrize(
+    ("label", "tag", "message"),
+    [
+        (np.zeros(SHAPE), "final", "the label of 1.9 is empty.*draw a class"),
+        (
+            np.where(drawn() == 2, 2, 0),
+            "original",
+            "the label of 1.9 has the value 2, which is of no class.*RV 1, LV 3",
+        ),
+    ],
+)
+def test_a_label_that_cannot_be_saved_is_refused(label, tag, message, store, tmp_path):
+    from fastapi import HTTPException
+
+    store.labels = lambda: {"RV": 1, "LV": 3}
+    nib.save(nib.Nifti1Image(label.astype(np.uint8), AFFINE), tmp_path / "label.nii.gz")
+    with pytest.raises(HTTPException, match=message) as refused:
+        store.save_label("1.9", str(tmp_path / "label.nii.gz"), tag, {})
+    assert refused.value.status_code == 422
+
+
+def test_models_of_different_classes_are_not_served_with_dicomweb(tmp_path):
+    from custom.monai_label.server import check_classes
+    from custom.utils.errors import SettingError
+
+    for model, names in {
+        "heart": ["background", "RV"],
+        "again": ["background", "RV"],
+        "liver": ["background", "liver"],
+    }.items():
+        (tmp_path / "model" / model / "configs").mkdir(parents=True)
+        channels = {str(value): name for value, name in enumerate(names)}
+        data_format = {"network_data_format": {"outputs": {"pred": {"channel_def": channels}}}}
+        (tmp_path / "model" / model / "configs" / "metadata.json").write_text(json.dumps(data_format))
+    check_classes(tmp_path, ["heart", "again"])
+    with pytest.raises(SettingError, match="heart has the classes background, RV, and liver has .*serve one bundle"):
+        check_classes(tmp_path, ["heart", "liver"])
+
+
+def test_a_name_that_cannot_be_a_case_is_refused():
+    from custom.data.cases import LONGEST_ID, case_id
+    from custom.monai_label.few_label_server.options import check_name
+
+    assert case_id({"case": check_name("a" * LONGEST_ID)})
+    with pytest.raises(ValueError, match=f"{LONGEST_ID} bytes at most"):
+        check_name("a" * (LONGEST_ID + 1))
+
+
 def request(path: str):
     from starlette.requests import Request
 
@@ -129,7 +294,11 @@ def request(path: str):
 
 
 @pytest.mark.parametrize(
-    "path", ["../system", "wado/../../tools/reset", "%2e%2e/system", "%252E./x", "..\\system", "."]
+    "path",
+    [
+        *("../system", "wado/../../tools/reset", "%2e%2e/system", "%252E./x", "..\\system", "."),
+        *("..;/system", "studies/..;x/..;/tools/reset", "%2525252e%2525252e/x"),
+    ],
 )
 def test_only_the_dicomweb_address_is_reached_through_the_server(path):
     from fastapi import HTTPException

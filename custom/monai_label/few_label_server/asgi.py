@@ -122,16 +122,17 @@ def viewer(path: str, request: Request) -> FileResponse:
 def within_dicomweb(request: Request) -> None:
     """Dependency of the requests that are handed on to the DICOMweb server.
 
-    They may not leave its DICOMweb address, since other addresses of the same server delete images or stop it, and what
-    this server knows a client by is not for the other one.
+    They may not leave its DICOMweb address, since other addresses of the same server delete images or stop it. The
+    client's token and cookies are not passed on.
 
     Raises:
         HTTPException: 422 for a path with ".." or a backslash.
     """
     path = request.path_params["path"]
-    for _ in range(3):  # encoded, maybe twice
-        path = unquote(path)
-    if "\\" in path or {".", ".."} & set(path.split("/")):
+    while path != (decoded := unquote(path)):  # encoded, maybe many times
+        path = decoded
+    segments = {segment.split(";")[0] for segment in path.split("/")}  # some servers drop what is behind ";"
+    if "\\" in path or {".", ".."} & segments:
         raise HTTPException(
             422, f"the path {request.path_params['path'][:80]!r} leaves the DICOMweb address; correct it."
         )

@@ -40,7 +40,7 @@ __all__ = [
 ENDINGS = (".nii.gz", ".nii")  # formats that the bundles read
 # names of studies and tags, which are valid file names on every system and no references in a config
 NAME = re.compile(r"\w[\w .()+,=-]*")
-LONGEST = 200  # characters of a name; file systems take 255 bytes with the ending
+LONGEST = 200  # characters of a text
 MOST_NOTES = 1 << 20  # characters of the JSON stored with an image or a label
 
 
@@ -169,10 +169,12 @@ def check_name(name: str, key: str = "") -> str:
     Raises:
         ValueError: it is a path, hidden or too long, or has characters with a meaning in paths or configs.
     """
-    if not NAME.fullmatch(name) or len(name.encode()) > LONGEST:
+    from custom.data.cases import LONGEST_ID
+
+    if not NAME.fullmatch(name) or len(name.encode()) > LONGEST_ID:
         raise ValueError(
             f"{key}{json.dumps(name[:80])} is not a plain name; give letters, digits and _ - . ( ) + , = alone, "
-            f"beginning with a letter or digit, {LONGEST} bytes at most"
+            f"beginning with a letter or digit, {LONGEST_ID} bytes at most"
         )
     return name
 
