@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from monai.utils import ensure_tuple
@@ -35,7 +36,7 @@ def given_options() -> dict[str, str]:
     """Options of the command line and their texts; those after "--" belong to Fire and are left out."""
     given = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     options = {}
-    for text, following in zip(given, [*given[1:], ""], strict=True):
+    for text, following in zip_longest(given, given[1:], fillvalue=""):
         if found := OPTION.fullmatch(text):
             alone = not following or FLAG.match(following)  # Fire reads it as true
             options[found[1].replace("-", "_")] = found[2] or ("True" if alone else following)

@@ -72,8 +72,12 @@ except KeyboardInterrupt:
     logging.getLogger("ignite").error("Engine run is terminating due to exception: ")
     raise
 """
-    script = STOPPED.format(work=work)
-    run = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=-1, stderr=-1, text=True)
+
+    def heed() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell has its background jobs ignore it
+
+    command = [sys.executable, "-c", STOPPED.format(work=work)]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True, preexec_fn=heed)
     assert run.stdout.readline() == "begun\n"
     run.send_signal(number)
     _, shown = run.communicate(timeout=300)

@@ -79,8 +79,10 @@ def test_who_chose_each_setting_and_the_command_to_type_next(tmp_path, capsys, m
 
 
 def test_config_files_of_an_args_file_are_not_guessed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["monai.bundle", "run", "planning", "--args_file", "args.json"])
     monkeypatch.setattr(write, "in_monai_bundle", lambda: True)
+    monkeypatch.setattr("sys.argv", ["monai.bundle"])
+    write.say_next()
+    monkeypatch.setattr("sys.argv", ["monai.bundle", "run", "planning", "--args_file", "args.json"])
     planned(tmp_path)
     assert "  max_epochs         2           bundle, or given  500 iterations\n" in capsys.readouterr().out
     write.say_next()
