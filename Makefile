@@ -61,7 +61,7 @@ test-slow: $(READY)
 
 test-label: $(LABEL_READY)
 	$(LABEL_RUN) -m pip install -q pytest==9.2.0
-	$(LABEL_RUN) -m pytest -q -m slow tests/monai_label
+	$(LABEL_RUN) -m pytest -q -m slow tests/monai_label/test_server.py tests/monai_label/test_series.py
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attacks on a real MONAI Label server: other web pages, other machines, code in options, paths in names.
 
-The server needs an environment of its own: ``make test-label`` makes it and runs these.
+The server needs an environment of its own, which ``make test-label`` makes. These take longer, and run by themselves:
+``.venv-label/bin/python -m pytest -m slow tests/monai_label/test_attacks.py``.
 """
 
 from __future__ import annotations
