@@ -147,13 +147,15 @@ class TrainingRecord:
     @contextmanager
     def of(self, model: str, request: Mapping[str, Any]) -> Iterator[None]:
         """Record a training that runs in this process."""
-        this = psutil.Process()
+        this, server = psutil.Process(), os.getppid()
         begin = {"model": model, "start_ts": _now(), "end_ts": None, "request": dict(request)}
         self.write(status="RUNNING", process=this.pid, created=this.create_time(), **begin)
         try:
             yield
         except BaseException:
-            self.write(status="ERROR", end_ts=_now())
+            # of a server that is gone, the next one tells that the training was cut
+            if os.getppid() == server:
+                self.write(status="ERROR", end_ts=_now())
             raise
         self.write(status="DONE", end_ts=_now())
 
