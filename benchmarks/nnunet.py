@@ -54,7 +54,7 @@ def main() -> None:
         "--hours",
         type=float,
         default=1.3,
-        help="of training, on all cores of OMP_NUM_THREADS, if no other program takes them",
+        help="of training; with OMP_NUM_THREADS=1 of computing time, so that other programs make no difference",
     )
     parser.add_argument("--memory", type=float, help="GiB of GPU memory that nnU-Net plans for; default: its own")
     parser.add_argument("--seed", type=int, default=0)

@@ -24,8 +24,6 @@ class MaskedSliceModel(nn.Module):
         Xie et al., SimMIM: a simple framework for masked image modeling, CVPR 2022.
     """
 
-    axis = None  # there is no ordinal axis
-
     def __init__(self, encoder: nn.Module, features: int, stride: int = 16) -> None:
         super().__init__()
         self.encoder = encoder
