@@ -238,8 +238,10 @@ class PairRunner:
         # a process gets its next pair when it is free, since pairs with retries take longer
         scheduling = {"allowed-failures": TRIES - 1, "worker-saturation": 1.0}
         scheduling = {f"distributed.scheduler.{key}": value for key, value in scheduling.items()}
-        # by default Dask's processes return freed memory at once, and its pages must be zeroed when they are reused
-        scheduling["distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"] = None
+        # by default Dask's processes return freed memory at once, and its pages must be zeroed when they are reused; at
+        # the end they would log the connections that they lose
+        environment = {"MALLOC_TRIM_THRESHOLD_": None, "DASK_LOGGING__DISTRIBUTED": "critical"}
+        scheduling |= {f"distributed.nanny.pre-spawn-environ.{key}": value for key, value in environment.items()}
         self._open.enter_context(dask.config.set(scheduling))
         logger.info("Starting processes, before the first pairs; this takes some seconds.")
         self._cluster = self._open.enter_context(LocalCluster(n_workers=0, **options))

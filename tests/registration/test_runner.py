@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import random
 import re
@@ -303,9 +304,12 @@ def test_the_result_does_not_depend_on_the_processes(cases, finished, tmp_path):
     assert runner(tmp_path, workers=2)(pairs_of(cases), cases) == rows
 
 
-def test_a_local_registration_listens_at_loopback_alone(tmp_path):
+def test_a_local_registration_listens_at_loopback_alone_and_does_not_log_the_connections_that_it_loses(tmp_path):
     with runner(tmp_path, workers=1) as running:
-        running._client(1).wait_for_workers(1)
+        client = running._client(1)
+        client.wait_for_workers(1)
+        levels = client.run(lambda: logging.getLogger("distributed.worker").getEffectiveLevel())
+        assert set(levels.values()) == {logging.CRITICAL}
         this = psutil.Process()
         sockets = [s for process in (this, *this.children(recursive=True)) for s in process.net_connections("inet")]
         listening = {s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN}
