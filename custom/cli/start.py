@@ -18,10 +18,12 @@ from traceback import format_exception
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
+
 from custom.cli.options import check_options
 from custom.utils.command import MONAI_BUNDLE, program
 from custom.utils.distributed import process_rank
-from custom.utils.errors import DEBUG, kept, user_error
+from custom.utils.errors import DEBUG, causes, kept, user_error
 from custom.utils.log import log_aside, start_log
 
 __all__ = ["print_message_last", "start_run"]
@@ -29,6 +31,7 @@ __all__ = ["print_message_last", "start_run"]
 COMPONENT = re.compile(r"Failed to instantiate component '([^']*)'")  # of MONAI's errors, from outside to inside
 # the program in which a MONAI Label server trains, and whose last lines it shows
 MONAI_LABEL = "monailabel.interfaces.utils.app"
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # PyTorch raises a RuntimeError on a CPU
 STOPS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _stopped_by: list[int] = []  # the signals that this process received
 
@@ -68,7 +71,7 @@ def print_message_last() -> None:
         logging.disable(logging.NOTSET)
         if _stopped_by and process_rank() > 0:
             return  # the first process, whose end this error follows, says it
-        message: Any = user_error(error) or _failed_component(error)
+        message: Any = user_error(error) or _lack_of_memory(error) or _failed_component(error)
         if isinstance(error, KeyboardInterrupt):
             sentences = kept() or ["nothing was written yet from which a run could continue"]
             cause = STOPS[signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT]
@@ -119,13 +122,24 @@ def _end_by(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+def _lack_of_memory(error: BaseException | None) -> str | None:
+    """Message of an error of NumPy or PyTorch that got no memory; None for other errors."""
+    for cause in causes(error):
+        if isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or NO_MEMORY in str(cause):
+            found = " ".join(str(cause).split()) or type(cause).__name__
+            return (
+                f"Not enough memory ({found}). Take coarser pixels (a larger spacing), fewer of them (slice_size, "
+                "crop_size), a smaller batch_size, or a machine with more memory."
+            )
+    return None
+
+
 def _failed_component(error: BaseException | None) -> str | None:
     """Message of an error in a component that MONAI could not make of the config; None for other errors."""
     component = cause = None
-    while error is not None:
-        if found := COMPONENT.match(str(error)):
+    for cause in causes(error):
+        if found := COMPONENT.match(str(cause)):
             component = found[1]
-        cause, error = error, error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if component is None:
         return None
     return (

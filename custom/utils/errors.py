@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-__all__ = ["DEBUG", "SettingError", "UserError", "kept", "keeps", "user_error"]
+from collections.abc import Iterator
+
+__all__ = ["DEBUG", "SettingError", "UserError", "causes", "kept", "keeps", "user_error"]
 
 DEBUG = "debug"  # option that shows the traceback of a user error
 _kept: dict[str, str] = {}
@@ -20,9 +22,14 @@ class SettingError(UserError, ValueError):
 
 def user_error(error: BaseException | None) -> UserError | None:
     """The first user error in the chain of an error and its causes, as a traceback shows it; None if there is none."""
-    while error is not None and not isinstance(error, UserError):
+    return next((cause for cause in causes(error) if isinstance(cause, UserError)), None)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and its causes, as a traceback shows them; nothing for None."""
+    while error is not None:
+        yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return error
 
 
 def keeps(key: str, sentence: str) -> None:

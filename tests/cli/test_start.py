@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import torch
 from commands import BUNDLES, CONFIGS, ROOT, command, start
 
 from custom.cli import start as start_module
@@ -120,6 +122,18 @@ def test_other_programs_keep_their_tracebacks():
     script = "import custom.utils.errors; raise custom.utils.errors.SettingError('seed: x')"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr.endswith("\ncustom.utils.errors.SettingError: seed: x\n") and done.stderr.count("seed: x") == 1
+
+
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**59), lambda: np.empty(2**59), lambda: bytearray(2**60)])
+def test_a_lack_of_memory_is_told_with_what_needs_less(allocate):
+    try:
+        allocate()
+    except (RuntimeError, MemoryError) as cause:
+        outer = RuntimeError("Failed to instantiate component 'x.SliceDataset' with keywords: data")
+        outer.__cause__ = cause
+        message = start_module._lack_of_memory(outer)
+    assert message.startswith("Not enough memory (") and "larger spacing" in message
+    assert start_module._lack_of_memory(RuntimeError("another")) is None
 
 
 def test_a_component_that_cannot_be_made_is_named():
