@@ -21,7 +21,7 @@ from custom.engines import fast_bfloat16
 from custom.planning.estimates import GB, Estimates, estimate, try_network
 from custom.planning.facts import FILE, Facts
 from custom.planning.rules import explain
-from custom.registration.plan import atlas_pairs
+from custom.registration.plan import DEFAULT_PLAN, atlas_pairs, expected_pairs
 from custom.utils.command import config_files, given_options, in_monai_bundle, run_command
 from custom.utils.distributed import process_rank
 from custom.utils.errors import SettingError
@@ -120,12 +120,14 @@ def write_plan(
     rows = {
         name: Row(value, *_reason(name, value, facts, dict(settings), iterations)) for name, value in settings.items()
     }
-    lines, content = _table(facts, {**_of_the_list(facts, known), **rows}, datalist), {}
+    held = {name: len(sections.get(name) or ()) for name in ("validation", "test")}
+    lines, content = _table(facts, {**_of_the_list(facts, known), **rows}, datalist, held), {}
     misfits = _misfits(facts, settings)
-    pairs = 0
+    pairs = warped = 0
     if warps or parameters.get("propagation_weight", 0) > 0:
-        group_by = phase_of(sections, datalist, "phase")
-        pairs = len(atlas_pairs(sections["training"], sections["unlabeled"], group_by))
+        cases = sections["training"], sections["unlabeled"], phase_of(sections, datalist, "phase")
+        pairs = len(expected_pairs(DEFAULT_PLAN, *cases))
+        warped = len(atlas_pairs(*cases)) if warps else 0
     if network is not None:
         device, memory_gib = next(network.parameters()).device, cache["memory_gib"]
         estimates = estimate(
@@ -136,12 +138,12 @@ def write_plan(
             iterations,
             pairs,
             pair_seconds,
-            pairs if warps else 0,
+            warped,
             core_count(),
             folder,
             device,
         )
-        lines += _costs(estimates, pairs, memory_gib, device)
+        lines += _costs(estimates, pairs, warped, memory_gib, device)
         misfits = _shortages(estimates, memory_gib, device) + misfits
         more = {"registrations": pairs, "device": str(device), "cores": core_count()}
         content["estimates"] = {**asdict(estimates), **more}
@@ -212,13 +214,14 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
 
-def _table(facts: Facts, rows: Mapping[str, Row], datalist: str | None) -> list[str]:
+def _table(facts: Facts, rows: Mapping[str, Row], datalist: str | None, held: Mapping[str, int]) -> list[str]:
     kind = "CT" if facts.ct else "not CT"
+    more = "".join(f", {count} more for {name}" for name, count in held.items() if count)
     low, high = facts.slices_labeled
     lines = [
-        f"Plan for {datalist}: {facts.cases} images, {facts.labeled} labeled, {kind}; {_range(facts.slices)} slices, "
-        f"{_range((low, high))} of them labeled; pixels of {_range(facts.pixel[::2])} mm, slices "
-        f"{_range(facts.slice_distance[::2])} mm apart."
+        f"Plan for {datalist}: {facts.cases} images, {facts.labeled} labeled{more}; {kind}, "
+        f"{_range(facts.slices)} slices, {_range((low, high))} of them labeled; "
+        f"pixels of {_range(facts.pixel[::2])} mm, slices {_range(facts.slice_distance[::2])} mm apart."
     ]
     widths = [max(len(str(row[number])) for row in rows.values()) for number in range(2)]
     texts = {
@@ -227,13 +230,15 @@ def _table(facts: Facts, rows: Mapping[str, Row], datalist: str | None) -> list[
     return lines + [f"  {name:18s} {'  '.join(cells)}".rstrip() for name, cells in texts.items()]
 
 
-def _costs(estimates: Estimates, pairs: int, memory_gib: float, device: torch.device | str) -> list[str]:
-    registering = f"{_minutes(estimates.registration_s)} for {pairs} registrations, " if pairs else ""
+def _costs(estimates: Estimates, pairs: int, warped: int, memory_gib: float, device: torch.device | str) -> list[str]:
+    before = f"{_minutes(estimates.registration_s)} for {counted(pairs, 'registration')}, " if pairs else ""
+    before += f"{_minutes(estimates.warping_s)} to warp {counted(warped, 'volume')}, " if warped else ""
     return [
-        f"  {'time, about':18s} {registering}{_minutes(estimates.training_s)} for the training; {device}, "
+        f"  {'time, about':18s} {before}{_minutes(estimates.training_s)} for the training; {device}, "
         f"{counted(core_count(), 'core')}, if nothing else uses them",
-        f"  {'memory, about':18s} {_gigabytes(estimates.volumes_bytes)} for volumes (memory_gib {memory_gib:g}), "
-        f"{_gigabytes(estimates.network_bytes)} for the network; {_gigabytes(estimates.available_bytes)} are free",
+        f"  {'memory, about':18s} {_gigabytes(estimates.volumes_bytes)} for volumes (cache#memory_gib keeps up to "
+        f"{memory_gib:g} GiB of them), {_gigabytes(estimates.network_bytes)} for the network; "
+        f"{_gigabytes(estimates.available_bytes)} are free",
         f"  {'disk, about':18s} {_gigabytes(estimates.disk_bytes)}; {_gigabytes(estimates.free_bytes)} are free",
     ]
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +15,19 @@ from custom.utils.files import replacing
 from custom.utils.json_files import read_json
 
 __all__ = [
+    "DEFAULT_PLAN",
     "Pair",
     "all_pairs",
     "atlas_pairs",
+    "expected_pairs",
     "leading_pairs",
     "most_similar",
     "read_plan",
     "template_pairs",
     "write_plan",
 ]
+
+DEFAULT_PLAN = ("atlas", "template")
 
 
 class Pair(NamedTuple):
@@ -63,6 +67,27 @@ def template_pairs(cases: Iterable[Case], templates: Mapping[Any, str], group_by
     """
     pairs = [Pair(case["case"], templates[group_of(case, group_by)]) for case in cases]
     return [pair for pair in pairs if pair.fixed != pair.moving]
+
+
+def expected_pairs(
+    plan: Collection[str], labeled: Sequence[Case], unlabeled: Sequence[Case], group_by: str | None = None
+) -> set[Pair]:
+    """The pairs of a plan as far as they are known before any registration, to estimate the time of a run.
+
+    The template is not chosen yet, so the first labeled case of each group stands for it, which gives the right number.
+    Pairs of similar cases are not among them.
+
+    Args:
+        plan: see :class:`custom.registration.workflow.RegistrationWorkflow`.
+        labeled, unlabeled: cases.
+        group_by: see :func:`atlas_pairs`.
+    """
+    templates = {group_of(case, group_by): case["case"] for case in reversed(labeled)}
+    grouped = [case for case in (*labeled, *unlabeled) if group_of(case, group_by) in templates]
+    pairs = {*atlas_pairs(labeled, unlabeled, group_by)} if "atlas" in plan else set()
+    if {"template", "similar", "all"} & {*plan}:
+        pairs |= {*template_pairs(grouped, templates, group_by)}
+    return pairs | ({*all_pairs(grouped, group_by)} if "all" in plan else set())
 
 
 def most_similar(

@@ -124,7 +124,7 @@ class PairRunner:
                 results[pair] = result
             else:
                 jobs[pair] = job
-        if again := sorted(_registered_before(self.folder, jobs)):
+        if again := sorted(registered_pairs(self.folder, jobs)):
             logger.info(
                 f"Registered again: {counted(len(again), 'pair')} in {self.folder}, such as {again[0].moving} onto "
                 f"{again[0].fixed}, since files, settings or what is annotated differ; the earlier results are kept."
@@ -248,6 +248,20 @@ class PairRunner:
         return self._open.enter_context(Client(self._cluster))
 
 
+def registered_pairs(folder: Path, wanted: Container[Pair]) -> set[Pair]:
+    """Those of the pairs that have a result in a folder, of whatever files and settings."""
+    found = set()
+    for file in folder.glob("*.transform"):
+        try:
+            row = read_notes(file)["row"]
+            pair = Pair(row["fixed"], row["moving"])
+        except (OSError, StorageError, KeyError):  # said where the file is needed
+            continue
+        if pair in wanted:
+            found.add(pair)
+    return found
+
+
 def write_table(path: str | Path, results: Sequence[PairResult]) -> None:
     """Write the results of pairs as a CSV table, and log how many are usable."""
     write_csv(Path(path), [asdict(result) for result in results])
@@ -267,20 +281,6 @@ def write_table(path: str | Path, results: Sequence[PairResult]) -> None:
 
 def _fitting_workers() -> int:
     return max(1, min(core_count(), memory_limit() // MEMORY))
-
-
-def _registered_before(folder: Path, wanted: Container[Pair]) -> set[Pair]:
-    """Those of the pairs that have a result in a folder, of whatever files and settings."""
-    found = set()
-    for file in folder.glob("*.transform"):
-        try:
-            row = read_notes(file)["row"]
-            pair = Pair(row["fixed"], row["moving"])
-        except (OSError, StorageError, KeyError):  # said where the file is needed
-            continue
-        if pair in wanted:
-            found.add(pair)
-    return found
 
 
 def _message_of(error: BaseException) -> str:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from custom.data.cases import Case
 from custom.registration.figures import draw_pairs
 from custom.registration.library import Registrations
 from custom.registration.plan import (
+    DEFAULT_PLAN,
     Pair,
     all_pairs,
     atlas_pairs,
+    expected_pairs,
     group_of,
     leading_pairs,
     most_similar,
@@ -28,7 +30,7 @@ from custom.registration.plan import (
     write_plan,
 )
 from custom.registration.record import PairResult
-from custom.registration.runner import PairRunner, write_table
+from custom.registration.runner import PairRunner, registered_pairs, write_table
 from custom.registration.storage import load_transform
 from custom.registration.template import best_template, template_similarity
 from custom.registration.transform import Transform, warp_label
@@ -90,7 +92,7 @@ class RegistrationWorkflow:
         labeled: Sequence[Case],
         unlabeled: Sequence[Case],
         folder: str | Path,
-        plan: str | Sequence[str] = ("atlas", "template"),
+        plan: str | Sequence[str] = DEFAULT_PLAN,
         group_by: str | None = None,
         leading: Any = None,
         similar_count: int = 5,
@@ -123,7 +125,7 @@ class RegistrationWorkflow:
             raise SettingError(f"figure_count: {figure_count}; give a number of pairs, or 0 for no picture.")
         self.figure_count = figure_count
         self.later: Callable[[], float] = lambda: 0.0
-        self.ahead: set[Pair] = set()  # pairs that are still to come, for the remaining time
+        self.ahead: set[Pair] = set()  # pairs that have no result yet, for the remaining time
 
     @property
     def cases(self) -> list[Case]:
@@ -170,7 +172,8 @@ class RegistrationWorkflow:
         if "atlas" in self.plan:
             add(atlas_pairs(self.labeled, self.unlabeled, self.group_by), "atlas")
         unlabeled = {case["case"] for case in self.unlabeled}
-        self.ahead = self._expected(roles)
+        expected = {*roles} | expected_pairs(self.plan, self.labeled, self.unlabeled, self.group_by)
+        self.ahead = expected - registered_pairs(self.runner.folder, expected)
         if {"template", "similar", "all"} & set(self.plan) or any(pair.moving in unlabeled for pair in roles):
             templates = self._templates()
             grouped = [case for case in self.cases if group_of(case, self.group_by) in templates]
@@ -192,6 +195,7 @@ class RegistrationWorkflow:
                 f"plan: {', '.join(self.plan)} gives no pair of the {len(self.cases)} volumes; list volumes under "
                 "'unlabeled', lower labeled_cases, or name another plan."
             )
+        self.ahead &= {*roles}  # the template is chosen
         write_plan(self.folder / "plan.json", roles)
         results = [
             replace(result, roles=" ".join(roles[result.pair]), transform=self._path(result))
@@ -200,17 +204,6 @@ class RegistrationWorkflow:
         self.runner.limits.save(self.folder / "limits.json")
         write_table(self.folder / "pairs.csv", results)
         return results
-
-    def _expected(self, pairs: Iterable[Pair]) -> set[Pair]:
-        """These pairs and those of the plan, with any template, since it is not chosen yet; without similar volumes."""
-        groups: dict[Any, str] = {}
-        for case in self.labeled:
-            groups.setdefault(group_of(case, self.group_by), case["case"])
-        grouped = [case for case in self.cases if group_of(case, self.group_by) in groups]
-        expected = {*pairs}
-        if {"template", "similar", "all"} & set(self.plan):
-            expected |= {*template_pairs(grouped, groups, self.group_by)}
-        return expected | ({*all_pairs(grouped, self.group_by)} if "all" in self.plan else set())
 
     def _register(self, pairs: Sequence[Pair], name: str = "Registering") -> list[PairResult]:
         """Register pairs, the leading group first and the others from its results. Results are in the given order."""
@@ -222,14 +215,13 @@ class RegistrationWorkflow:
         leads = {} if self.leading is None else leading_pairs(pairs_left, self.cases, self.group_by, self.leading)
         first = [pair for pair in pairs_left if pair not in leads]
         title = f"{name}, {self.leading}" if leads else name
-        self.ahead = self.ahead - {*pairs}
-        following = len(leads) + len(self.ahead)
-        found = self.runner(first, self.cases, title, following=following, later=self.later)
+        self.ahead -= {*first}
+        found = self.runner(first, self.cases, title, following=len(self.ahead), later=self.later)
         results |= zip(first, found, strict=True)
         usable = {pair: lead for pair, lead in leads.items() if results[lead].state == "usable"}
         starts = {pair: str(self.runner.folder / results[lead].transform) for pair, lead in usable.items()}
-        following = len(self.ahead)
-        found = self.runner(list(leads), self.cases, f"{name}, from there", starts, following, self.later)
+        self.ahead -= {*leads}
+        found = self.runner(list(leads), self.cases, f"{name}, from there", starts, len(self.ahead), self.later)
         results |= zip(leads, found, strict=True)
         return [results[pair] for pair in pairs]
 

@@ -29,7 +29,11 @@ def small_network() -> BasicUNet:
 
 
 def planned(folder, facts=HEARTS, parameters=PARAMETERS, **more) -> None:
-    sections = {"training": [{"case": "a"}], "unlabeled": [{"case": "b"}, {"case": "c"}]}
+    sections = {
+        "training": [{"case": "a"}, {"case": "b"}],
+        "unlabeled": [{"case": "c"}, {"case": "d"}],
+        "test": [{"case": name} for name in "efg"],
+    }
     given = {"cache": {"memory_gib": 4.0}, "folder": folder, "datalist": "mine.json", **more}
     write_plan(facts, parameters, sections, small_network(), **given)
 
@@ -38,7 +42,7 @@ def test_the_table_has_a_reason_for_each_setting(tmp_path, capsys):
     planned(tmp_path, parameters={**PARAMETERS, "warped_share": 0.5}, pair_seconds=30.0)
     printed = capsys.readouterr().out
     assert printed.startswith(
-        "Plan for mine.json: 140 images, 6 labeled, not CT; 6 to 18 slices, 8 to 16 of them labeled"
+        "Plan for mine.json: 140 images, 6 labeled, 3 more for test; not CT, 6 to 18 slices, 8 to 16 of them labeled"
     )
     assert (
         "  spacing            1.75        plan              so that crops of 165 mm, which contain all labels, have 96"
@@ -47,10 +51,12 @@ def test_the_table_has_a_reason_for_each_setting(tmp_path, capsys):
     assert "  crop_size          [64, 64]    given             the plan would take [96, 96]\n" in printed
     assert "  max_epochs         2           bundle, or given  500 iterations\n" in printed
     assert "  labeled_cases      6 images    data list         of 140\n" in printed
-    assert "for 2 registrations" in printed and "Plan:" not in printed
+    # the fifth registration is that of the other labeled volume to the template
+    assert "for 5 registrations, 1 min to warp 4 volumes, " in printed and "Plan:" not in printed
+    assert "(cache#memory_gib keeps up to 4 GiB of them)" in printed
     content = json.loads((tmp_path / "plan.json").read_text())
     assert content["settings"]["slice_size"]["value"] == [160, 128]
-    assert content["estimates"]["registrations"] == 2 and content["facts"]["labeled"] == 6
+    assert content["estimates"]["registrations"] == 5 and content["facts"]["labeled"] == 6
 
 
 def test_who_chose_each_setting_and_the_command_to_type_next(tmp_path, capsys, monkeypatch):
@@ -133,6 +139,8 @@ def test_free_memory_is_what_is_left_of_the_limit_of_a_container(monkeypatch):
 
 def test_estimates_are_what_they_say(tmp_path):
     found = estimate(HEARTS, Trial(0.01, 1e6, 4e6), [160, 160], 10, 100, 50, 6.0, 70, 2, tmp_path / "new", "cpu")
+    voxels = HEARTS.image[0] * HEARTS.image[1] / HEARTS.pixel[1] ** 2 * 10  # ten slices
+    assert found.warping_s == pytest.approx(70 * voxels * 1.3e-6)
     assert found.registration_s == 150 and found.training_s == pytest.approx(1.5 * 10)
     assert found.volumes_bytes == pytest.approx(210 / 140 * 1400 * 160 * 160 * 5)
     assert found.network_bytes == pytest.approx(2e7 + 2e7) and found.free_bytes > 0

@@ -8,6 +8,7 @@ from custom.registration.plan import (
     Pair,
     all_pairs,
     atlas_pairs,
+    expected_pairs,
     leading_pairs,
     most_similar,
     read_plan,
@@ -33,6 +34,16 @@ def test_all_pairs_are_quadratic_and_those_of_a_template_linear():
     assert len(pairs) == 6
     assert {pair.moving for pair in pairs if pair.fixed.endswith("ed")} == {"b_ed"}
     assert template_pairs(ED, {None: "a_ed"}) == [Pair(f"{n}_ed", "a_ed") for n in "bcd"]
+
+
+def test_pairs_are_expected_before_a_template_is_chosen():
+    labeled, unlabeled = [*ED[:2], *ES[:2]], [*ED[2:], *ES[2:]]
+    atlases = {*atlas_pairs(labeled, unlabeled, "phase")}
+    assert expected_pairs(("atlas",), labeled, unlabeled, "phase") == atlases and len(atlases) == 8
+    both = expected_pairs(("atlas", "template"), labeled, unlabeled, "phase")
+    assert both - atlases == {Pair("b_ed", "a_ed"), Pair("b_es", "a_es")}
+    assert len(expected_pairs(("all",), labeled, unlabeled, "phase")) == 2 * 4 * 3
+    assert expected_pairs((), labeled, unlabeled) == set() == expected_pairs(("template",), [], unlabeled)
 
 
 def test_pairs_of_one_group_lead_those_of_the_same_patients():

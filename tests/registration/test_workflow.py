@@ -15,6 +15,7 @@ from scenes import QUICK, write_case
 
 from custom.registration import PairRunner, Registrations, RegistrationWorkflow
 from custom.registration import record as record_module
+from custom.registration import workflow as workflow_module
 from custom.registration.plan import Pair, read_plan
 from custom.registration.record import PairResult
 from custom.registration.storage import load_transform
@@ -111,6 +112,23 @@ def test_a_second_run_computes_nothing_and_writes_the_same(run, cases, monkeypat
     monkeypatch.setattr(record_module, "register", None)
     workflow(run, cases, plan=["atlas", "template", "similar"], similar_count=1).run()
     assert (run / "pairs.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(("registered", "ahead"), [("nothing", 1), ("all", 0)])
+def test_pairs_with_a_result_are_not_counted_as_ahead(registered, ahead, cases, tmp_path, monkeypatch):
+    """Before a template is chosen, the pair of the labeled volumes is ahead."""
+    followed = []
+
+    def register(self, pairs, cases, name="", starts=None, following=0, later=None):
+        followed.extend([following] if pairs else [])
+        return [PairResult(*pair, state="usable") for pair in pairs]
+
+    monkeypatch.setattr(PairRunner, "__call__", register)
+    monkeypatch.setattr(RegistrationWorkflow, "_draw", lambda self, results: None)
+    found = {"nothing": lambda folder, wanted: set(), "all": lambda folder, wanted: set(wanted)}
+    monkeypatch.setattr(workflow_module, "registered_pairs", found[registered])
+    workflow(tmp_path, cases).run()
+    assert followed == [ahead, 0]
 
 
 def test_the_folder_can_be_moved(run, tmp_path):
