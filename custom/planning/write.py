@@ -216,7 +216,7 @@ def _is_list(value: Any) -> bool:
 
 def _table(facts: Facts, rows: Mapping[str, Row], datalist: str | None, held: Mapping[str, int]) -> list[str]:
     kind = "CT" if facts.ct else "not CT"
-    more = "".join(f", {count} more for {name}" for name, count in held.items() if count)
+    more = "".join(f", {count} more in '{name}'" for name, count in held.items() if count)
     low, high = facts.slices_labeled
     lines = [
         f"Plan for {datalist}: {facts.cases} images, {facts.labeled} labeled{more}; {kind}, "

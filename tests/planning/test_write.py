@@ -42,7 +42,7 @@ def test_the_table_has_a_reason_for_each_setting(tmp_path, capsys):
     planned(tmp_path, parameters={**PARAMETERS, "warped_share": 0.5}, pair_seconds=30.0)
     printed = capsys.readouterr().out
     assert printed.startswith(
-        "Plan for mine.json: 140 images, 6 labeled, 3 more for test; not CT, 6 to 18 slices, 8 to 16 of them labeled"
+        "Plan for mine.json: 140 images, 6 labeled, 3 more in 'test'; not CT, 6 to 18 slices, 8 to 16 of them labeled"
     )
     assert (
         "  spacing            1.75        plan              so that crops of 165 mm, which contain all labels, have 96"
