@@ -21,7 +21,7 @@ from custom.planning.facts import Facts
 from custom.utils.distributed import process_count
 from custom.utils.machine import available_bytes
 
-__all__ = ["Estimates", "Trial", "available_memory", "estimate", "training_seconds", "try_network"]
+__all__ = ["Estimates", "Trial", "Work", "available_memory", "estimate", "training_seconds", "try_network"]
 
 TRIED = 4  # slices in a trial
 ROUNDS = 3  # of a trial, of which the fastest counts
@@ -47,6 +47,25 @@ class Trial:
     seconds: float
     activations: float
     weights: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a training has to do.
+
+    Args:
+        iterations: of the training.
+        batch_size: slices per batch.
+        pairs: number of registrations.
+        pair_seconds: seconds per registration on one core.
+        warped: number of volumes that registration warps for the training.
+    """
+
+    iterations: int
+    batch_size: int
+    pairs: int = 0
+    pair_seconds: float = 0.0
+    warped: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,11 +163,7 @@ def estimate(
     facts: Facts,
     trial: Trial,
     slice_size: Sequence[int],
-    batch_size: int,
-    iterations: int,
-    pairs: int,
-    pair_seconds: float,
-    warped: int,
+    work: Work,
     cores: int,
     folder: str | Path,
     device: torch.device | str,
@@ -159,27 +174,22 @@ def estimate(
         facts: about the data.
         trial: of the network, on slices as in training.
         slice_size: (height, width) of preprocessed slices in pixels.
-        batch_size: slices per batch.
-        iterations: of the training.
-        pairs: number of registrations.
-        pair_seconds: seconds per registration on one core.
-        warped: number of volumes that registration warps for the training.
+        work: what is to be done.
         cores: number that may be used.
         folder: of the results.
         device: of the network.
     """
-    volumes = facts.cases + warped
-    slices = facts.total_slices / facts.cases * volumes
-    extent = math.prod(facts.image) * facts.slice_distance[1] * facts.total_slices / facts.cases  # cubic mm
-    voxels = math.prod(facts.image) / facts.pixel[1] ** 2 * facts.total_slices / facts.cases
+    slices = facts.total_slices / facts.cases  # of a volume
+    extent = math.prod(facts.image) * facts.slice_distance[1] * slices  # cubic mm
+    voxels = math.prod(facts.image) / facts.pixel[1] ** 2 * slices
     grid = 6 * extent / GRID**3  # bytes of a displacement field in half precision
     return Estimates(
-        registration_s=pairs * pair_seconds / max(1, cores),
-        warping_s=warped * voxels * WARPING,
-        training_s=_training_time(trial, batch_size, iterations),
-        volumes_bytes=slices * math.prod(slice_size) * 5,  # float32 and a label
-        network_bytes=batch_size * trial.activations * 2 + 5 * trial.weights,  # gradients, optimizer, teacher
-        disk_bytes=pairs * grid + 5 * trial.weights,
+        registration_s=work.pairs * work.pair_seconds / max(1, cores),
+        warping_s=work.warped * voxels * WARPING,
+        training_s=_training_time(trial, work.batch_size, work.iterations),
+        volumes_bytes=(facts.cases + work.warped) * slices * math.prod(slice_size) * 5,  # float32 and a label
+        network_bytes=work.batch_size * trial.activations * 2 + 5 * trial.weights,  # gradients, optimizer, teacher
+        disk_bytes=work.pairs * grid + 5 * trial.weights,
         available_bytes=available_memory(device),
         free_bytes=shutil.disk_usage(_existing(Path(folder).absolute())).free,
     )

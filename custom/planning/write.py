@@ -18,7 +18,7 @@ from torch import nn
 from custom.data.cases import Case
 from custom.data.datalist import phase_of
 from custom.engines import fast_bfloat16
-from custom.planning.estimates import GB, Estimates, estimate, try_network
+from custom.planning.estimates import GB, Estimates, Work, estimate, try_network
 from custom.planning.facts import FILE, Facts
 from custom.planning.rules import explain
 from custom.registration.plan import DEFAULT_PLAN, atlas_pairs, expected_pairs
@@ -111,41 +111,21 @@ def write_plan(
         return
     known = {**parameters, **parameters["weights"]}
     settings = {name: known[name] for name in SETTINGS if name in known}
-    size = settings.get("crop_size") or settings["slice_size"]
-    each = parameters.get("iterations_per_epoch")
-    if each is None:  # all labeled slices
-        each = math.ceil(facts.total_slices * facts.labeled / facts.cases / parameters["batch_size"])
-    iterations = parameters["max_epochs"] * each
-    warps = parameters.get("warped_share", 0) > 0
+    work = _work(facts, parameters, sections, datalist, pair_seconds)
     rows = {
-        name: Row(value, *_reason(name, value, facts, dict(settings), iterations)) for name, value in settings.items()
+        name: Row(value, *_reason(name, value, facts, dict(settings), work.iterations))
+        for name, value in settings.items()
     }
     held = {name: len(sections.get(name) or ()) for name in ("validation", "test")}
     lines, content = _table(facts, {**_of_the_list(facts, known), **rows}, datalist, held), {}
     misfits = _misfits(facts, settings)
-    pairs = warped = 0
-    if warps or parameters.get("propagation_weight", 0) > 0:
-        cases = sections["training"], sections["unlabeled"], phase_of(sections, datalist, "phase")
-        pairs = len(expected_pairs(DEFAULT_PLAN, *cases))
-        warped = len(atlas_pairs(*cases)) if warps else 0
     if network is not None:
-        device, memory_gib = next(network.parameters()).device, cache["memory_gib"]
-        estimates = estimate(
-            facts,
-            try_network(network, size, device, fast_bfloat16(device)),
-            settings["slice_size"],
-            settings["batch_size"],
-            iterations,
-            pairs,
-            pair_seconds,
-            warped,
-            core_count(),
-            folder,
-            device,
-        )
-        lines += _costs(estimates, pairs, warped, memory_gib, device)
+        device, memory_gib, size = next(network.parameters()).device, cache["memory_gib"], settings["slice_size"]
+        trial = try_network(network, settings.get("crop_size") or size, device, fast_bfloat16(device))
+        estimates = estimate(facts, trial, size, work, core_count(), folder, device)
+        lines += _costs(estimates, work, memory_gib, device)
         misfits = _shortages(estimates, memory_gib, device) + misfits
-        more = {"registrations": pairs, "device": str(device), "cores": core_count()}
+        more = {"registrations": work.pairs, "device": str(device), "cores": core_count()}
         content["estimates"] = {**asdict(estimates), **more}
     for line in lines:
         logger.info(line)
@@ -158,6 +138,25 @@ def write_plan(
         kept["settings"] = {name: row._asdict() for name, row in rows.items()}
         content = {**kept, **content}
         temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _work(
+    facts: Facts,
+    parameters: Mapping[str, Any],
+    sections: Mapping[str, Sequence[Case]],
+    datalist: str | None,
+    pair_seconds: float,
+) -> Work:
+    each = parameters.get("iterations_per_epoch")
+    if each is None:  # all labeled slices
+        each = math.ceil(facts.total_slices * facts.labeled / facts.cases / parameters["batch_size"])
+    iterations, batch_size = parameters["max_epochs"] * each, parameters["batch_size"]
+    warps = parameters.get("warped_share", 0) > 0
+    if not warps and not parameters.get("propagation_weight", 0):
+        return Work(iterations, batch_size)
+    cases = sections["training"], sections["unlabeled"], phase_of(sections, datalist, "phase")
+    pairs, warped = expected_pairs(DEFAULT_PLAN, *cases), atlas_pairs(*cases) if warps else ()
+    return Work(iterations, batch_size, len(pairs), pair_seconds, len(warped))
 
 
 def _reason(name: str, value: Any, facts: Facts, settings: dict[str, Any], iterations: int) -> tuple[str, str]:
@@ -230,9 +229,9 @@ def _table(facts: Facts, rows: Mapping[str, Row], datalist: str | None, held: Ma
     return lines + [f"  {name:18s} {'  '.join(cells)}".rstrip() for name, cells in texts.items()]
 
 
-def _costs(estimates: Estimates, pairs: int, warped: int, memory_gib: float, device: torch.device | str) -> list[str]:
-    before = f"{_minutes(estimates.registration_s)} for {counted(pairs, 'registration')}, " if pairs else ""
-    before += f"{_minutes(estimates.warping_s)} to warp {counted(warped, 'volume')}, " if warped else ""
+def _costs(estimates: Estimates, work: Work, memory_gib: float, device: torch.device | str) -> list[str]:
+    before = f"{_minutes(estimates.registration_s)} for {counted(work.pairs, 'registration')}, " if work.pairs else ""
+    before += f"{_minutes(estimates.warping_s)} to warp {counted(work.warped, 'volume')}, " if work.warped else ""
     return [
         f"  {'time, about':18s} {before}{_minutes(estimates.training_s)} for the training; {device}, "
         f"{counted(core_count(), 'core')}, if nothing else uses them",

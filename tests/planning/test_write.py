@@ -16,7 +16,7 @@ from plans import HEARTS
 from scenes import write_case
 
 from custom.planning import check_planned, write, write_plan
-from custom.planning.estimates import Trial, available_memory, estimate, try_network
+from custom.planning.estimates import Trial, Work, available_memory, estimate, try_network
 from custom.utils.errors import SettingError
 
 WEIGHTS = {"spacing": 1.75, "slice_size": [160, 128], "crop_size": [64, 64]}
@@ -138,7 +138,8 @@ def test_free_memory_is_what_is_left_of_the_limit_of_a_container(monkeypatch):
 
 
 def test_estimates_are_what_they_say(tmp_path):
-    found = estimate(HEARTS, Trial(0.01, 1e6, 4e6), [160, 160], 10, 100, 50, 6.0, 70, 2, tmp_path / "new", "cpu")
+    work = Work(iterations=100, batch_size=10, pairs=50, pair_seconds=6.0, warped=70)
+    found = estimate(HEARTS, Trial(0.01, 1e6, 4e6), [160, 160], work, 2, tmp_path / "new", "cpu")
     voxels = HEARTS.image[0] * HEARTS.image[1] / HEARTS.pixel[1] ** 2 * 10  # ten slices
     assert found.warping_s == pytest.approx(70 * voxels * 1.3e-6)
     assert found.registration_s == 150 and found.training_s == pytest.approx(1.5 * 10)
