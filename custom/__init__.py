@@ -10,7 +10,7 @@ from pathlib import Path
 
 from custom.utils.errors import SettingError
 
-__all__ = ["bundle_root", "flag", "is_off"]
+__all__ = ["bundle_root", "flag"]
 __version__ = "0.1.0"
 
 
@@ -60,8 +60,3 @@ def flag(value: bool | str, key: str) -> bool:
     if str(value).lower() not in ("true", "false"):
         raise SettingError(f"{key}: {value!r} is neither true nor false.")
     return str(value).lower() == "true"
-
-
-def is_off(value: bool | str, key: str) -> bool:
-    """Whether a switch is off, for ``_disabled_`` in configs; the arguments and errors are those of :func:`flag`."""
-    return not flag(value, key)

@@ -68,7 +68,6 @@ OF_THE_DATA = {
     "propagation_weight",
     "crop_size",
     "consistency_weight",
-    "largest_component",
     "train#augment#mirror",
     "train#augment#rotation",
     "train#squared_dice",
@@ -243,7 +242,6 @@ def test_inference_repeats_the_network_and_the_preprocessing_of_training(bundle)
         "features",
         "norm",
         "turned_copies",
-        "largest_component",
     ):
         assert inference.get(key) == train.get(key), key
     evaluating = json.loads((configs(bundle) / "evaluate.json").read_text())

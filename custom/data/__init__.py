@@ -19,6 +19,7 @@ from custom.data.checks import (
     label_count,
     usable_images,
 )
+from custom.data.connected import KeepLargestComponentd, connected_classes
 from custom.data.datalist import (
     bundle_splits,
     cases_to_annotate,
@@ -61,6 +62,7 @@ __all__ = [
     "DataError",
     "DecideSlicesd",
     "IntensityAugment",
+    "KeepLargestComponentd",
     "LoadVolumed",
     "NormalizeContentd",
     "OrientSlices",
@@ -92,6 +94,7 @@ __all__ = [
     "check_scored",
     "check_training",
     "class_names",
+    "connected_classes",
     "default_count",
     "default_folder",
     "held_out",

@@ -142,13 +142,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "images": text("null", "integer"),
     **{key: text() for key in ("dataset_dir", "split_dir", "output_dir", "ckpt_dir", "checkpoint", "bundle_root")},
     **{key: text("null") for key in ("datalist", "encoder_checkpoint", "transformer_checkpoint", "dask_scheduler")},
-    **{
-        key: switch()
-        for key in (
-            *("resume", "mixed_precision", "squared_dice", "use_registration", "unlabeled_studies"),
-            "largest_component",
-        )
+    "largest_component": {
+        "anyOf": [switch(), listed(NAME, "", 0, uniqueItems=True)],
+        "description": "true, false, or names of classes such as ['liver','spleen']",
     },
+    **{key: switch() for key in ("resume", "mixed_precision", "squared_dice", "use_registration", "unlabeled_studies")},
     **{key: switch() for key in ("registered_positives", "reference_positions")},
     "registration_dir": text(),
 }
