@@ -248,6 +248,9 @@ def test_inference_repeats_the_network_and_the_preprocessing_of_training(bundle)
     for key in {"spacing", "slice_size", "crop_size", "intensity_window"} & set(train):
         default = re.search(r", (\[[^@]*\]|None|[\d.]+)\)$", train[key])[1]
         assert inference[key] == f"$custom.networks.trained_with(@checkpoint, '{key}', {default})" == evaluating[key]
+    trained = "$custom.networks.trained_with(@checkpoint, 'largest_component', True)"
+    assert inference["largest_component"] == trained == evaluating["largest_component"]
+    assert "largest_component=@largest_component" in str(train["train"]["handlers"])  # is written beside the weights
     assert inference["class_names"]["default"] == train["class_names"]
     assert inference["intensities"] == train["train"]["intensities"]
     assert inference["inferer"] == train["validate"]["inferer"]
