@@ -10,7 +10,7 @@ from pathlib import Path
 
 from custom.data.parts import files_of_volume, part_of
 
-__all__ = ["dicom_files", "file_states", "is_dicom", "is_series"]
+__all__ = ["dicom_files", "file_states", "is_dicom", "is_series", "lost_files"]
 
 # an element of group 2 or 8, little endian: the length of the group, or a kind of element, or a short printable text
 START = re.compile(
@@ -21,8 +21,7 @@ INDEX = "DICOMDIR"  # index of a disc, which is in the DICOM format but is not a
 
 def is_dicom(file: str | os.PathLike) -> bool:
     """Whether a file is DICOM: it has "DICM" after its preamble of 128 bytes, or begins with an element without one."""
-    with open(file, "rb") as content:
-        start = content.read(132)
+    start = _start(file)
     return start[128:] == b"DICM" or START.match(start) is not None
 
 
@@ -30,6 +29,20 @@ def dicom_files(folder: str | os.PathLike) -> list[Path]:
     """The DICOM images of a folder, without those of its subfolders, sorted by name."""
     files = (f for f in sorted(Path(folder).iterdir()) if f.is_file() and f.name.upper() != INDEX)
     return [f for f in files if is_dicom(f)]
+
+
+def lost_files(folder: str | os.PathLike) -> list[Path]:
+    """The files of a folder that are empty or begin with zeros: images of a series whose copy was cut, sorted by name.
+
+    Hidden files are left out.
+    """
+    files = (f for f in sorted(Path(folder).iterdir()) if f.is_file() and not f.name.startswith("."))
+    return [f for f in files if not any(_start(f))]
+
+
+def _start(file: str | os.PathLike) -> bytes:
+    with open(file, "rb") as content:
+        return content.read(132)
 
 
 def is_series(path: str | os.PathLike) -> bool:

@@ -12,7 +12,7 @@ import pydicom
 
 from custom.data.nifti_geometry import VolumeFileError
 
-__all__ = ["check_slices", "numbers", "read_header"]
+__all__ = ["check_pixels", "check_slices", "numbers", "read_header"]
 
 TAGS = {
     "series": "SeriesInstanceUID",
@@ -31,6 +31,9 @@ TAGS = {
     "padding value": "PixelPaddingValue",
     "padding limit": "PixelPaddingRangeLimit",
     "pixel representation": "PixelRepresentation",
+    "bits allocated": "BitsAllocated",
+    "bits stored": "BitsStored",
+    "high bit": "HighBit",
     "modality": "Modality",
     "image type": "ImageType",
     "echo time": "EchoTime",
@@ -38,12 +41,17 @@ TAGS = {
     "patient": "PatientID",
     "convolution kernel": "ConvolutionKernel",
 }
-BINARY = ("rows", "columns", "samples per pixel", "pixel representation")  # unsigned numbers of 16 bits
+BINARY = (  # unsigned numbers of 16 bits
+    *("rows", "columns", "samples per pixel", "pixel representation"),
+    *("bits allocated", "bits stored", "high bit"),
+)
 PADDING = ("padding value", "padding limit")  # signed where the pixels are
 SAME = (  # in each slice
     *("rows", "columns", "samples per pixel", "photometric interpretation", "modality"),
     *("frame of reference", "patient", "convolution kernel"),
 )
+PIXEL_DATA = 0x7FE00010
+UNDEFINED_LENGTH = 0xFFFFFFFF  # of compressed voxels
 ECHO_TOLERANCE = 0.1  # relative; some scanners vary the echo time a little from slice to slice
 
 
@@ -72,6 +80,32 @@ def read_header(folder: str, file: str) -> dict[str, str]:
             "the images of a series alone."
         )
     return tags
+
+
+def check_pixels(folder: str, file: str, tags: dict[str, str]) -> None:
+    """Check that an image holds as many bytes of voxels as its header says, since ITK invents those that are missing.
+
+    The size of compressed voxels is not known beforehand.
+
+    Args:
+        folder: for messages.
+        file: DICOM file.
+        tags: of :func:`read_header`.
+
+    Raises:
+        VolumeFileError: there are fewer, or at least a row more.
+    """
+    found = pydicom.dcmread(file, force=True, specific_tags=["PixelData"])
+    element = found.get_item(PIXEL_DATA) if PIXEL_DATA in found else None
+    if element is not None and element.length == UNDEFINED_LENGTH:
+        return
+    row = -(-int(tags["columns"]) * int(tags["bits allocated"] or 16) // 8)
+    expected, held = row * int(tags["rows"]), len(element.value or b"") if element is not None else 0
+    if not 0 <= held - expected < row:
+        raise VolumeFileError(
+            f"{folder} holds an image with {held} bytes of voxels, where its header says {expected} ({file}); copy or "
+            "export it again."
+        )
 
 
 def _text(found: pydicom.Dataset, name: str) -> str:
@@ -178,6 +212,11 @@ def _check_slice(folder: str, tags: dict[str, str], spacing_given: bool) -> None
         number = numbers(tags[name])
         if tags[name] and (len(number) != 1 or (name == "rescale slope" and number[0] == 0)):
             raise VolumeFileError(f"{folder} has a slice whose {name} is {tags[name]}; export it again.")
+    if tags["bits stored"] and tags["high bit"] and int(tags["high bit"]) != int(tags["bits stored"]) - 1:
+        raise VolumeFileError(
+            f"{folder} stores {tags['bits stored']} bits of a voxel up to bit {tags['high bit']}, an outdated form "
+            "that is not read; convert it to .nii.gz, e.g. with dcm2niix."
+        )
     if tags["table of values"]:
         raise VolumeFileError(
             f"{folder} has a table that gives its voxels their values (Modality LUT Sequence), which is not applied; "

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from custom.data.dicom import dicom_files
-from custom.data.dicom_headers import check_slices, numbers, read_header
+from custom.data.dicom import dicom_files, lost_files
+from custom.data.dicom_headers import check_pixels, check_slices, numbers, read_header
 from custom.data.nifti_geometry import LPS, VolumeFileError
 from custom.utils.words import counted
 
@@ -58,6 +58,11 @@ def read_series(folder: str, spacing: Sequence[float] | None = None) -> Series:
         raise VolumeFileError(
             f"{folder} is a folder without DICOM images; give a NIfTI file, or the folder of a DICOM series."
         )
+    if lost := lost_files(folder):
+        raise VolumeFileError(
+            f"{folder} holds {lost[0]}, which is empty or begins with zeros, as a copy that was cut leaves it; copy it "
+            "again, or remove it if it is no image of the series."
+        )
     slices = {file: read_header(folder, file) for file in files}
     _check_one_series(folder, list(slices.values()))
     notes = check_slices(folder, list(slices.values()), spacing is not None)
@@ -74,6 +79,8 @@ def read_series(folder: str, spacing: Sequence[float] | None = None) -> Series:
     shape = (int(ordered[0]["columns"]), int(ordered[0]["rows"]), len(names))
 
     def values() -> np.ndarray:
+        for name, tags in zip(names, ordered, strict=True):
+            check_pixels(folder, name, tags)
         return _without_padding(_voxels(folder, names, shape), ordered)
 
     return Series(shape, LPS @ affine, values, notes)

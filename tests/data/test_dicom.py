@@ -143,9 +143,21 @@ def table_of_values(dataset, number):
     dataset.ModalityLUTSequence = [table]
 
 
+def cut_voxels(dataset, number):
+    dataset.PixelData = dataset.PixelData[:40] if number == 2 else dataset.PixelData
+
+
+def repeated_voxels(dataset, number):
+    dataset.PixelData = dataset.PixelData * (2 if number == 2 else 1)
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
+        (cut_voxels, "with 40 bytes of voxels, where its header says 84 ("),  # ITK invents the others
+        (repeated_voxels, "with 168 bytes of voxels, where its header says 84 ("),
+        (delete_tag("PixelData", only=1), "with 0 bytes of voxels, where its header says 84 ("),
+        (set_tag("BitsStored", 12), "stores 12 bits of a voxel up to bit 15"),
         (tilt, "a tilted gantry"),
         (delete_tag("ImagePositionPatient", "ImageOrientationPatient"), "without a usable position of the patient"),
         (set_tag("ImagePositionPatient", [1, 2, 3]), "several slices at one place"),
@@ -169,6 +181,12 @@ def table_of_values(dataset, number):
 def test_what_is_no_straight_stack_is_refused_by_name(edit, words, scan):
     edited(scan[1], edit)
     assert str(scan[1]) in problem(scan[1]) and words in problem(scan[1])
+
+
+@pytest.mark.parametrize("size", [0, 700])
+def test_an_image_whose_copy_was_cut_is_named(scan, size):
+    (scan[1] / "IM010003").write_bytes(bytes(size))  # the last slice, so that no gap tells of it
+    assert "IM010003, which is empty or begins with zeros" in problem(scan[1])
 
 
 def test_each_slice_has_its_own_slope(scan):
