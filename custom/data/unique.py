@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -47,11 +48,15 @@ def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
                 f"{section}: the case id {case} occurs more than once; give each of these cases a "
                 'different "case" in the data list, or rename the files.'
             )
-        for image in _repeated(os.path.realpath(entry["image"]) for entry in entries):
+        for image in _twice([entry["image"] for entry in entries]):
             problems.append(f"{section}: the image {image} is listed more than once; remove the repetition.")
         labels = [entry["label"] for entry in entries if isinstance(entry.get("label"), (str, os.PathLike))]
-        for label in _repeated(os.path.realpath(label) for label in labels):
+        for label in _twice(labels):
             problems.append(f"{section}: the label {label} is listed for more than one image; give each its own.")
+        images = {_file(entry["image"]) for entry in entries}
+        for label in labels:
+            if _file(label) in images:
+                problems.append(f"{section}: the label {label} is an image of the list; give the file of its label.")
     for first, second in _apart(sections):
         shared = sorted(ids[first] & ids[second])
         if shared:
@@ -76,6 +81,13 @@ def _file(path: str | os.PathLike) -> Any:
     return state.st_dev, state.st_ino
 
 
+def _twice(paths: Iterable[str | os.PathLike]) -> list[str | os.PathLike]:
+    """The files that are listed more than once, under whatever names, each by the first of them."""
+    files = [(_file(path), path) for path in paths]
+    first = dict(reversed(files))
+    return [first[file] for file in _repeated(file for file, _ in files)]
+
+
 def _apart(sections: Iterable[str]) -> Iterator[tuple[str, str]]:
     names = list(sections)
     for i, first in enumerate(names):
@@ -85,13 +97,14 @@ def _apart(sections: Iterable[str]) -> Iterator[tuple[str, str]]:
                 yield first, second
 
 
-def _repeated(names: Iterable[str]) -> list[str]:
+def _repeated(names: Iterable[Any]) -> list[Any]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _patient(entry: dict[str, Any]) -> str:
     patient = entry.get("patient")
-    return name_of(entry) if patient is None or patient == "" else str(patient)
+    name = name_of(entry) if patient is None or patient == "" else str(patient)
+    return unicodedata.normalize("NFC", name).strip()  # one name may be written with composed or with single accents
 
 
 def name_of(entry: dict[str, Any]) -> str:

@@ -331,9 +331,10 @@ def test_duplicate_case_ids(make):
     assert 'training: the case id x occurs more than once; give each of these cases a different "case"' in message
 
 
-def test_duplicate_images(make, tmp_path):
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_duplicate_images(make, tmp_path, link):
     entry = make()
-    os.symlink(entry["image"], tmp_path / "link.nii.gz")
+    link(entry["image"], tmp_path / "link.nii.gz")
     message = problems({"training": [entry, entry | {"case": "b", "image": str(tmp_path / "link.nii.gz")}]})
     assert re.search(r"training: the image .*/a.nii.gz is listed more than once", message)
 
@@ -342,6 +343,15 @@ def test_a_label_of_two_images(make):
     first, second = make("a"), make("b")
     message = problems({"training": [first, second | {"label": first["label"]}]})
     assert re.search(r"training: the label .* is listed for more than one image; give each its own", message)
+
+
+@pytest.mark.parametrize("whose", [0, 1])
+def test_a_label_that_is_an_image(make, whose):
+    entries = [make("a"), make("b")]
+    message = problems({"training": [{**entries[0], "label": entries[whose]["image"]}, entries[1]]})
+    assert (
+        f"training: the label {entries[whose]['image']} is an image of the list; give the file of its label" in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -359,9 +369,10 @@ def test_a_case_in_two_splits(make, pair):
     assert f"{pair[0]} and {pair[1]} share a; keep each case" in problems({pair[0]: [entry], pair[1]: [entry]})
 
 
-def test_a_patient_in_two_splits(make):
-    sections = {"training": [make("a", patient="p1")], "test": [make("b", patient="p1")]}
-    assert "training and test share p1; keep each" in problems(sections)
+@pytest.mark.parametrize(("one", "other"), [("p1", "p1"), ("p1", "p1 "), ("\u00e4", "a\u0308")])
+def test_a_patient_in_two_splits(make, one, other):
+    sections = {"training": [make("a", patient=one)], "test": [make("b", patient=other)]}
+    assert f"training and test share {one}; keep each" in problems(sections)
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link, None])
