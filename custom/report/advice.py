@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,14 +51,17 @@ def _names(names: Sequence[str]) -> str:
 def too_short(dice: Curve, loss: Curve = (), max_epochs: int | None = None) -> str | None:
     """The training ends where it still gets better, so that whatever else the report finds may be due to that.
 
-    With three validations or more the Dice decides, else the loss.
+    With three validations or more the Dice decides, else the loss, if it has enough points for a trend.
 
     Args:
         dice: mean validation Dice over the epochs.
         loss: loss on the labeled slices over the iterations.
         max_epochs: length of the training, where it is known.
     """
-    reason = _still_rising(dice) if len(dice) >= 3 else _few_iterations(loss) or _still_falling(loss)
+    if len(dice) < 3 and 0 < len(loss) < TREND:
+        # no length is proposed, since twice a trial is a trial
+        return f"Train longer before anything else: it ended after about {loss[-1][0]} iterations, which is a trial."
+    reason = _still_rising(dice) if len(dice) >= 3 else _still_falling(loss)
     if reason is None:
         return None
     longer = f", for instance with --max_epochs {2 * max_epochs}" if max_epochs else ""
@@ -72,11 +76,6 @@ def _still_rising(dice: Curve) -> str | None:
     if rise < RISE or values[-1] < max(value for _, value in dice) - RISE:
         return None
     return f"the validation Dice still rises (by {rise:.3f} since epoch {int(steps[0])})"
-
-
-def _few_iterations(loss: Curve) -> str | None:
-    """A loss of too few points for a trend."""
-    return f"it ended after about {loss[-1][0]} iterations" if 0 < len(loss) < TREND else None
 
 
 def _still_falling(loss: Curve) -> str | None:
@@ -128,23 +127,27 @@ def never_found(scores: Scores) -> str | None:
     if not names:
         return None
     return (
-        f"No pixel of {', '.join(names)} was predicted in any case: label more cases in which it is large, train "
-        "longer, or lower --spacing if it is small and raise --slice_size if it is far from the center."
+        f"No pixel of {', '.join(names)} was predicted in any case: train longer, or label more cases that show "
+        f"{'this class' if len(names) == 1 else 'these classes'} well; lower --spacing for what is small, and raise "
+        "--slice_size for what is far from the center."
     )
 
 
 def weak_classes(scores: Scores) -> str | None:
     """Classes that are found, but badly."""
-    weak = {}
-    for name in scores.class_names:
-        values = scores.values("dice", name)
-        values = values[np.isfinite(values)]
-        if values.size and scores.values("volume_ml_prediction", name).any() and values.mean() < WEAK:
-            weak[name] = values.mean()
+    found = [name for name in scores.class_names if scores.values("volume_ml_prediction", name).any()]
+    weak = {name: dice for name in found if (dice := _mean_dice(scores, name)) < WEAK}
     if not weak:
         return None
     listed = _names([f"{name} ({weak[name]:.2f})" for name in sorted(weak, key=weak.get)])
     return f"Label cases that show these classes well: {listed}; their mean Dice is below {WEAK}."
+
+
+def _mean_dice(scores: Scores, name: str) -> float:
+    """Mean Dice of a class over the cases that have it or in which it was found; NaN where there are none."""
+    values = scores.values("dice", name)
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if values.size else math.nan
 
 
 def unusual_cases(scores: Scores) -> str | None:
@@ -173,11 +176,11 @@ def few_cases(scores: Scores) -> str | None:
 
 
 def biased_volumes(scores: Scores) -> str | None:
-    """Classes that are too large or too small in general."""
+    """Classes that are too large or too small in general, though they are found."""
     found = []
     for name in scores.class_names:
         volumes, truth = scores.volumes(name), scores.values("volume_ml_truth", name)
-        if not scores.values("volume_ml_prediction", name).any():  # which is worse than a bias
+        if not _mean_dice(scores, name) >= WEAK:  # which is worse than a bias
             continue
         if not volumes.is_biased or abs(volumes.bias) < VOLUME_BIAS * truth[truth > 0].mean():
             continue

@@ -24,6 +24,7 @@ __all__ = ["bland_altman_figure", "dice_figure", "loss_figure", "places_figure"]
 WIDTH = 9.6  # inches, of the report's column
 INK, SOFT, GRID = "#1d2733", "#8b97a3", "#e3e8ed"
 COLUMNS = 3
+ABOVE = 0.08  # fraction of the height of a panel that is free above a curve
 SMOOTHED = 40  # parts of a curve that its line averages over
 STYLE = {
     "font.size": 9,
@@ -80,7 +81,7 @@ def loss_figure(losses: Mapping[str, Curve]) -> str:
             axes.set(
                 title=plain(name.replace("_", " ")),
                 xlabel="epoch" if name in EPOCHWISE else "iteration",
-                ylim=(min(0, values.min()), None),
+                ylim=(min(0, values.min()), max(0, values.max()) + ABOVE * np.ptp([0, *values])),
             )
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(4))

@@ -111,6 +111,7 @@ def _content(folder: Path, records: Mapping[str, Record]) -> dict[str, Any]:
         "selection": selection[:MOST_RANKED],
         "ranked": len(selection),
         "registrations": registrations,
+        "folders": list(dict.fromkeys(filter(None, (row.get("folder") for r in records.values() for row in r.data)))),
         "most_refused": MOST_REFUSED,
         "most_cases": MOST_CASES,
         "steps": _next_steps(records, scores, places, curves.get("training", {}), selection),

@@ -76,8 +76,7 @@ def remember(folder: str | Path, record: Record) -> dict[str, Record]:
     """Store the record of a workflow next to those of earlier ones.
 
     It replaces the earlier record of the same workflow, and removes those whose results it makes obsolete: the network
-        of
-    a new training has not been scored yet.
+    of a new training has not been scored yet.
 
     Args:
         folder: of the results.
@@ -144,8 +143,9 @@ def data_facts(sections: Mapping[str, Sequence[Case] | None]) -> list[dict[str, 
         sections: name to cases; those that are empty or None have no row.
 
     Returns:
-        For each "section", "cases" and "patients" (ids), and the smallest and largest of "shape" (voxels) and
-        "spacing" (mm) along each axis, as [[x, x], [y, y], [z, z]]; without these two where no image can be read.
+        For each "section", "cases" and "patients" (ids), the "folder" that holds all images, and the smallest and
+        largest of "shape" (voxels) and "spacing" (mm) along each axis, as [[x, x], [y, y], [z, z]]; without these two
+        where no image can be read.
     """
     rows = []
     for name, cases in sections.items():
@@ -155,6 +155,7 @@ def data_facts(sections: Mapping[str, Sequence[Case] | None]) -> list[dict[str, 
             "section": name,
             "cases": [str(case.get("case", case["image"])) for case in cases],
             "patients": sorted({str(case.get("patient", case.get("case", case["image"]))) for case in cases}),
+            "folder": _common_folder([case["image"] for case in cases]),
         }
         facts = [found for case in cases if (found := file_facts(case["image"])).affine is not None]
         if facts:
@@ -162,6 +163,14 @@ def data_facts(sections: Mapping[str, Sequence[Case] | None]) -> list[dict[str, 
             row["spacing"] = _ranges([np.linalg.norm(found.affine[:3, :3], axis=0) for found in facts])
         rows.append(row)
     return rows
+
+
+def _common_folder(images: Sequence[str | Path]) -> str | None:
+    """The deepest folder that holds all images; None where there is none, as on two drives of Windows."""
+    try:
+        return os.path.commonpath([Path(image).absolute().parent for image in images])
+    except ValueError:
+        return None
 
 
 def _ranges(values: Sequence[Sequence[float]]) -> list[list[float]]:

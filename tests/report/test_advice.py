@@ -36,10 +36,7 @@ def test_without_validation_a_falling_loss_asks_for_more_epochs():
     assert advice.too_short([], decaying(5), 10) is None  # it has settled
     assert advice.too_short([], decaying(20, noise=1.0), 10) is None  # the fall is within the noise
     short = advice.too_short([], decaying(20)[:7], 10)
-    assert (
-        short
-        == "Train longer before anything else, for instance with --max_epochs 20: it ended after about 6 iterations."
-    )
+    assert short == "Train longer before anything else: it ended after about 6 iterations, which is a trial."
     assert advice.too_short([], [], 10) is None  # no curve was written
     assert advice.too_short([(1, 0.8), (2, 0.8), (3, 0.8)], decaying(20), 10) is None  # the Dice decides
 
@@ -63,6 +60,9 @@ def test_a_class_without_a_pixel_is_named_once(tmp_path):
     assert advice.never_found(found).startswith("No pixel of RV was predicted in any case")
     assert advice.weak_classes(found) is None  # of RV the other sentence speaks
     assert advice.biased_volumes(found) is None
+    rows = [case(n, {"RV": (0, 5, 0), "LV": (0, 5, 0)}) for n in "ab"]
+    sentence = advice.never_found(write_scores(tmp_path, rows, ["RV", "LV"]))
+    assert "RV, LV" in sentence and "these classes" in sentence
 
 
 def test_weak_classes_are_named_the_weakest_first(tmp_path, scores):
@@ -87,6 +87,7 @@ def test_a_bias_of_volumes_is_one_beyond_chance_and_of_a_size_that_matters(score
     assert "LV (-20.0 ml, -20 %)" in advice.biased_volumes(scores(*[(0.9, 100, 80 + k) for k in (-1, 0, 1)]))
     assert advice.biased_volumes(scores(*[(0.9, 100, 99 + k / 10) for k in (-1, 0, 1)])) is None  # 1 %
     assert advice.biased_volumes(scores((0.9, 100, 40), (0.9, 100, 170), (0.9, 100, 85))) is None  # scatter
+    assert advice.biased_volumes(scores(*[(0.1, 100, 80 + k) for k in (-1, 0, 1)])) is None  # the class is not found
 
 
 @pytest.mark.parametrize(("errors", "word"), [((-12, -11, -10), "low"), ((9, 10, 11), "high"), ((-9, 0, 10), None)])

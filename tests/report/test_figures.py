@@ -58,6 +58,7 @@ def test_each_term_of_the_loss_has_its_panel(drawn):
         ("embedding spread", "epoch"),
     ]
     assert [axes.get_ylim()[0] for axes in drawn[0].axes] == [0, -0.5]
+    assert all(axes.get_ylim()[1] > axes.lines[0].get_ydata().max() for axes in drawn[0].axes)  # nothing is cut
 
 
 def test_the_running_mean_is_over_as_many_values_on_both_sides():

@@ -56,7 +56,7 @@ def titles(text: str) -> list[str]:
 
 
 def record(workflow: str, class_names=("LV",), **more) -> Record:
-    section = {"section": "labeled", "cases": ["a"], "patients": ["a"]}
+    section = {"section": "labeled", "cases": ["a"], "patients": ["a"], "folder": "/data/<hearts>"}
     return Record(workflow, "coral_acdc", list(class_names), data=[section], machine=MACHINE, warnings=[], **more)
 
 
@@ -98,6 +98,7 @@ def test_everything_that_an_evaluation_leaves_has_its_place(tmp_path):
         "Settings",
     ]
     assert text.count("data:image/png") == 1 and text.count("data:image/svg") == 4
+    assert text.count("Images: /data/&lt;hearts&gt;") == 1
     assert "Left out: &lt;scan&gt;.nii.gz" in text and "the organ was not found" in text
     assert "<code>--max_epochs</code> 8" in text and "Annotate these patients next: p7" in text
     assert "bias −10.0 percentage points" in text  # noqa: RUF001, a minus sign

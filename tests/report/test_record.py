@@ -53,8 +53,10 @@ def test_facts_of_the_data_are_counts_and_ranges(phantom):
     assert row["section"] == "training" and len(row["cases"]) == len(found) == 2 * len(row["patients"])
     assert all(0 < low <= high for name in ("shape", "spacing") for low, high in row[name])
     json.dumps(row)
+    assert Path(row["folder"]).resolve() == Path(phantom).resolve()
     (broken,) = data_facts({"training": [{"image": "/nowhere.nii.gz"}]})
     assert broken["cases"] == ["/nowhere.nii.gz"] and "shape" not in broken
+    assert broken["folder"] == str(Path("/").absolute())
 
 
 def test_facts_of_the_machine_are_there_on_a_cpu():
