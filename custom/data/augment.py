@@ -69,7 +69,9 @@ class SpatialAugment:
         self.crop = None if crop is None else tuple(crop)
         self.shift = shift
 
-    def __call__(self, images: Tensor, labels: Tensor | None, generator: torch.Generator, rank=0, world=1):
+    def __call__(
+        self, images: Tensor, labels: Tensor | None, generator: torch.Generator, rank: int = 0, world: int = 1
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Augment the part of a batch of one process; crops are around the centers of the slices.
 
         The random numbers are drawn for the global batch, so that the result does not depend on the number of

@@ -37,11 +37,8 @@ class ContrastiveTrainer(SliceTrainer):
         images = batchdata[CommonKeys.IMAGE].to(device, non_blocking=True)
         positions, slices = (batchdata[key].to(device, non_blocking=True).repeat(2) for key in ("position", "slice"))
         views = torch.cat([engine.augmented(images, view=0), engine.augmented(images, view=1)])
-        engine.network.train()
         engine.optimizer.zero_grad()
-        with engine.autocast():
-            embeddings = engine.inferer(views, engine.network)
-        embeddings = gather_batch(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
+        embeddings = gather_batch(engine.predicted(views))
         positions, slices = gather_batch(positions), gather_batch(slices)
         axis = unwrapped(engine.network).axis
         terms = engine.loss_function.terms(embeddings, positions, slices, axis)

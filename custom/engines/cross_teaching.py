@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from custom import flag
 from custom.data.annotation import UNKNOWN
 from custom.engines.agreement import LabelChoice
-from custom.engines.schedule import Schedule
 from custom.engines.two_streams import TwoStreamTrainer
+from custom.losses.base import at_least_float32
 from custom.losses.cross_teaching import (
     PseudoLabels,
     contrast_classes,
@@ -27,65 +27,13 @@ from custom.losses.cross_teaching import (
     propagated_label_loss,
     student_contrast_loss,
     supervised_loss,
-    weighted_sum,
 )
 from custom.losses.known import loss_of_known, marginal_logits
 from custom.networks.projected import ProjectedNetwork
 from custom.samplers.registered import RegisteredPositives
-from custom.utils.distributed import average_gradients
 from custom.utils.errors import SettingError
 
-__all__ = ["TERMS", "CrossTeachingTrainer", "check_terms", "check_unused", "uses_positives", "uses_registration"]
-
-TERMS = ("supervised", "cross_teaching", "contrast", "propagation")
-
-
-def check_terms(
-    *, anchors: int, negatives: int | None, extra_weight: float, confidence: float, **weights: float
-) -> None:
-    """Check the settings of the terms of the loss before the work begins.
-
-    Args:
-        anchors, negatives: of :class:`custom.losses.PixelContrastLoss`.
-        extra_weight: of the same loss.
-        confidence: of :class:`CrossTeachingTrainer`.
-        **weights: of the terms, by their keys.
-
-    Raises:
-        SettingError: a setting is out of its range.
-    """
-    ranges = {
-        "anchors": (
-            anchors,
-            anchors >= 1,
-            "1 or more pixels of each class; --contrast_weight 0 switches the contrast off",
-        ),
-        "negatives": (negatives, negatives is None or negatives >= 2, "2 or more, since an anchor is not its own key"),
-        "extra_weight": (
-            extra_weight,
-            0 < extra_weight <= 1,
-            "more than 0 and at most 1; --registered_positives false switches them off",
-        ),
-        "confidence": (confidence, 0 <= confidence <= 1, "a probability, 0 to 1"),
-        **{name: (weight, weight >= 0, "0 to leave that term out, or more") for name, weight in weights.items()},
-    }
-    for name, (value, fits, remedy) in ranges.items():
-        if not fits:
-            raise SettingError(f"{name}: {value} is out of its range; give {remedy}.")
-
-
-def check_unused(overlay: str, settings: Mapping[str, float]) -> None:
-    """Refuse settings of the default training that an overlay does not use.
-
-    Args:
-        overlay: file name, for the message.
-        settings: by name; all must be 0, their value in the overlay.
-
-    Raises:
-        SettingError: one of them is not 0.
-    """
-    if given := [name for name, value in settings.items() if value]:
-        raise SettingError(f"{', '.join(given)}: the training of {overlay} does not use it; leave it out.")
+__all__ = ["CrossTeachingTrainer", "uses_positives", "uses_registration"]
 
 
 def uses_positives(registered_positives: bool | str, contrast_weight: float) -> bool:
@@ -112,12 +60,11 @@ class CrossTeachingTrainer(TwoStreamTrainer):
       with features at registered points of other volumes as further positives (REPS);
     - "propagation": on unlabeled slices, with propagated labels (RSL).
 
-    A term whose weight is 0 is not computed. With several processes the batch norms of the students, if any, must be
-    global, see :func:`custom.networks.synchronize`.
+    With several processes the batch norms of the students, if any, must be global, see
+    :func:`custom.networks.synchronize`.
 
     Args:
         transformer: the second student, which shares the last layers of the projectors with the first one, ``network``.
-        weights: name of each term to its weight, a number or a :class:`Schedule`.
         teaching_loss: of "cross_teaching", a function of logits (n, C, H, W) and labels (n, 1, H, W).
         propagation_loss: of "propagation", the same.
         contrast_loss: of the features of one tap, see :class:`custom.losses.PixelContrastLoss`.
@@ -133,8 +80,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         **arguments: those of :class:`TwoStreamTrainer`, all by name.
 
     Raises:
-        SettingError: a term is unknown or missing, ``confidence`` is not a probability, or the students do not
-            share the space of their projections.
+        SettingError: ``confidence`` is not a probability, or the students do not share the space of their projections.
 
     Source:
         CCT-R (https://arxiv.org/abs/2409.10422); cross teaching: Luo et al., MIDL 2022.
@@ -142,15 +88,16 @@ class CrossTeachingTrainer(TwoStreamTrainer):
 
     SETTINGS: ClassVar[tuple[str, ...]] = (
         *TwoStreamTrainer.SETTINGS,
-        *("labeled_per_batch", "weights", "confidence", "labeled_contrast", "select_by_agreement"),
+        *("confidence", "labeled_contrast", "select_by_agreement"),
         *("teaching_loss", "propagation_loss", "contrast_loss"),
     )
+    TERMS: ClassVar[tuple[str, ...]] = ("supervised", "cross_teaching", "contrast", "propagation")
+    UNLABELED_TERMS: ClassVar[tuple[str, ...]] = ("cross_teaching", "propagation")
 
     def __init__(
         self,
         *,
         transformer: ProjectedNetwork,
-        weights: Mapping[str, float | Schedule],
         teaching_loss: nn.Module,
         propagation_loss: nn.Module,
         contrast_loss: nn.Module,
@@ -162,14 +109,10 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         select_by_agreement: bool = False,
         **arguments: Any,
     ) -> None:
-        if unknown := sorted(set(weights) ^ set(TERMS)):
-            raise SettingError(f"weights: {', '.join(unknown)} are unknown or missing; give {', '.join(TERMS)}.")
         if not 0 <= confidence <= 1:
             raise SettingError(f"confidence: {confidence} is not a probability; give 0 to 1.")
         self.transformer = transformer
-        self.weights = {n: w if isinstance(w, Schedule) else Schedule(float(w)) for n, w in weights.items()}
-        self.teaching_loss, self.propagation_loss = teaching_loss, propagation_loss
-        self.contrast_loss = contrast_loss
+        self.teaching_loss, self.propagation_loss, self.contrast_loss = teaching_loss, propagation_loss, contrast_loss
         self.confidence, self.labeled_contrast = confidence, labeled_contrast
         self.positives, self.registered_tap, self.unaugmented = positives, registered_tap, unaugmented
         self.select_by_agreement = select_by_agreement
@@ -198,7 +141,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         """
         images, labels, places = engine.prepared(batchdata)
         labels, annotated = engine.gathered(labels), engine.annotated_in(places[0])
-        weights = engine.term_weights(nothing_unlabeled=len(labels) == engine.labeled_per_batch)
+        weights = engine.term_weights(len(images))
         engine.optimizer.zero_grad()
         logits, features = engine.predict(images)
         taught = [hard_pseudo_labels(values) for values in reversed(logits)]  # for each student, by the other one
@@ -216,17 +159,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
             "contrast": lambda: engine.contrast(features, labels[:, 0], taught, places, drawn),
             "propagation": lambda: propagated_label_loss(registered, labels[count:], engine.propagation_loss),
         }
-        terms = {name: term() for name, term in terms.items() if weights[name]}
-        loss = weighted_sum(terms, weights)
-        loss.backward()
-        average_gradients(p for group in engine.optimizer.param_groups for p in group["params"])
-        engine.optimizer.step()
-        return {CommonKeys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
-
-    def term_weights(self, nothing_unlabeled: bool = False) -> dict[str, float]:
-        """The weight of each term in this iteration; 0 for those of unlabeled slices where there are none."""
-        weights = {name: schedule(self.state.iteration) for name, schedule in self.weights.items()}
-        return weights | ({"cross_teaching": 0.0, "propagation": 0.0} if nothing_unlabeled else {})
+        return engine.descend(terms, weights)
 
     def predict(self, images: Tensor) -> tuple[list[Tensor], tuple[dict[str, Tensor], ...]]:
         """Run both students on this process's part of the batch.
@@ -241,15 +174,13 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         students = (self.network.train(), self.transformer.train())
         with self.autocast():
             logits, features = zip(*(self.inferer(images, student) for student in students), strict=True)
-        return [
-            self.gathered(values.to(torch.promote_types(values.dtype, torch.float32))) for values in logits
-        ], features
+        return [self.gathered(values.to(at_least_float32(values.dtype))) for values in logits], features
 
     def annotated_in(self, slices: Tensor) -> Tensor | None:
         """The classes that are annotated in the label maps, or in the selected ones, of the global batch."""
         if self.annotated is None or self.label_choice is None or self.annotated.shape[1] == 1:
             return super().annotated_in(slices)
-        return self.gathered(self.label_choice(self.annotated[slices.cpu()].to(slices), slices)).bool()
+        return self.gathered(self.label_choice(self.annotated[slices].long(), slices)).bool()
 
     def chosen_labels(self, labels: Tensor, slices: Tensor) -> Tensor:
         """With ``select_by_agreement`` the label map (n, 1, H, W) that was selected for each slice's volume."""

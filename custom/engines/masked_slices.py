@@ -91,16 +91,13 @@ class MaskedSliceTrainer(SliceTrainer):
         # drawn for the global batch, as the augmentation is
         drawn = random_patches(len(images) * world, *images.shape[2:], engine.patch, engine.masked_share, generator)
         hidden = drawn[rank * len(images) :][: len(images)].to(images.device)
-        engine.network.train()
         engine.optimizer.zero_grad()
-        with engine.autocast():
-            predicted = engine.inferer(torch.where(hidden, images.mean((2, 3), keepdim=True), images), engine.network)
+        predicted = engine.predicted(torch.where(hidden, images.mean((2, 3), keepdim=True), images))
         if predicted.shape != images.shape:
             raise SettingError(
                 f"slice_size: the network returns {[*predicted.shape[2:]]} pixels for slices of {[*images.shape[2:]]}; "
                 "give a height and width that are multiples of 16."
             )
-        predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
         # of the global batch, since patches at a border may be cut
         count = sum_over_processes(hidden.sum()) / world
         loss = (engine.loss_function(predicted, images) * hidden).sum() / count

@@ -8,21 +8,18 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from custom.data.annotation import UNKNOWN
 from custom.data.intensity import IntensityAugment, random_boxes
-from custom.data.slices import UNKNOWN
-from custom.engines.schedule import Schedule
 from custom.engines.two_streams import TwoStreamTrainer
+from custom.losses.base import at_least_float32
 from custom.losses.known import known_dice_cross_entropy, marginal_logits
 from custom.losses.pseudo_labels import confident_decisions, vote_shares
-from custom.utils.distributed import average_gradients, process_count
+from custom.utils.distributed import process_count
 from custom.utils.errors import SettingError
 
-__all__ = ["MEAN_TEACHER_TERMS", "MeanTeacherTrainer"]
-
-MEAN_TEACHER_TERMS = ("supervised", "propagation", "consistency")
+__all__ = ["MeanTeacherTrainer"]
 
 
 class MeanTeacherTrainer(TwoStreamTrainer):
@@ -42,11 +39,9 @@ class MeanTeacherTrainer(TwoStreamTrainer):
 
     All three are half cross-entropy and half Dice, see :func:`custom.losses.known_dice_cross_entropy`. Each slice is
     augmented spatially once; for the first two terms slices have mild changes of intensity.
-    A term whose weight is 0 is not computed.
 
     Args:
         teacher: the averaged network in evaluation mode, which an ``EMAHandler`` of Ignite among the handlers updates.
-        weights: name of each term to its weight, a number or a :class:`Schedule`.
         intensity: changes of intensity.
         strong_factor: factor of their strength for the consistency term.
         cut_mix: probability of a box from another slice.
@@ -56,7 +51,7 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         **arguments: those of :class:`TwoStreamTrainer`, all by name.
 
     Raises:
-        SettingError: a term is unknown or missing, or a number is out of its range.
+        SettingError: a number is out of its range.
 
     Source:
         Tarvainen & Valpola, Mean teachers, NeurIPS 2017; Yang et al., UniMatch, CVPR 2023 (strong view, CutMix,
@@ -66,15 +61,15 @@ class MeanTeacherTrainer(TwoStreamTrainer):
 
     SETTINGS: ClassVar[tuple[str, ...]] = (
         *TwoStreamTrainer.SETTINGS,
-        *("labeled_per_batch", "weights", "intensity", "strong_factor", "cut_mix", "confidence"),
-        *("squared_dice", "gradient_norm"),
+        *("intensity", "strong_factor", "cut_mix", "confidence", "squared_dice", "gradient_norm"),
     )
+    TERMS: ClassVar[tuple[str, ...]] = ("supervised", "propagation", "consistency")
+    UNLABELED_TERMS: ClassVar[tuple[str, ...]] = ("propagation", "consistency")
 
     def __init__(
         self,
         *,
         teacher: nn.Module,
-        weights: Mapping[str, float | Schedule],
         intensity: IntensityAugment,
         strong_factor: float = 1.5,
         cut_mix: float = 0.5,
@@ -83,22 +78,17 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         gradient_norm: float = 5.0,
         **arguments: Any,
     ) -> None:
-        if unknown := sorted(set(weights) ^ set(MEAN_TEACHER_TERMS)):
-            raise SettingError(
-                f"weights: {', '.join(unknown)} are unknown or missing; give {', '.join(MEAN_TEACHER_TERMS)}."
-            )
         for name, probability in {"cut_mix": cut_mix, "confidence": confidence}.items():
             if not 0 <= probability <= 1:
                 raise SettingError(f"{name}: {probability} is not a probability; give 0 to 1.")
-        if strong_factor < 0 or gradient_norm <= 0:
-            raise SettingError(
-                f"strong_factor {strong_factor} must be 0 or more, and gradient_norm {gradient_norm} more than 0."
-            )
+        if strong_factor < 0:
+            raise SettingError(f"strong_factor: {strong_factor} is negative; give 0 or more.")
+        if gradient_norm <= 0:
+            raise SettingError(f"gradient_norm: {gradient_norm} would stop the training; give more than 0.")
         self.teacher = teacher
-        self.weights = {n: w if isinstance(w, Schedule) else Schedule(float(w)) for n, w in weights.items()}
         self.intensity, self.strong_factor, self.cut_mix = intensity, strong_factor, cut_mix
-        self.confidence, self.squared_dice, self.gradient_norm = confidence, squared_dice, gradient_norm
-        super().__init__(**arguments)
+        self.confidence, self.squared_dice = confidence, squared_dice
+        super().__init__(gradient_norm=gradient_norm, **arguments)
 
     def _iteration(self, engine: MeanTeacherTrainer, batchdata: dict) -> dict[str, Tensor]:
         """One step.
@@ -113,19 +103,13 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         """
         labeled, unlabeled = slice(engine.labeled_per_batch), slice(engine.labeled_per_batch, None)
         images, labels, (slices, _) = engine.prepared(batchdata)
-        weights = {name: schedule(engine.state.iteration) for name, schedule in engine.weights.items()}
-        if len(images) * process_count() == engine.labeled_per_batch:  # nothing is unlabeled
-            weights |= {"propagation": 0.0, "consistency": 0.0}
+        weights = engine.term_weights(len(images))
         with torch.no_grad():
             # without propagated labels, unlabeled slices are needed in their strong view alone
             taught = images if weights["propagation"] else images[: engine.labeled_per_batch // process_count()]
             views, lesson, confident = engine.views(images, len(taught), bool(weights["consistency"]))
-        engine.network.train()
         engine.optimizer.zero_grad()
-        with engine.autocast():
-            logits = engine.inferer(torch.cat(views), engine.network)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        mild, strong = logits.tensor_split([len(taught)])
+        mild, strong = engine.predicted(torch.cat(views)).tensor_split([len(taught)])
         mild = engine.gathered(mild)  # (N, C, H, W), labeled slices first
         annotated = engine.annotated_in(slices[: len(taught)])
         target, known = vote_shares(engine.gathered(labels[: len(taught)]), mild.shape[1], UNKNOWN, annotated)
@@ -141,14 +125,7 @@ class MeanTeacherTrainer(TwoStreamTrainer):
             "propagation": lambda: loss_of(mild[unlabeled], target[unlabeled], known[unlabeled]),
             "consistency": lambda: loss_of(engine.gathered(strong, labeled=0), lesson.to(mild.dtype), confident),
         }
-        terms = {name: term() for name, term in terms.items() if weights[name]}
-        loss = sum(weights[name] * term for name, term in terms.items())
-        loss.backward()
-        parameters = [p for group in engine.optimizer.param_groups for p in group["params"]]
-        average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, engine.gradient_norm)
-        engine.optimizer.step()
-        return {CommonKeys.LOSS: loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+        return engine.descend(terms, weights)
 
     def views(
         self, images: Tensor, taught: int, consistency: bool
@@ -175,7 +152,7 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         strong = self.changed(weak, self.intensity.draw(count, *size, generator, self.strong_factor), 0)
         with self.autocast():
             probabilities = self.teacher(weak).softmax(dim=1)
-        probabilities = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
+        probabilities = probabilities.to(at_least_float32(probabilities.dtype))
         box = random_boxes(count, *size, generator, self.cut_mix).to(images.device)
         # the box comes from the previous unlabeled slice of the global batch; with a single one it changes nothing
         strong, probabilities = (

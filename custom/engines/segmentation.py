@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from monai.utils import CommonKeys
 from torch import Tensor
 
@@ -60,13 +59,9 @@ class SegmentationTrainer(SliceTrainer):
         images, labels = engine.augmented(images, labels)
         if engine.intensity is not None:
             images = engine.intensity(images, *engine._draw(view=1))
-        engine.network.train()
         engine.optimizer.zero_grad()
-        with engine.autocast():
-            logits = engine.inferer(images, engine.network)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         # Dice is not a mean over slices, so that it needs those of all processes
-        logits, labels = gather_batch(logits), gather_batch(labels)
+        logits, labels = gather_batch(engine.predicted(images)), gather_batch(labels)
         annotated = None
         if engine.annotated is not None:
             annotated = gather_batch(engine.annotated[batchdata["slice"], 0].to(device))

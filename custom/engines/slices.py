@@ -17,6 +17,7 @@ from torch import nn
 
 from custom import flag
 from custom.data.augment import SpatialAugment, iteration_generator
+from custom.losses.base import at_least_float32
 from custom.utils.distributed import process_count, process_rank
 from custom.utils.errors import SettingError
 from custom.utils.log import logger
@@ -60,8 +61,8 @@ class SliceTrainer(SupervisedTrainer):
         train_data_loader: batches of slices; its ``batch_sampler`` has ``set_epoch``.
         network: trained in place.
         optimizer: of its parameters.
-        loss_function: of the method.
         augment: spatial augmentation of a batch on the device.
+        loss_function: of the method; None for a method that has its loss in itself.
         seed: of all random numbers.
         mixed_precision: bfloat16 autocast, true or false, also as text; parameters and loss stay in float32.
         inferer: calls the network; None for MONAI's SimpleInferer.
@@ -86,8 +87,8 @@ class SliceTrainer(SupervisedTrainer):
         train_data_loader: DataLoader,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loss_function: nn.Module,
         augment: SpatialAugment,
+        loss_function: nn.Module | None = None,
         seed: int = 0,
         mixed_precision: bool | str = False,
         inferer: Inferer | None = None,
@@ -128,7 +129,16 @@ class SliceTrainer(SupervisedTrainer):
         """Context of the forward pass."""
         return torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.mixed_precision)
 
-    def augmented(self, images: torch.Tensor, labels: torch.Tensor | None = None, view: int = 0):
+    def predicted(self, images: torch.Tensor) -> torch.Tensor:
+        """The output of the network in training mode for images (n, 1, H, W), in float32 at least."""
+        self.network.train()
+        with self.autocast():
+            output = self.inferer(images, self.network)
+        return output.to(at_least_float32(output.dtype))
+
+    def augmented(
+        self, images: torch.Tensor, labels: torch.Tensor | None = None, view: int = 0
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Augment the part of this process of the batch; ``view`` distinguishes several draws in an iteration."""
         return self.augment(images, labels, *self._draw(view))
 

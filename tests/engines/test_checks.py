@@ -62,8 +62,15 @@ def test_the_unlabeled_images_are_read_where_they_are_used(data, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"anchors": 0}, "anchors: 0 is out of its range"),
-        ({"weights": {"contrast_weight": -1.0}}, "contrast_weight: -1.0 is out of its range"),
+        ({"anchors": 0}, "anchors: 0 is out of its range; give .*--contrast_weight 0 switches the contrast off"),
+        ({"negatives": 1}, "negatives: 1 is out of its range; give 2 or more"),
+        ({"extra_weight": 0}, "extra_weight: 0 is out of its range; .*--registered_positives false switches them off"),
+        ({"extra_weight": 1.1}, "extra_weight: 1.1 is out of its range; give more than 0 and at most 1"),
+        ({"confidence": 1.5}, "confidence: 1.5 is out of its range; give a probability"),
+        (
+            {"weights": {"contrast_weight": -0.1}},
+            "contrast_weight: -0.1 is out of its range; give 0 to leave that term out",
+        ),
         ({"positive_volumes": 0}, "positive_volumes: 0; give at least 1"),
         ({"slice_distance": 0.0}, "slice_distance: 0.0 is not a distance in mm"),
         ({"unused": {"warped_share": 0.5}}, "warped_share: the training of cctr.json does not use it"),
@@ -73,5 +80,6 @@ def test_a_setting_of_cctr_that_cannot_be_is_named(change, message):
     fine = {"anchors": 250, "negatives": 64, "extra_weight": 0.5, "confidence": 0.8, "positive_volumes": 5}
     fine |= {"slice_distance": 2.5, "weights": {"contrast_weight": 0.001}, "unused": {"warped_share": 0.0}}
     check_cross_teaching(**fine)
+    check_cross_teaching(**{**fine, "negatives": None, "weights": {"contrast_weight": 0}})
     with pytest.raises(SettingError, match=message):
         check_cross_teaching(**{**fine, **change})

@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset
 from custom.data import SliceGeometry, SpatialAugment
 from custom.data.slices import UNKNOWN
 from custom.engines import CrossTeachingTrainer, Schedule
-from custom.engines.cross_teaching import check_terms, check_unused
 from custom.losses import KnownDiceCELoss, PixelContrastLoss
 from custom.networks import ProjectedNetwork, synchronize
 from custom.samplers import RegisteredPoints, TwoStreamBatchSampler, students_positives
@@ -432,27 +431,3 @@ def test_terms_are_checked():
     network = student()
     other_order = ProjectedNetwork(student().network, {"eighth": "upcat_4", "full": "upcat_1"}, share_head_with=network)
     assert trainer(network=network, transformer=other_order).transformer is other_order
-
-
-@pytest.mark.parametrize(
-    "key, value, remedy",
-    [
-        ("anchors", 0, "--contrast_weight 0 switches the contrast off"),
-        ("negatives", 1, "2 or more"),
-        ("extra_weight", 0, "--registered_positives false switches them off"),
-        ("extra_weight", 1.1, "more than 0 and at most 1"),
-        ("confidence", 1.5, "a probability"),
-        ("contrast_weight", -0.1, "0 to leave that term out, or more"),
-    ],
-)
-def test_terms_are_checked_by_the_names_of_their_keys(key, value, remedy):
-    fine = {"anchors": 1, "negatives": None, "extra_weight": 1, "confidence": 0, "contrast_weight": 0}
-    check_terms(**fine)
-    with pytest.raises(SettingError, match=f"{key}: {value} is out of its range; give .*{remedy}"):
-        check_terms(**{**fine, key: value})
-
-
-def test_settings_that_the_training_does_not_use_are_refused():
-    check_unused("cctr.json", {"consistency_weight": 0.0})
-    with pytest.raises(SettingError, match="consistency_weight: the training of cctr.json does not use it"):
-        check_unused("cctr.json", {"consistency_weight": 1.0, "warped_share": 0.0})

@@ -62,7 +62,6 @@ def trainer(data: Dataset | None = None, epochs: int = 1, **more) -> MeanTeacher
     return MeanTeacherTrainer(
         device=torch.device("cpu"),
         max_epochs=epochs,
-        loss_function=None,
         network=network,
         **settings | more,
     )
@@ -120,6 +119,21 @@ def test_the_terms_are_those_of_the_equations():
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-4), name
     assert found["loss"] == pytest.approx(sum(weights[name] * value for name, value in expected.items()), rel=1e-4)
+
+
+def test_the_facts_about_slices_are_looked_up_where_the_batch_is(monkeypatch):
+    """Numbers of slices that are copied from a GPU would make each iteration wait for the one before."""
+    data = Slices()
+    annotated = torch.ones(TOTAL, MAPS, CLASSES, dtype=torch.bool)
+    made = trainer(data, annotated=annotated, centers=torch.zeros(TOTAL, 2))
+
+    def refuse(tensor: torch.Tensor, *arguments) -> None:
+        raise AssertionError("copied from the device")
+
+    batch = batch_of(data)
+    monkeypatch.setattr(torch.Tensor, "cpu", refuse)
+    made.state.iteration = 1
+    assert set(made._iteration(made, batch)) == {"loss", "supervised"}
 
 
 def test_classes_that_are_not_annotated_in_a_slice_count_as_its_background():
@@ -266,7 +280,8 @@ def test_two_processes_give_the_terms_and_the_weights_of_one(tmp_path):
         ),
         ({"confidence": 1.5}, "confidence: 1.5 is not a probability"),
         ({"cut_mix": -0.1}, "cut_mix: -0.1 is not a probability"),
-        ({"gradient_norm": 0}, "gradient_norm 0 more than 0"),
+        ({"gradient_norm": 0}, "gradient_norm: 0 would stop the training; give more than 0"),
+        ({"strong_factor": -1}, "strong_factor: -1 is negative; give 0 or more"),
     ],
 )
 def test_settings_are_checked(settings, message):
