@@ -3,7 +3,7 @@
 """Ignite handlers: checkpoints, reports, figures and checks of a run."""
 
 from custom.handlers.averaging import AveragingWarmUp
-from custom.handlers.checkpoint import LoadWeights, ResumeCheckpoint, SaveWeights
+from custom.handlers.checkpoint import LoadWeights, SaveWeights
 from custom.handlers.class_dice import ClassDice
 from custom.handlers.collapse import CollapseError, CollapseGuard
 from custom.handlers.contents import file_contents
@@ -14,6 +14,7 @@ from custom.handlers.positives import PositivesReport
 from custom.handlers.progress import Progress
 from custom.handlers.ranking import UncertaintyRanking
 from custom.handlers.report import SegmentationReport, report_files
+from custom.handlers.resume import ResumeCheckpoint
 from custom.handlers.run_report import RunReport
 from custom.handlers.validation import Validation
 

@@ -1,10 +1,9 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints for resuming a run, and saving and loading of the weights of a network."""
+"""Saving and loading of the weights of a network, with what they were trained with and on."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,138 +15,16 @@ from monai.engines import Evaluator
 from torch import nn
 
 from custom.data.checks import case_id
-from custom.networks.weights import WeightsError, check_finite, load_weights, read_weights, unwrapped
+from custom.networks.weight_notes import HASHES, TRAINED_ON, file_hash, read_notes
+from custom.networks.weights import WeightsError, check_finite, load_weights, unwrapped
 from custom.registration.storage import content_hash
-from custom.utils.describe import describe, flat
 from custom.utils.distributed import process_rank
 from custom.utils.errors import keeps
-from custom.utils.files import lock, replacing, save_atomically, unlock
-from custom.utils.json_files import read_json
+from custom.utils.files import lock, replacing, unlock
 from custom.utils.log import logger
 from custom.utils.words import counted
 
-__all__ = ["LoadWeights", "ResumeCheckpoint", "SaveWeights"]
-
-# key in the file of settings next to the weights
-TRAINED_ON = "trained_on"
-LONG = 60  # characters of a value
-HASHES = "sha256"  # the key for the hashes of these and of the previous weights
-
-
-class ResumeCheckpoint:
-    """Save all that a run needs to continue at the end of epochs, and load it to resume the run.
-
-    Random states are not saved, since random numbers depend only on the seed and the epoch or iteration, see
-    :class:`custom.engines.SliceTrainer`. MONAI's CheckpointSaver does not keep the best score of earlier processes.
-
-    It must be the last handler of the trainer, because it saves what the others did at the end of an epoch, and it
-    loads when it is attached.
-
-    Args:
-        path: of the checkpoint.
-        objects: name to object with ``state_dict`` and ``load_state_dict``: networks, optimizer, scheduler, guards.
-        parameters: name to plain value; a run can continue only with the same values.
-        settings: the same for objects, which are compared by their attributes. The defaults of the optimizer and the
-            ``SETTINGS`` of the trainer are added.
-        resume: whether to load.
-        evaluator: whose best metric is saved, or None.
-        interval: epochs between checkpoints; the last epoch always has one.
-
-    Raises:
-        WeightsError: when it is attached, if the checkpoint belongs to another run.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        objects: Mapping[str, Any],
-        settings: Mapping[str, Any],
-        resume: bool = False,
-        evaluator: Engine | None = None,
-        interval: int = 1,
-        parameters: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.path = Path(path)
-        self.objects = dict(objects)
-        self.settings = {**(parameters or {}), **settings}
-        self.resume = resume
-        self.evaluator = evaluator
-        self.interval = interval
-
-    def attach(self, engine: Engine) -> None:
-        """
-        Args:
-            engine: the trainer.
-        """
-        if process_rank() == 0:
-            lock(self.path, "ckpt_dir")
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
-        engine.add_event_handler(Events.COMPLETED, lambda: unlock(self.path))
-        if not self.resume:
-            return
-        if self.path.is_file():
-            self.load(engine)
-        else:
-            logger.info(f"resume: there is no {self.path} yet; starting at the first epoch.")
-
-    def save(self, engine: Engine) -> None:
-        """Write the checkpoint if it is due."""
-        state = engine.state
-        if process_rank() != 0 or (state.epoch % self.interval and state.epoch != state.max_epochs):
-            return
-        content = {"epoch": state.epoch, "iteration": state.iteration, "settings": self._all_settings(engine)}
-        if self.evaluator is not None:
-            best = self.evaluator.state
-            content["best"] = {"metric": float(best.best_metric), "epoch": int(best.best_metric_epoch)}
-        content |= {name: _plain(item).state_dict() for name, item in self.objects.items()}
-        save_atomically(content, self.path)
-        keeps(str(self.path), f"{self.path} holds epoch {state.epoch}, --resume true continues after it")
-
-    def load(self, engine: Engine) -> None:
-        """Restore the state of the run from the checkpoint."""
-        content = read_weights(self.path, key="resume")
-        missing = [name for name in ("epoch", "iteration", "settings", *self.objects) if name not in content]
-        if missing:
-            raise WeightsError(
-                f"resume: {self.path} lacks {missing}: it was written by another kind of run; start without --resume."
-            )
-        before, now = content["settings"], self._all_settings(engine)
-        # settings of the user, whose values are short, before long descriptions of objects that depend on them
-        for name in sorted(set(before) | set(now), key=lambda name: (len(repr(before.get(name))) > LONG, name)):
-            if before.get(name) == now.get(name):
-                continue
-            if name.startswith("file_contents."):
-                raise WeightsError(
-                    f"resume: {self.path} was written with another image or label of {name.partition('.')[2]} than "
-                    "this run has; put the files back, or start without --resume."
-                )
-            raise WeightsError(
-                f"resume: {self.path} was written with {name} {_short(before.get(name))}, this run has "
-                f"{_short(now.get(name))}; give the same {name}, or start without --resume."
-            )
-        for name, item in self.objects.items():
-            try:
-                _plain(item).load_state_dict(content[name])
-            except (RuntimeError, ValueError, KeyError) as error:
-                raise WeightsError(
-                    f"resume: '{name}' in {self.path} does not fit this run ({str(error)[:300]}); "
-                    "use the settings that it was written with, or start without --resume."
-                ) from error
-        engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
-        if self.evaluator is not None and "best" in content:
-            self.evaluator.state.best_metric = content["best"]["metric"]
-            self.evaluator.state.best_metric_epoch = content["best"]["epoch"]
-        logger.info(f"resume: continuing after epoch {content['epoch']} of {engine.state.max_epochs} from {self.path}.")
-
-    def _all_settings(self, engine: Engine) -> dict[str, Any]:
-        settings = {
-            "max_epochs": engine.state.max_epochs,
-            "iterations per epoch": engine.state.epoch_length,
-            **self.settings,
-            "trainer": {name: getattr(engine, name) for name in getattr(engine, "SETTINGS", ())},
-            "optimizer": getattr(engine, "optimizer", None),
-        }
-        return flat(describe(settings))
+__all__ = ["LoadWeights", "SaveWeights"]
 
 
 class SaveWeights:
@@ -218,8 +95,7 @@ class SaveWeights:
         if self.annotated is not None and self.path.is_file() and notes.is_file():
             for name, before in read_notes(notes)[TRAINED_ON].items():
                 hashes[name] = hashes.get(name, set()) | set(before)
-        content = {**self.settings, TRAINED_ON: {name: sorted(those) for name, those in hashes.items()}}
-        return content
+        return {**self.settings, TRAINED_ON: {name: sorted(those) for name, those in hashes.items()}}
 
     @property
     def _best(self) -> int:
@@ -317,17 +193,24 @@ class LoadWeights:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        trained = self.path.with_suffix(".json")
-        settings = read_notes(trained) if trained.is_file() else {}
-        hashes = settings.get(HASHES)
-        if hashes and self.path.is_file() and file_hash(self.path) not in hashes:
-            raise WeightsError(
-                f"{self.key}: {self.path} does not have the hash that {trained.name} beside it names: it is damaged, "
-                "or the two are of different trainings; copy both again, or train again."
-            )
-        if self.path.is_file():  # otherwise there is an error below
-            unchecked = "" if settings else f"; {trained.name} is missing, so settings are not checked"
+        file = self.path.with_suffix(".json")
+        notes = read_notes(file) if file.is_file() else {}
+        if self.path.is_file():  # otherwise load_weights says so
+            self._check_hash(notes.get(HASHES), file.name)
+            unchecked = "" if notes else f"; {file.name} is missing, so settings are not checked"
             logger.info(f"Weights: {self.path}{unchecked}.")
+        self._check_settings(notes)
+        self._check_scored(notes.get(TRAINED_ON, {}))
+        load_weights(self.network, self.path, self.key)
+
+    def _check_hash(self, hashes: Sequence[str] | None, name: str) -> None:
+        if hashes and file_hash(self.path) not in hashes:
+            raise WeightsError(
+                f"{self.key}: {self.path} does not have the hash that {name} beside it names: it is damaged, or the "
+                "two are of different trainings; copy both again, or train again."
+            )
+
+    def _check_settings(self, settings: Mapping[str, Any]) -> None:
         for name, value in settings.items():
             if name in self.settings and self.settings[name] != value:
                 remedy = f"""--{name} {"'$None'" if value is None else f'"{value}"'}"""
@@ -337,8 +220,6 @@ class LoadWeights:
                     f"{self.key}: {self.path} was trained with {name} {value}, this run has {self.settings[name]}; "
                     f"give {remedy}."
                 )
-        self._check_scored(settings.get(TRAINED_ON) or {})
-        load_weights(self.network, self.path, self.key)
 
     def _check_scored(self, trained_on: Mapping[str, Sequence[str]]) -> None:
         # all images are read for this, so only if there is something to compare with
@@ -357,40 +238,3 @@ class LoadWeights:
                 )
             how = {"labeled": "trained on", "validation": "chosen by"}.get(kind, "trained, without their labels, on")
             logger.warning(f"{self.path} was {how} {which}: these are not scores of unseen cases.")
-
-
-def read_notes(path: Path) -> dict[str, Any]:
-    """Read the file that :class:`SaveWeights` wrote next to weights.
-
-    Raises:
-        WeightsError: the content is not valid.
-    """
-    notes = read_json(path, "checkpoint", error=WeightsError, remedy="copy it again, or remove it to do without")
-    hashes = notes.setdefault(TRAINED_ON, {})
-    if not isinstance(hashes, dict) or not all(_are_texts(those) for those in hashes.values()):
-        raise WeightsError(f"checkpoint: {path}: {TRAINED_ON} holds no lists of hashes; copy the file again.")
-    if not _are_texts(notes.get(HASHES, [])):
-        raise WeightsError(f"checkpoint: {path}: {HASHES} is not a list of hashes; copy the file again.")
-    return notes
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 120 else text[:117] + "..."
-
-
-def _plain(item: Any) -> Any:
-    return unwrapped(item) if isinstance(item, nn.Module) else item

@@ -21,9 +21,9 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from custom.cli.package import ROOT, write_archive
-from custom.handlers.checkpoint import HASHES, file_hash, read_notes
 from custom.monai_label import torchvision_fit
 from custom.monai_label.few_label_server.access import LOOPBACK, Access
+from custom.networks.weight_notes import HASHES, file_hash, read_notes
 from custom.networks.weights import WeightsError, load_weights
 from custom.utils.errors import SettingError, UserError
 from custom.utils.files import save_atomically

@@ -11,13 +11,13 @@ from custom.networks.projected import ProjectedNetwork, check_slice_size, projec
 from custom.networks.swin import load_swin
 from custom.networks.turned import TurnedSliceInferer
 from custom.networks.uncertainty import Uncertaintyd
+from custom.networks.weight_notes import trained_with
 from custom.networks.weights import (
     WeightsError,
     default_encoder,
     load_encoder,
     load_weights,
     read_weights,
-    trained_with,
     unwrapped,
 )
 

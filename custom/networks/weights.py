@@ -5,13 +5,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from custom.utils.errors import UserError
-from custom.utils.json_files import read_json
 from custom.utils.log import logger
 
 __all__ = [
@@ -21,7 +19,6 @@ __all__ = [
     "load_encoder",
     "load_weights",
     "read_weights",
-    "trained_with",
     "unwrapped",
 ]
 
@@ -84,24 +81,6 @@ def load_weights(network: nn.Module, path: str | Path, key: str = "checkpoint") 
     check_finite(weights, f"{key}: {path}")
     unwrapped(network).load_state_dict(weights)
     return network
-
-
-def trained_with(path: str | Path, name: str, default: Any) -> Any:
-    """A setting that weights were trained with, from the file of settings beside them; ``default`` without it.
-
-    Args:
-        path: of the weights.
-        name: of the setting.
-        default: also where there is no such file, or nothing about the setting in it.
-
-    Raises:
-        WeightsError: the file is damaged.
-    """
-    notes = Path(path).with_suffix(".json")
-    if not notes.is_file():
-        return default
-    remedy = "copy it again, or remove it to do without"
-    return read_json(notes, "checkpoint", error=WeightsError, remedy=remedy).get(name, default)
 
 
 def load_encoder(network: nn.Module, path: str | Path | None, prefix: str = "encoder.") -> nn.Module:

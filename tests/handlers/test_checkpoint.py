@@ -1,6 +1,6 @@
 # Copyright 2026 The few-label segmentation bundles authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which weights are kept. Loading, refusing and resuming are tested in tests/test_bundles.py."""
+"""Which weights are kept and refused. Loading them is tested in tests/test_bundles.py."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 
-from custom.data import annotations
-from custom.handlers import LoadWeights, ResumeCheckpoint, SaveWeights, file_contents
+from custom.handlers import LoadWeights, SaveWeights
 from custom.networks import WeightsError
 from custom.utils.errors import kept
 from custom.utils.files import unlock
@@ -40,44 +39,6 @@ def train(network: torch.nn.Module, handler: SaveWeights, best: int = 0) -> None
             handler.evaluator.fire_event(Events.COMPLETED)
 
     trainer.run([0], max_epochs=3)
-
-
-def test_files_count_by_their_contents(tmp_path):
-    def cases(folder: Path, contents: str) -> list[dict]:
-        folder.mkdir(exist_ok=True)
-        files = [folder / f"{number}.nii" for number in range(len(contents))]
-        for file, content in zip(files, contents, strict=True):
-            file.write_text(content)
-        return [{"image": str(files[0]), "label": [str(files[1]), str(files[2])]}, {"image": str(files[3])}]
-
-    first = file_contents(cases(tmp_path / "a", "1234"))
-    assert file_contents(cases(tmp_path / "moved", "1234"), None) == first
-    for replaced in ("0234", "1034", "1204", "1230"):
-        assert file_contents(cases(tmp_path / replaced, replaced)) != first
-    data = cases(tmp_path / "a", "1234")
-    assert file_contents(data[:1], data[1:]) == first != file_contents(data[:1])
-
-
-@pytest.mark.parametrize("replaced", ["image", "label"])
-def test_a_run_whose_files_were_replaced_is_not_resumed(replaced, network, tmp_path):
-    case = {"image": str(tmp_path / "a.nii"), "label": str(tmp_path / "a_seg.nii")}
-    for file in case.values():
-        Path(file).write_text("as in the first run")
-
-    def resumed(resume: bool) -> None:
-        handler = ResumeCheckpoint(
-            tmp_path / "resume.pt", {"network": network}, {"file_contents": file_contents([case])}, resume
-        )
-        trainer = Engine(lambda engine, _: None)
-        trainer.state.max_epochs, trainer.state.epoch_length = 1, 1
-        handler.attach(trainer)
-        trainer.run([0], max_epochs=1) if not resume else None
-        unlock(tmp_path / "resume.pt")
-
-    resumed(False)
-    Path(case[replaced]).write_text("another file")
-    with pytest.raises(WeightsError, match="with another image or label of a than this run has; put the files back"):
-        resumed(True)
 
 
 def test_without_an_evaluator_the_last_weights_are_kept(network, tmp_path, capsys):
@@ -171,30 +132,6 @@ def test_an_evaluator_that_never_runs_chooses_nothing(network, tmp_path, capsys)
     train(network, SaveWeights(tmp_path / "model.pt", network, evaluator=evaluator_of(network)))
     assert torch.load(tmp_path / "model.pt")["weight"].item() == 3
     assert "Weights of the last epoch, 3" in capsys.readouterr().out
-
-
-def test_a_run_is_not_resumed_after_its_annotations_were_edited(network, tmp_path):
-    case = {"case": "a", "image": "a.nii.gz", "label": "a_gt.nii.gz"}
-
-    def attach(resume: bool, *data: dict) -> None:
-        """Save the first epoch of a training, or resume it."""
-        trainer = Engine(lambda engine, _: None)
-        trainer.state.max_epochs, trainer.state.epoch_length = 1, 1
-        settings = {"annotations": annotations(data, None)}
-        ResumeCheckpoint(tmp_path / "resume.pt", {"network": network}, settings, resume=resume).attach(trainer)
-        if not resume:
-            trainer.run([0], max_epochs=1)
-
-    edited = {**case, "annotated_slices": [1, 4]}
-    attach(False, {**case, "annotated_slices": [1, 3]})
-    attach(True, {**case, "annotated_slices": [1, 3]})
-    for other in (edited, case, {**case, "ignore_value": 3, "annotated_slices": [1, 3]}):
-        with pytest.raises(WeightsError, match=r"was written with annotations\.a\.\w+ "):
-            attach(True, other)
-    attach(False, case)
-    attach(True, case)
-    with pytest.raises(WeightsError, match=r"with annotations\.a\.slices None, this run has \[1, 4\]"):
-        attach(True, edited)
 
 
 @pytest.fixture

@@ -27,12 +27,12 @@ from label_servers import AS_SLICER, EPOCHS, MODELS, Server, running
 from monai.bundle import ConfigParser
 
 from custom.cli.package import ROOT
-from custom.handlers.checkpoint import file_hash
 from custom.monai_label import server as server_module
 from custom.monai_label import torchvision_fit
 from custom.monai_label.few_label_server.access import Access
 from custom.monai_label.server import add_bundle, allowed, main, server_command, server_environment, write_app
 from custom.networks import WeightsError
+from custom.networks.weight_notes import file_hash
 from custom.utils.errors import SettingError
 
 LEAST = {"cctr_acdc": 0.3, "coral_acdc": 0.3}  # Dice after a training of seconds
