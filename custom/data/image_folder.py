@@ -16,7 +16,7 @@ from custom.data.nifti_geometry import VolumeFileError
 from custom.utils.log import logger
 from custom.utils.words import counted
 
-__all__ = ["images_in", "image_files"]
+__all__ = ["image_files", "images_in"]
 
 SHOWN = 3
 OTHER_IMAGES = (

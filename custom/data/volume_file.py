@@ -28,13 +28,13 @@ from custom.utils.words import counted
 __all__ = [
     "VolumeFile",
     "VolumeFileError",
-    "assume_spacing",
-    "assumed_spacing",
     "aligned_affine",
     "annotation_of",
+    "assume_spacing",
+    "assumed_spacing",
     "belongs_to",
-    "remember_case",
     "open_volume",
+    "remember_case",
 ]
 
 LABEL_TOLERANCE = 1e-3  # largest distance of a label value from an integer

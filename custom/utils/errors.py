@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["DEBUG", "SettingError", "UserError", "causes", "kept", "keeps", "user_error"]
+__all__ = ["DEBUG", "SettingError", "UserError", "causes", "keeps", "kept", "user_error"]
 
 DEBUG = "debug"  # option that shows the traceback of a user error
 _kept: dict[str, str] = {}
