@@ -23,6 +23,7 @@ __all__ = [
     "dice",
     "ejection_fraction",
     "embedding_spread",
+    "is_constant",
     "principal_components",
     "pseudo_label_agreement",
     "registered_agreement",

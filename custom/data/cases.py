@@ -16,12 +16,14 @@ from custom.utils.errors import UserError
 
 __all__ = [
     "IMAGE_ENDINGS",
+    "LONGEST_ID",
     "Case",
     "DataError",
     "annotations",
     "case_id",
     "case_ids",
     "check_class_names",
+    "file_name",
     "patients",
     "without_labels",
 ]

@@ -54,6 +54,8 @@ __all__ = [
     "named_class",
     "phase_of",
     "split_folder",
+    "with_labels",
+    "with_spacing",
 ]
 
 

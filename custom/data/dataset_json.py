@@ -19,7 +19,7 @@ from custom.data.parts import frame_of
 from custom.utils.json_files import read_json
 from custom.utils.log import logger
 
-__all__ = ["DECATHLON", "NNUNET", "label_names", "with_ignored"]
+__all__ = ["DECATHLON", "FILE", "NNUNET", "label_names", "with_ignored"]
 
 FILE = "dataset.json"
 IGNORE = "ignore"  # what nnU-Net calls the voxels that nobody has decided

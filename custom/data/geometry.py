@@ -21,6 +21,7 @@ from monai.utils import TraceKeys
 from custom.utils.errors import SettingError
 
 __all__ = [
+    "HEAD",
     "OrientSlices",
     "OrientSlicesd",
     "SpaceSlicesd",

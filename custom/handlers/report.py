@@ -26,7 +26,7 @@ from custom.utils.files import lock, unlock, write_csv
 from custom.utils.log import logger
 from custom.utils.words import counted
 
-__all__ = ["SegmentationReport", "identity"]
+__all__ = ["SegmentationReport", "classes_lacking", "identity", "report_files"]
 
 Row = dict[str, Any]
 MEASURES = ("dice", "hd95_mm", "hd95_pooled_mm", "asd_mm")

@@ -15,6 +15,7 @@ from custom.utils.log import logger
 __all__ = [
     "WeightsError",
     "check_finite",
+    "check_weights",
     "default_encoder",
     "load_encoder",
     "load_weights",

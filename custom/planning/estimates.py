@@ -21,7 +21,7 @@ from custom.planning.facts import Facts
 from custom.utils.distributed import process_count
 from custom.utils.machine import available_bytes
 
-__all__ = ["Estimates", "Trial", "Work", "available_memory", "estimate", "training_seconds", "try_network"]
+__all__ = ["GB", "Estimates", "Trial", "Work", "available_memory", "estimate", "training_seconds", "try_network"]
 
 TRIED = 4  # slices in a trial
 ROUNDS = 3  # of a trial, of which the fastest counts

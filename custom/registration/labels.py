@@ -28,7 +28,7 @@ from custom.utils.files import replacing
 from custom.utils.log import logger
 from custom.utils.words import counted
 
-__all__ = ["check_choice", "label_maps", "no_registrations", "propagated_labels", "warped_labels"]
+__all__ = ["annotated_values", "check_choice", "label_maps", "no_registrations", "propagated_labels", "warped_labels"]
 
 SEVERAL = ("votes", "agreement")  # choices that give several label maps for each case
 CHOICES = (*SEVERAL, *FUSIONS)

@@ -20,6 +20,7 @@ __all__ = [
     "all_pairs",
     "atlas_pairs",
     "expected_pairs",
+    "group_of",
     "leading_pairs",
     "most_similar",
     "read_plan",

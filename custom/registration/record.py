@@ -33,7 +33,7 @@ from custom.utils.files import replacing
 from custom.utils.json_files import read_json
 from custom.utils.log import logger
 
-__all__ = ["Job", "Limits", "PairResult", "finished", "job_for", "register_job", "timed_job"]
+__all__ = ["REDO", "Job", "Limits", "PairResult", "finished", "job_for", "register_job", "timed_job"]
 
 REDO = "run 'registration' again, which replaces it"
 VERSION = 5  # raise it when the same settings give another result: stored transforms are then computed again

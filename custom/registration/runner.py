@@ -25,7 +25,7 @@ from custom.utils.log import logger
 from custom.utils.machine import core_count, memory_limit
 from custom.utils.words import counted
 
-__all__ = ["PairRunner", "write_table"]
+__all__ = ["PairRunner", "registered_pairs", "write_table"]
 
 MEMORY = 3 << 30  # bytes per process, for a few copies of a large CT
 TRIES = 3  # attempts at a pair whose worker process is killed

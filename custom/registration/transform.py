@@ -20,7 +20,18 @@ from torch import Tensor
 from custom.registration.inverse import inverse_points
 from custom.registration.volume import Grid, RegistrationError, Volume, interpolate, read_volume, same_grid
 
-__all__ = ["Affine", "Displacement", "Transform", "compose", "invert", "map_points", "warp_image", "warp_label"]
+__all__ = [
+    "CHUNK",
+    "Affine",
+    "Displacement",
+    "Step",
+    "Transform",
+    "compose",
+    "invert",
+    "map_points",
+    "warp_image",
+    "warp_label",
+]
 
 CHUNK = 1 << 20  # points mapped at a time, which bounds the memory
 

@@ -19,7 +19,7 @@ from custom.data.volume_file import VolumeFileError, open_volume
 from custom.utils.errors import UserError
 from custom.utils.words import counted
 
-__all__ = ["Grid", "RegistrationError", "Volume", "read_volume", "same_grid"]
+__all__ = ["Grid", "RegistrationError", "Volume", "interpolate", "read_volume", "same_grid"]
 
 DIRECTION_TOLERANCE = 1e-3
 CORNER_TOLERANCE = 1e-2  # mm

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-__all__ = ["CLASS_DICE", "Curve", "class_curves", "loss_curves", "read_curves"]
+__all__ = ["CLASS_DICE", "EPOCHWISE", "MEAN_DICE", "Curve", "class_curves", "loss_curves", "read_curves"]
 
 Curve = list[tuple[int, float]]  # step and value
 CLASS_DICE = "val_dice_"  # before a class's name
