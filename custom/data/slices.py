@@ -19,6 +19,7 @@ from monai.transforms import MapTransform, ResizeWithPadOrCropd, Transform
 from torch import Tensor
 
 from custom.data.annotation import UNKNOWN, Annotation, annotated_classes
+from custom.data.case_slices import CaseSlices
 from custom.data.cases import Case
 from custom.data.checks import DataError, case_id
 from custom.data.dicom import file_states
@@ -29,7 +30,7 @@ from custom.utils.errors import SettingError
 from custom.utils.files import save_atomically
 from custom.utils.log import logger
 
-__all__ = ["UNKNOWN", "CenterSlicesd", "SelectLabelsd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
+__all__ = ["CenterSlicesd", "SelectLabelsd", "SliceDataset", "SliceGeometry", "StackSlicesd"]
 
 FORMAT = 3  # raise it when StackSlicesd returns other stacks for the same settings, so that cached ones are replaced
 
@@ -226,46 +227,43 @@ class SliceDataset(torch.utils.data.Dataset):
         self.transform = transform
         self.cache_dir = Path(cache_dir) if cache_dir else None
         self.kept: dict[int, dict[str, Tensor]] = {}
-        self.index: list[tuple[int, int, int]] = []
-        positions, patients = [], []
-        names: dict[str, int] = {}
-        cases, affines, lengths, centers, known, partly, size = [], [], [], [], [], [], (0, 0)
+        found: list[CaseSlices] = []
         free = memory_gib * 2**30
         for number, case in enumerate(progress_bar(self.data, "Reading volumes", "volume")):
             stacks = self._volume(number)
-            frames, count, *size = stacks["image"].shape
             memory = sum(t.numel() * t.element_size() for t in stacks.values())
             if memory <= free:
                 self.kept[number] = stacks
                 free -= memory
-            self.index += [(number, t, s) for t in range(frames) for s in range(count)]
-            positions += [stacks["position"]] * frames
-            patient = case.get("patient") or case_id(case)
-            patients += [names.setdefault(patient, len(names))] * (frames * count)
-            cases += [case_id(case)] * frames
-            affines += [stacks["affine"]] * frames
-            lengths += [count] * frames
-            centers += [_foreground_center(stacks.get("label"))] * frames
-            known += [_known_slices(stacks.get("label"), count)] * frames
-            partly += [_partly_known(case, stacks.get("label"), count)] * frames
+            found.append(CaseSlices.of(case, stacks))
         if len(self.kept) < len(self.data) and not cache_dir:
             logger.warning(
                 f"cache: {len(self.kept)} of {len(self.data)} volumes fit in {memory_gib} GiB; the others are "
                 "read again for every slice, which is slow: give a larger --cache#memory_gib, or --cache#folder."
             )
-        self.positions = torch.cat(positions) if positions else torch.empty(0)
-        self.patients = torch.tensor(patients, dtype=torch.long)
-        self.patient_names = list(names)
+        volumes = [one for one in found for _ in range(one.frames)]  # each frame of a series is a volume
+        lengths = torch.tensor([len(one.positions) for one in volumes], dtype=torch.long)
+        self.index = [
+            (number, frame, k)
+            for number, one in enumerate(found)
+            for frame in range(one.frames)
+            for k in range(len(one.positions))
+        ]
         self.geometry = SliceGeometry(
-            volumes=torch.arange(len(cases)).repeat_interleave(torch.tensor(lengths, dtype=torch.long)),
+            volumes=torch.arange(len(volumes)).repeat_interleave(lengths),
             numbers=torch.tensor([k for _, _, k in self.index], dtype=torch.long),
-            affines=torch.stack(affines) if affines else torch.empty(0, 4, 4, dtype=torch.float64),
-            cases=cases,
-            size=tuple(size),
+            affines=_joined([one.affine[None] for one in volumes], torch.empty(0, 4, 4, dtype=torch.float64)),
+            cases=[one.case for one in volumes],
+            size=volumes[-1].size if volumes else (0, 0),
         )
-        self.known, self.partly = (torch.cat(f) if f else torch.empty(0, dtype=torch.bool) for f in (known, partly))
+        self.patient_names = list(dict.fromkeys(one.patient for one in volumes))
+        numbers = {name: number for number, name in enumerate(self.patient_names)}
+        self.patients = torch.tensor([numbers[one.patient] for one in volumes], dtype=torch.long)[self.geometry.volumes]
+        self.positions = _joined([one.positions for one in volumes], torch.empty(0))
+        self.centers = _joined([one.center[None] for one in volumes], torch.empty(0, 2))[self.geometry.volumes]
+        self.known = _joined([one.known for one in volumes], torch.empty(0, dtype=torch.bool))
+        self.partly = _joined([one.partly for one in volumes], torch.empty(0, dtype=torch.bool))
         self.annotated = self._annotated(class_names, label_values)
-        self.centers = (torch.stack(centers) if centers else torch.empty(0, 2))[self.geometry.volumes]
 
     def _annotated(self, class_names: Sequence[str], label_values: Sequence[int] | None) -> Tensor | None:
         """Which classes are annotated in the label maps of each slice, if some case is partly annotated."""
@@ -309,29 +307,9 @@ class SliceDataset(torch.utils.data.Dataset):
         return entry
 
 
-def _foreground_center(label: Tensor | None) -> Tensor:
-    """Middle (x, y) of the foreground of K label maps (K, S, H, W), in pixels from the middle of the slices, or NaN."""
-    if label is None:
-        return torch.full((2,), torch.nan)
-    foreground = ((label > 0) & (label != UNKNOWN)).sum(dim=(0, 1)).double()  # (H, W)
-    axes = [torch.arange(length, dtype=torch.float64) - (length - 1) / 2 for length in foreground.shape]
-    across, down = (foreground.sum(dim=d) @ axis for d, axis in ((0, axes[1]), (1, axes[0])))
-    return (torch.stack([across, down]) / foreground.sum()).float()  # 0 / 0 is NaN
-
-
-def _known_slices(label: Tensor | None, count: int) -> Tensor:
-    """(S,) bool, in which slices something is known of K label maps (K, S, H, W)."""
-    return torch.zeros(count, dtype=torch.bool) if label is None else (label != UNKNOWN).any(dim=(0, 2, 3))
-
-
-def _partly_known(case: Case, label: Tensor | None, count: int) -> Tensor:
-    """(S,) bool, in which slices of a partly annotated case something of K label maps (K, S, H, W) is not known."""
-    annotation = None if label is None else Annotation.of_case(case)
-    if annotation is None:
-        return torch.zeros(count, dtype=torch.bool)
-    if annotation.classes is not None:
-        return torch.ones(count, dtype=torch.bool)
-    return (label == UNKNOWN).any(dim=0).any(dim=-1).any(dim=-1)
+def _joined(parts: Sequence[Tensor], empty: Tensor) -> Tensor:
+    """The parts along their first dimension; ``empty`` where there are none."""
+    return torch.cat(tuple(parts)) if parts else empty
 
 
 def _cache_key(case: Case, transform: Callable) -> str:

@@ -14,7 +14,7 @@ from monai.transforms.utils import get_largest_connected_component_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from custom.data.slices import UNKNOWN
+from custom.data.annotation import UNKNOWN
 from custom.networks.turned import TurnedSliceInferer
 from custom.utils.errors import SettingError
 from custom.utils.log import logger

@@ -10,8 +10,8 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from custom.data.annotation import UNKNOWN
 from custom.data.cases import Case
-from custom.data.slices import UNKNOWN
 from custom.registration.library import Registrations
 from custom.registration.transform import warp_image, warp_label
 from custom.registration.volume import read_volume

@@ -16,7 +16,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, ScaleIntensityd, Spacingd
 
 from custom.data import CenterSlicesd, DataError, OrientSlicesd, SelectLabelsd, SliceDataset, StackSlicesd, slices
-from custom.data.slices import UNKNOWN, _cache_key
+from custom.data.annotation import UNKNOWN
+from custom.data.slices import _cache_key
 from custom.utils.errors import SettingError
 
 

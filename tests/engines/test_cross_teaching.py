@@ -15,7 +15,7 @@ from processes import in_processes
 from torch.utils.data import DataLoader, Dataset
 
 from custom.data import SliceGeometry, SpatialAugment
-from custom.data.slices import UNKNOWN
+from custom.data.annotation import UNKNOWN
 from custom.engines import CrossTeachingTrainer, Schedule
 from custom.losses import KnownDiceCELoss, PixelContrastLoss
 from custom.networks import ProjectedNetwork, synchronize

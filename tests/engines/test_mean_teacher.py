@@ -14,7 +14,7 @@ from processes import in_processes
 from torch.utils.data import DataLoader, Dataset
 
 from custom.data import IntensityAugment, SpatialAugment
-from custom.data.slices import UNKNOWN
+from custom.data.annotation import UNKNOWN
 from custom.engines import MeanTeacherTrainer, Schedule
 from custom.handlers import AveragingWarmUp
 from custom.networks import synchronize

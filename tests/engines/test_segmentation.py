@@ -9,7 +9,7 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import BasicUNet
 
 from custom.data import SpatialAugment
-from custom.data.slices import UNKNOWN
+from custom.data.annotation import UNKNOWN
 from custom.engines import SegmentationTrainer
 from custom.samplers import SpreadBatchSampler
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from custom.data import SliceGeometry
-from custom.data.slices import UNKNOWN
+from custom.data.annotation import UNKNOWN
 from custom.handlers import PositivesReport
 from custom.samplers import RegisteredPoints
 from custom.utils.errors import SettingError

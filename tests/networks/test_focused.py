@@ -9,7 +9,7 @@ import torch
 from monai.inferers import SliceInferer
 from torch import nn
 
-from custom.data.slices import UNKNOWN
+from custom.data.annotation import UNKNOWN
 from custom.networks import BothStudents, FocusedSliceInferer, TurnedSliceInferer, check_crop
 from custom.utils.errors import SettingError
 

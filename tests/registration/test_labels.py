@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from custom.data.slices import UNKNOWN
+from custom.data.annotation import UNKNOWN
 from custom.data.volume_file import remember_case
 from custom.registration import Registrations, label_maps, propagated_labels
 from custom.registration.labels import no_registrations

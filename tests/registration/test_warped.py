@@ -11,7 +11,7 @@ import torch
 from monai.transforms import Compose
 
 from custom.data import LoadVolumed, OrientSlicesd, StackSlicesd
-from custom.data.slices import UNKNOWN
+from custom.data.annotation import UNKNOWN
 from custom.registration import Registrations, WarpOntod, warped_cases
 from custom.registration.record import Limits, PairResult
 from custom.registration.runner import write_table
