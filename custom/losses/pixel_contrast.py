@@ -34,7 +34,10 @@ def draw_pixels(labels: Tensor, count: int, generator: torch.Generator | None = 
         ValueError: another shape, or a count below 1.
     """
     if labels.ndim != 3 or labels.is_floating_point():
-        raise ValueError(f"labels must be integers of shape (n, H, W), found {labels.dtype} of {tuple(labels.shape)}.")
+        raise ValueError(
+            f"labels must be integers of shape (n, H, W), found {labels.dtype} of {tuple(labels.shape)}: convert them "
+            "with long(), and leave the channel out."
+        )
     if count < 1:
         raise ValueError(f"count must be at least 1, found {count}: the paper draws up to 1000 pixels per class.")
     shuffled = torch.randperm(labels.numel(), generator=generator, device=labels.device)
@@ -106,7 +109,8 @@ def class_contrast(
     check_temperature(temperature)
     if anchors.ndim != 2 or classes.shape != anchors.shape[:1]:
         raise ValueError(
-            f"anchors must be of shape (m, d) and classes (m,), found {tuple(anchors.shape)}, {tuple(classes.shape)}."
+            f"anchors must be of shape (m, d) and classes (m,), found {tuple(anchors.shape)}, {tuple(classes.shape)}: "
+            "give a row and a class for each pixel that was drawn."
         )
     _check_negatives(negatives)
     _check_extra_weight(extra_weight)
@@ -262,8 +266,8 @@ def _mean_over_classes(values: Tensor, counted: Tensor, classes: Tensor) -> Tens
 def _runs(values: Tensor) -> tuple[Tensor, Tensor]:
     """First index and number of the run of equal values of each element, (m,) each, in sorted values (m,)."""
     place = torch.arange(len(values), device=values.device)
-    begins = values != values.roll(1)
-    begins[:1] = True
     if not len(values):
         return place, place
+    begins = values != values.roll(1)
+    begins[0] = True
     return torch.where(begins, place, 0).cummax(0).values, begins.cumsum(0) - 1

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from custom.data.annotation import UNKNOWN
-from custom.networks.turned import TurnedSliceInferer
+from custom.networks.turned import TurnedSliceInferer, finite_log
 from custom.utils.errors import SettingError
 from custom.utils.log import logger
 
@@ -23,7 +23,6 @@ __all__ = ["FocusedSliceInferer", "check_crop"]
 
 LOST = 0.01  # largest fraction of the labeled voxels that may lie outside of a window
 MARGIN, MULTIPLE = 1.1, 16  # factor for suggested crops, and pixels of which their sides are a multiple
-LEAST = 1e-12  # smallest probability, so that its logarithm is finite
 
 
 class FocusedSliceInferer(TurnedSliceInferer):
@@ -72,15 +71,13 @@ class FocusedSliceInferer(TurnedSliceInferer):
         found = []
         for volume in inputs.split(1):
             first = self._probabilities(super().__call__(volume, network, *arguments, **settings))
-            foreground = first.unflatten(1, (self.networks, -1)).mean(1).argmax(1) > 0
-            rows, columns = (
-                slice(begin, begin + length) for begin, length in zip(_window(foreground, window), window, strict=True)
-            )
+            foreground = first.unflatten(1, (self.networks, -1)).mean(1).argmax(1)[0] > 0  # (H, W, S)
+            rows, columns = _window(foreground, window)
             second = TurnedSliceInferer.__call__(near, volume[:, :, rows, columns], network, *arguments, **settings)
             whole = torch.zeros_like(first)
             whole[:, :: first.shape[1] // self.networks] = 1  # background
             whole[:, :, rows, columns] = (first[:, :, rows, columns] + self._probabilities(second)) / 2
-            found.append(whole if self.networks > 1 else whole.clamp(min=LEAST).log())
+            found.append(whole if self.networks > 1 else finite_log(whole))
         return torch.cat(found)
 
     def _probabilities(self, outputs: Tensor) -> Tensor:
@@ -105,9 +102,7 @@ def check_crop(dataset: Dataset, volumes: int, crop_size: Sequence[int] | None) 
     for volume in range(volumes):
         foreground = _foreground(dataset, volume)
         window = [min(pair) for pair in zip(crop_size, foreground.shape[:2], strict=True)]
-        rows, columns = (
-            slice(begin, begin + part) for begin, part in zip(_window(foreground[None], window), window, strict=True)
-        )
+        rows, columns = _window(foreground, window)
         lost = 1 - float(foreground[rows, columns].sum() / foreground.sum().clamp(min=1))
         if foreground.any() and lost > LOST:
             raise SettingError(
@@ -140,14 +135,15 @@ def _suggest_crop(volumes: Sequence[Tensor]) -> None:
         )
 
 
-def _window(foreground: Tensor, window: Sequence[int]) -> list[int]:
-    """First row and column of a window about the largest component of (1, H, W, S); in the middle if that is empty."""
-    begins = [(length - part) // 2 for length, part in zip(foreground.shape[1:3], window, strict=True)]
-    if not foreground.any():
-        return begins
-    places = get_largest_connected_component_mask(foreground[0], connectivity=1).nonzero()[:, :2]
-    centers = places.double().mean(dim=0).tolist()
-    return [
-        min(max(round(center - (part - 1) / 2), 0), length - part)
-        for center, part, length in zip(centers, window, foreground.shape[1:3], strict=True)
-    ]
+def _window(foreground: Tensor, window: Sequence[int]) -> list[slice]:
+    """Rows and columns of a window about the largest component of (H, W, S); in the middle if that is empty."""
+    size = foreground.shape[:2]
+    begins = [(length - part) // 2 for length, part in zip(size, window, strict=True)]
+    if foreground.any():
+        places = get_largest_connected_component_mask(foreground, connectivity=1).nonzero()[:, :2]
+        centers = places.double().mean(dim=0).tolist()
+        begins = [
+            min(max(round(center - (part - 1) / 2), 0), length - part)
+            for center, part, length in zip(centers, window, size, strict=True)
+        ]
+    return [slice(begin, begin + part) for begin, part in zip(begins, window, strict=True)]

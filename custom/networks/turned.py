@@ -15,7 +15,12 @@ from torch import Tensor
 
 from custom.utils.errors import SettingError
 
-__all__ = ["TurnedSliceInferer", "turned"]
+__all__ = ["TurnedSliceInferer", "finite_log", "turned"]
+
+
+def finite_log(probabilities: Tensor) -> Tensor:
+    """The logarithm of probabilities of any shape, in which 0 counts as 1e-12."""
+    return probabilities.clamp(min=1e-12).log()
 
 
 def turned(images: Tensor, degrees: float) -> Tensor:
@@ -70,6 +75,6 @@ class TurnedSliceInferer(SliceInferer):
                 copy = turned(images, angle) if angle else images
                 probabilities = network(copy).float().softmax(dim=1)
                 total = total + (turned(probabilities, -angle) if angle else probabilities)
-            return (total / len(self.degrees)).clamp(min=1e-12).log()
+            return finite_log(total / len(self.degrees))
 
         return super().__call__(inputs, mean, *arguments, **settings)

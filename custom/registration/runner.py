@@ -104,26 +104,7 @@ class PairRunner:
             SettingError: a pair names an unknown case, two images have the same id, or the scheduler cannot be reached
                 or is lost.
         """
-        by_id: dict[str, Mapping[str, Any]] = {}
-        for case in cases:
-            if by_id.setdefault(case["case"], case)["image"] != case["image"]:
-                both = f"{by_id[case['case']]['image']} and {case['image']}"
-                raise SettingError(f"{case['case']} names two images, {both}; rename one of them.")
-        if unknown := sorted({name for pair in pairs for name in pair} - set(by_id)):
-            raise SettingError(f"plan: no such case: {', '.join(unknown[:5])}; the cases are {', '.join(by_id)}.")
-        results: dict[Pair, PairResult] = {}
-        jobs: dict[Pair, Job] = {}
-        for pair in dict.fromkeys(pairs):
-            try:
-                two = by_id[pair.fixed], by_id[pair.moving]
-                job = job_for(*two, self.attempts, self.limits, self.folder, (starts or {}).get(pair))
-            except OSError as error:
-                results[pair] = PairResult(*pair, message=str(error))
-                continue
-            if result := finished(job):
-                results[pair] = result
-            else:
-                jobs[pair] = job
+        results, jobs = self._prepared(pairs, cases, starts or {})
         if again := sorted(registered_pairs(self.folder, jobs)):
             logger.info(
                 f"Registered again: {counted(len(again), 'pair')} in {self.folder}, such as {again[0].moving} onto "
@@ -144,6 +125,32 @@ class PairRunner:
                     f"{self.folder} holds the pairs that are registered, which are not registered again",
                 )
         return [results[pair] for pair in pairs]
+
+    def _prepared(
+        self, pairs: Sequence[Pair], cases: Sequence[Mapping[str, Any]], starts: Mapping[Pair, str]
+    ) -> tuple[dict[Pair, PairResult], dict[Pair, Job]]:
+        """The results of pairs that have one, or of which a file cannot be read, and the jobs of the others."""
+        by_id: dict[str, Mapping[str, Any]] = {}
+        for case in cases:
+            if by_id.setdefault(case["case"], case)["image"] != case["image"]:
+                both = f"{by_id[case['case']]['image']} and {case['image']}"
+                raise SettingError(f"{case['case']} names two images, {both}; rename one of them.")
+        if unknown := sorted({name for pair in pairs for name in pair} - set(by_id)):
+            raise SettingError(f"plan: no such case: {', '.join(unknown[:5])}; the cases are {', '.join(by_id)}.")
+        results: dict[Pair, PairResult] = {}
+        jobs: dict[Pair, Job] = {}
+        for pair in dict.fromkeys(pairs):
+            try:
+                two = by_id[pair.fixed], by_id[pair.moving]
+                job = job_for(*two, self.attempts, self.limits, self.folder, starts.get(pair))
+            except OSError as error:
+                results[pair] = PairResult(*pair, message=str(error))
+                continue
+            if result := finished(job):
+                results[pair] = result
+            else:
+                jobs[pair] = job
+        return results, jobs
 
     def _at_once(self, jobs: int) -> int:
         """Number of pairs that are registered at the same time."""

@@ -12,6 +12,7 @@ from monai.transforms import MapTransform
 
 from custom.data.annotation import UNKNOWN
 from custom.data.cases import Case
+from custom.data.geometry import HEAD
 from custom.registration.library import Registrations
 from custom.registration.transform import warp_image, warp_label
 from custom.registration.volume import read_volume
@@ -78,7 +79,7 @@ class WarpOntod(MapTransform):
         self,
         keys: KeysCollection,
         registrations: Registrations | None,
-        direction: Sequence[float] = (0.0, 0.0, 1.0),
+        direction: Sequence[float] = HEAD,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)

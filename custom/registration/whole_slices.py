@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from custom.data.annotation import organ_mask
-from custom.data.geometry import slice_axis
+from custom.data.geometry import HEAD, slice_axis
 from custom.registration.transform import Transform
 from custom.registration.volume import Grid, Volume
 
@@ -40,7 +40,7 @@ class WholeSlices:
         return self.voxels[first:last].reshape(-1, 3).double() @ to_mm[:3, :3].T + to_mm[:3, 3]
 
 
-def whole_slices(transform: Transform, organs: Volume, direction: Sequence[float] = (0.0, 0.0, 1.0)) -> WholeSlices:
+def whole_slices(transform: Transform, organs: Volume, direction: Sequence[float] = HEAD) -> WholeSlices:
     """The map of a transform, but each slice of the fixed volume comes from a single slice of the moving one.
 
     Between two thick slices there is no anatomy to interpolate. A blend of both shows neither, the outlines of its

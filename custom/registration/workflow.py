@@ -174,7 +174,9 @@ class RegistrationWorkflow:
         unlabeled = {case["case"] for case in self.unlabeled}
         expected = {*roles} | expected_pairs(self.plan, self.labeled, self.unlabeled, self.group_by)
         self.ahead = expected - registered_pairs(self.runner.folder, expected)
-        if {"template", "similar", "all"} & set(self.plan) or any(pair.moving in unlabeled for pair in roles):
+        # an unlabeled volume can be a moving one only with the organ of the template
+        through_template = bool({"similar", "all"} & set(self.plan)) or any(pair.moving in unlabeled for pair in roles)
+        if through_template or "template" in self.plan:
             templates = self._templates()
             grouped = [case for case in self.cases if group_of(case, self.group_by) in templates]
             if left_out := len(self.cases) - len(grouped):
@@ -183,7 +185,7 @@ class RegistrationWorkflow:
                 )
             to_template = template_pairs(grouped, templates, self.group_by)
             add(to_template, "template")
-            if {"similar", "all"} & set(self.plan) or any(pair.moving in unlabeled for pair in roles):
+            if through_template:
                 found = self._register(to_template, name="To the template")
                 self._mark_organs(found, templates)
                 if "all" in self.plan:
