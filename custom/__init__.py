@@ -58,5 +58,5 @@ def flag(value: bool | str, key: str) -> bool:
         SettingError: the value is none of these.
     """
     if str(value).lower() not in ("true", "false"):
-        raise SettingError(f"{key}: {value!r} is neither true nor false.")
+        raise SettingError(f"{key}: {value!r} is neither true nor false; give one of them.")
     return str(value).lower() == "true"

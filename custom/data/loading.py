@@ -75,7 +75,10 @@ def _tensor(files: Sequence[VolumeFile], volumes: Sequence[np.ndarray]) -> MetaT
     affine = files[0].affine
     channels = [v[None] if v.ndim == 3 else np.moveaxis(v, -1, 0) for v in volumes]
     if len({c.shape[1:] for c in channels}) > 1 or channels[0].ndim != 4:
-        raise VolumeFileError(f"{files[0].path} has the shape {files[0].shape}, where a volume is expected.")
+        raise VolumeFileError(
+            f"{files[0].path} has the shape {files[0].shape}, where a volume is expected; give three axes, or a fourth "
+            "one for frames, and files of the same size where there are several."
+        )
     values = torch.from_numpy(np.ascontiguousarray(np.concatenate(channels), dtype=np.float32))
     meta = {
         "filename_or_obj": files[0].path,

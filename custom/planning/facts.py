@@ -207,9 +207,9 @@ def _largest(lengths: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 
 def _read(
-    case: Case, labeled: bool, intensities: bool, direction: Sequence[float] | None, values: Mapping[str, int]
+    case: Case, labeled: bool, with_voxels: bool, direction: Sequence[float] | None, values: Mapping[str, int]
 ) -> _Image | None:
-    """One case; None where a file cannot be used."""
+    """Facts about one case, of its header alone unless ``with_voxels``; None where a file cannot be used."""
     remember_case(case)
     try:
         file = open_volume(case["image"])
@@ -221,7 +221,7 @@ def _read(
         size = tuple(int(n) for n in np.array(file.shape[:3])[order])
         spacing = tuple(float(mm) for mm in np.linalg.norm(file.affine[:3, :3], axis=0)[order])
         image = _Image(size, spacing)
-        if not intensities:
+        if not with_voxels:
             return image
         voxels = file.values()
         image.lowest = float(voxels.min())

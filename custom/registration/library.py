@@ -95,7 +95,9 @@ class Registrations:
             return self._identity(fixed)
         route = self._route(fixed, moving)
         if not route or (usable and not self._is_usable(route)):
-            raise RegistrationError(f"{fixed} and {moving} have no usable registration in {self.folder}.")
+            raise RegistrationError(
+                f"{fixed} and {moving} have no usable registration in {self.folder}; its pairs.csv says why."
+            )
         maps = [(pair, self._load(self.folder / self.results[pair].transform)) for pair in route]
         place, steps = fixed, []
         for pair, stored in maps:
@@ -109,7 +111,7 @@ class Registrations:
                 found = self._load(self.folder / result.transform)
                 grid = found.fixed if name == pair.fixed else found.moving
                 return Transform((), grid, grid)
-        raise RegistrationError(f"{name} has no registration in {self.folder} that succeeded.")
+        raise RegistrationError(f"{name} has no registration in {self.folder} that succeeded; its pairs.csv says why.")
 
     def atlases(
         self, fixed: str, labeled: Collection[str] | None = None, usable: bool = True

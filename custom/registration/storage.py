@@ -58,8 +58,11 @@ def save_transform(path: str | Path, transform: Transform | None, **notes: Any) 
                 arrays[f"step{number}"] = step.matrix.double().numpy()
                 header["steps"].append({"kind": "affine"})
             else:
-                if float(step.field.abs().max()) > HALF_MAX:
-                    raise ValueError(f"{path}: a displacement of {float(step.field.abs().max()):.0f} mm.")
+                if (largest := float(step.field.abs().max())) > HALF_MAX:
+                    raise ValueError(
+                        f"{path}: a displacement of {largest:.0f} mm cannot be stored; the registration has failed, so "
+                        "check the voxel sizes in the headers of both volumes."
+                    )
                 arrays[f"step{number}"] = step.field.half().numpy()
                 entry = {"kind": "displacement", "grid": _grid_header(step.grid), "backward": step.backward}
                 header["steps"].append(entry)
@@ -81,7 +84,10 @@ def load_transform(path: str | Path) -> Transform:
     archive = _read(path)
     header = _header(archive)
     if header["steps"] is None:
-        raise StorageError(f"{path} holds no transform: {header['notes'].get('message', 'the pair failed')}")
+        raise StorageError(
+            f"{path} holds no transform: {header['notes'].get('message', 'the pair failed')}; remove the cause and the "
+            "file, and register the pair again."
+        )
     steps: list[Step] = []
     for number, entry in enumerate(header["steps"]):
         values = torch.from_numpy(archive[f"step{number}"])

@@ -118,7 +118,9 @@ def map_points(points_mm: Any, transform: Transform) -> Tensor:
     """
     points = torch.as_tensor(points_mm)
     if points.ndim != 2 or points.shape[1] != 3:
-        raise ValueError(f"points must be of shape (m, 3) in mm, found {tuple(points.shape)}.")
+        raise ValueError(
+            f"points must be of shape (m, 3) in mm, found {tuple(points.shape)}: give a row (x, y, z) for each point."
+        )
     return torch.cat([transform(part) for part in points.split(CHUNK)]) if len(points) else points.double()
 
 

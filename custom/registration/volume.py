@@ -180,7 +180,7 @@ def read_volume(image: Any, label: bool = False) -> Volume:
     elif isinstance(image, (str, os.PathLike)):
         name = str(image)
         if not Path(image).exists():
-            raise FileNotFoundError(f"{name} is missing.")
+            raise FileNotFoundError(f"{name} is missing; correct the path, or put the file back.")
         try:
             file = open_volume(image)
             affine, values = file.affine, torch.from_numpy(file.classes() if label else file.values())

@@ -120,7 +120,9 @@ class RegistrationWorkflow:
         if not self.labeled:
             raise SettingError("registration: no case is labeled; label one, since the label says where the organ is.")
         if template is not None and template not in {case["case"] for case in self.labeled}:
-            raise SettingError(f"template: {template} is not one of the labeled cases.")
+            raise SettingError(
+                f"template: {template} is not one of the labeled cases, {', '.join(c['case'] for c in self.labeled)}."
+            )
         if figure_count < 0:
             raise SettingError(f"figure_count: {figure_count}; give a number of pairs, or 0 for no picture.")
         self.figure_count = figure_count

@@ -60,7 +60,7 @@ def describe(value: Any) -> Any:
         groups = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in value.param_groups]
         return [name, describe(value.defaults), describe(groups)]
     if not hasattr(value, "__dict__"):
-        raise TypeError(f"{value!r} cannot be described: it has no attributes.")
+        raise TypeError(f"{value!r} cannot be described: it has no attributes; give its class a 'digest'.")
     attributes = vars(value)
     if isinstance(value, nn.Module):
         attributes = {k: v for k, v in attributes.items() if not k.startswith("_") and k != "training"}

@@ -134,7 +134,7 @@ def test_faults_are_named():
         warp_label(label_on(GRID), first)
     with pytest.raises(TypeError, match="found Tensor; give a path or a MetaTensor"):
         warp_image(torch.zeros(3, 3, 3), first)
-    with pytest.raises(ValueError, match=r"shape \(m, 3\) in mm, found \(3,\)"):
+    with pytest.raises(ValueError, match=r"shape \(m, 3\) in mm, found \(3,\): give a row"):
         map_points([1.0, 2.0, 3.0], first)
     assert map_points(torch.zeros(0, 3), first).shape == (0, 3)
 

@@ -210,7 +210,7 @@ def test_the_template_can_be_named_and_a_plan_given(cases, tmp_path):
         ({"plan": "everything"}, "plan: 'everything' is neither one of atlas, template, similar, all"),
         ({"plan": []}, "holds no pairs; name one or more of atlas"),
         ({"plan": str(plan), "template": "a"}, "plan: no such case: x; the cases are a, b, c, d, e"),
-        ({"template": "c"}, "template: c is not one of the labeled cases"),
+        ({"template": "c"}, "template: c is not one of the labeled cases, "),
     ):
         with pytest.raises(SettingError, match=message):
             workflow(tmp_path, cases, **settings)

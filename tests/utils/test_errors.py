@@ -26,5 +26,5 @@ def test_user_errors_are_what_they_were():
     for kind, base in ((DataError, ValueError), (SettingError, ValueError), (WeightsError, RuntimeError)):
         assert issubclass(kind, UserError) and issubclass(kind, base)
     assert issubclass(CollapseError, UserError) and issubclass(CollapseError, RuntimeError)
-    with pytest.raises(SettingError, match="resume: 'maybe' is neither true nor false"):
+    with pytest.raises(SettingError, match="resume: 'maybe' is neither true nor false; give"):
         custom.flag("maybe", "resume")
