@@ -16,7 +16,7 @@ from custom.data.geometry import OrientSlices, slice_axis
 from custom.data.nifti_geometry import corner_distance
 from custom.data.volume_file import aligned_affine, annotation_of, remember_case
 from custom.utils.errors import SettingError
-from custom.utils.words import counted
+from custom.utils.words import counted, first_few
 
 __all__ = ["check_case", "check_direction", "check_image", "check_label", "check_pair"]
 
@@ -204,4 +204,4 @@ def _check_extent(path: str | os.PathLike, facts: Facts) -> list[str]:
 
 
 def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
+    return first_few([f"{value:g}" for value in values])

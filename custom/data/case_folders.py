@@ -14,7 +14,7 @@ from custom.data.folder_layout import FolderLayout, FolderList, volumes_in
 from custom.data.parts import class_label, frame_of
 from custom.utils.json_files import read_text
 from custom.utils.log import logger
-from custom.utils.words import counted
+from custom.utils.words import counted, first_few
 
 __all__ = ["MMS", "TOTAL_SEGMENTATOR"]
 
@@ -94,9 +94,8 @@ def _total_segmentator(root: Path) -> FolderList:
         )
     common = sorted(set.intersection(*(classes[name] for name in labeled)))
     if left_out := sorted(set.union(*(classes[name] for name in labeled)) - set(common)):
-        names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
         count = counted(len(left_out), "class", "classes")
-        logger.warning(f"datalist: left out of {root}: {count} that some cases lack ({names}).")
+        logger.warning(f"datalist: left out of {root}: {count} that some cases lack ({first_few(left_out)}).")
     if not common:
         raise DataError(f"datalist: no file of {CLASSES} is there in all cases of {root}; give them the same classes.")
     split = _splits(root)

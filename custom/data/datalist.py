@@ -37,7 +37,7 @@ from custom.data.phantom import abdominal_folder, cardiac_folder
 from custom.data.volume_file import remember_case
 from custom.utils.json_files import read_text
 from custom.utils.log import log_aside, logger
-from custom.utils.words import counted
+from custom.utils.words import counted, first_few
 
 __all__ = [
     "bundle_splits",
@@ -138,9 +138,9 @@ def load_sections(
     else:
         labeled = {str(p) for p in labeled_cases}
         if unknown := sorted(labeled - set(patients)):
-            there = ", ".join(patients[:5]) + (", ..." if len(patients) > 5 else "")
             raise DataError(
-                f"labeled_cases: {unknown} are not in the training list of {datalist or split_dir}; there are {there}."
+                f"labeled_cases: {unknown} are not in the training list of {datalist or split_dir}; there are "
+                f"{first_few(patients)}."
             )
     known = {case["image"] for case in training}
     others = [case for case in training if case["patient"] not in labeled]
@@ -199,7 +199,7 @@ def _from_folder(root: Path, splits: Path, labeled_cases: int | Sequence[str] | 
 def _check_complete(root: Path, file: Path, missing: list[str], count: int) -> None:
     if missing:
         raise DataError(
-            f"dataset_dir: {root} lacks {len(missing)} of the {count} patients of {file} ({', '.join(missing[:5])}); "
+            f"dataset_dir: {root} lacks {len(missing)} of the {count} patients of {file} ({first_few(missing)}); "
             "complete the folder, or give --split_dir with lists of the patients that are there."
         )
 
@@ -228,7 +228,7 @@ def _from_json(file: Path, split_dir: str) -> tuple:
         moved = [case for case in sections["training"] if {case["case"], case["patient"]} & ids]
         if lost := ids - {case[key] for case in moved for key in ("case", "patient")}:
             raise DataError(
-                f"split_dir: {Path(split_dir) / name} names {', '.join(sorted(lost)[:5])}; the labeled training cases "
+                f"split_dir: {Path(split_dir) / name} names {first_few(sorted(lost))}; the labeled training cases "
                 f"of {file} do not include this; correct the names."
             )
         sections[section] += moved
@@ -249,7 +249,7 @@ def with_labels(cases: Sequence[Case], labeled: Sequence[Case]) -> list[Case]:
     """
     labels = {case["image"]: case["label"] for case in labeled}
     if missing := [case["case"] for case in cases if case["image"] not in labels]:
-        raise DataError(f"truth: there is no label for {', '.join(missing[:5])}; report without it.")
+        raise DataError(f"truth: there is no label for {first_few(missing)}; report without it.")
     return [{**case, "label": labels[case["image"]]} for case in cases]
 
 
@@ -368,7 +368,7 @@ def _check_distinct_names(cases: list[Case]) -> list[Case]:
     counts = Counter(file_name(case_id(case)) for case in cases)
     if twice := sorted({Path(c["image"]).name for c in cases if counts[file_name(case_id(c))] > 1}):
         raise DataError(
-            f"images: names occur more than once ({len(twice)}: {', '.join(twice[:3])}), and their segmentations would "
-            'overwrite each other; segment one folder at a time, or give them a "case" each in a data list.'
+            f"images: names occur more than once ({len(twice)}: {first_few(twice, 3)}), and their segmentations "
+            'would overwrite each other; segment one folder at a time, or give them a "case" each in a data list.'
         )
     return cases

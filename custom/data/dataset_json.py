@@ -18,6 +18,7 @@ from custom.data.folder_layout import FolderLayout, FolderList, entries, volumes
 from custom.data.parts import frame_of
 from custom.utils.json_files import read_json
 from custom.utils.log import logger
+from custom.utils.words import first_few
 
 __all__ = ["DECATHLON", "FILE", "NNUNET", "label_names", "with_ignored"]
 
@@ -102,7 +103,7 @@ def _read(root: Path) -> FolderList:
         training, unlabeled = entries(_images(root / "imagesTr", description, channels), volumes_in(root / "labelsTr"))
     scored, others = entries(_images(root / "imagesTs", description, channels), volumes_in(root / "labelsTs"))
     if scored and others:
-        names = ", ".join(case["case"] for case in others[:3]) + (", ..." if len(others) > 3 else "")
+        names = first_few([case["case"] for case in others], 3)
         logger.warning(f"datalist: {len(others)} images of imagesTs without a label are left out ({names}).")
     training, scored = with_ignored(training, ignored), with_ignored(scored, ignored)
     return FolderList({"training": training, "unlabeled": unlabeled, "test": scored or others}, classes)

@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 
 from custom.data.nifti_geometry import VolumeFileError
+from custom.utils.words import first_few
 
 __all__ = ["check_pixels", "check_slices", "numbers", "read_header"]
 
@@ -155,8 +156,7 @@ def check_slices(folder: str, slices: Sequence[dict[str, str]], spacing_given: b
     for name in SAME:
         if len(kinds := sorted({tags[name] for tags in slices})) > 1:
             raise VolumeFileError(
-                f"{folder} has slices with different {name} ({', '.join(kinds[:3])}); give each stack a separate "
-                "folder."
+                f"{folder} has slices with different {name} ({first_few(kinds, 3)}); give each stack a separate folder."
             )
     for name in ("orientation", "pixel spacing"):
         found = [numbers(tags[name]) for tags in slices]

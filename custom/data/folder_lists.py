@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from custom.data.case_folders import MMS, TOTAL_SEGMENTATOR
@@ -18,12 +18,11 @@ from custom.data.dataset_json import DECATHLON, NNUNET
 from custom.data.folder_layout import UNNAMED, FolderLayout, FolderList
 from custom.data.folder_pairs import FOLDERS, ONE_FOLDER
 from custom.utils.log import logger
-from custom.utils.words import counted
+from custom.utils.words import counted, first_few
 
 __all__ = ["LAYOUTS", "folder_list", "root_of"]
 
 LAYOUTS: tuple[FolderLayout, ...] = (NNUNET, DECATHLON, MMS, TOTAL_SEGMENTATOR, FOLDERS, ONE_FOLDER)
-SHOWN = 5
 
 
 def root_of(datalist: str | Path) -> Path | None:
@@ -69,8 +68,7 @@ def _refusal(root: Path, fitting: Iterable[FolderLayout]) -> str:
         return f"datalist: {root} may be {names}; give each a separate folder, {remedy}"
     below = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and len(_fitting(folder)) == 1]
     if below:
-        listed = ", ".join(map(str, below[:SHOWN])) + (", ..." if len(below) > SHOWN else "")
-        return f"datalist: {root} is no data set, but has some in it; give one of {listed}."
+        return f"datalist: {root} is no data set, but has some in it; give one of {first_few(below)}."
     known = "; ".join(f"{layout.what} ({layout.by})" for layout in LAYOUTS)
     return (
         f"datalist: {root} has none of the known layouts: {known}. Arrange the files so, {remedy} ACDC and "
@@ -89,16 +87,11 @@ def _counts(sections: Mapping[str, list[Case]]) -> str:
 def _named(classes: Mapping[int, str]) -> str:
     if all(name == UNNAMED.format(value) for value, name in classes.items()):
         one = len(classes) == 1
-        values = _listed([str(value) for value in classes])
+        values = first_few(classes, 10)
         example = ",".join(f"'{letter}'" for letter in "abcd"[: len(classes)]) + (",..." if len(classes) > 4 else "")
         return (
             f"{counted(len(classes), 'class', 'classes')} without {'a name' if one else 'names'}, of the "
             f"{'value' if one else 'values'} {values} in the labels; "
             f'--class_names "[{example}]" names {"it" if one else "them, in this order"}'
         )
-    return f"classes {_listed([f'{value} {name}' for value, name in classes.items()])}"
-
-
-def _listed(texts: Sequence[str]) -> str:
-    shown = 2 * SHOWN
-    return ", ".join(texts[:shown]) + (f" and {len(texts) - shown} more" if len(texts) > shown else "")
+    return f"classes {first_few([f'{value} {name}' for value, name in classes.items()], 10)}"

@@ -13,6 +13,7 @@ from custom.data.facts import Facts, file_facts
 from custom.data.geometry import slice_axis
 from custom.data.volume_file import assumed_spacing
 from custom.utils.log import logger
+from custom.utils.words import first_few
 
 __all__ = ["warn_about_headers"]
 
@@ -20,7 +21,6 @@ THINNEST_STACK = 20.0  # mm, from first slice to last
 SMALLEST_VIEW, LARGEST_VIEW = 20.0, 1000.0  # mm, side of a slice
 TALLEST_STACK = 2500.0  # mm
 FLAT = 0.5  # largest ratio of slices to pixels of the longer side in a stack of thick slices
-SHOWN = 5
 REMEDY = 'if that is not so, give the voxel size in mm, --header_spacing "[x,y,z]" or "header_spacing" in the data list'
 
 _told: set[str] = set()
@@ -39,22 +39,18 @@ def warn_about_headers(images: Sequence[str | os.PathLike]) -> None:
     if lost:
         which = f"all {len(lost)} images" if whole and len(lost) > 1 else f"{len(lost)} of {len(volumes)} images"
         lines.append(
-            f"{which} ({_named(lost)}) have voxels of exactly 1 x 1 x 1 mm and fewer slices than an isotropic scan: "
+            f"{which} ({first_few(lost)}) have voxels of exactly 1 x 1 x 1 mm and fewer slices than an isotropic scan: "
             f"the header may have lost its spacing; {REMEDY}."
         )
     sizes: dict[str, list[str]] = {}
     for path, facts in volumes.items():
         for words in _unlikely(facts):
             sizes.setdefault(words, []).append(path)
-    lines += [f"{_named(paths)}: {words}; {REMEDY}." for words, paths in sizes.items()]
+    lines += [f"{first_few(paths)}: {words}; {REMEDY}." for words, paths in sizes.items()]
     for line in lines:
         if line not in _told:
             _told.add(line)
             logger.warning(f"Header: {line}")
-
-
-def _named(paths: Sequence[str]) -> str:
-    return ", ".join(paths[:SHOWN]) + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
 
 
 def _spacing(facts: Facts) -> np.ndarray:

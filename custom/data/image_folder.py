@@ -14,11 +14,10 @@ from custom.data.dicom import dicom_files
 from custom.data.itk_files import data_file, is_itk_file
 from custom.data.nifti_geometry import VolumeFileError
 from custom.utils.log import logger
-from custom.utils.words import counted
+from custom.utils.words import counted, first_few
 
 __all__ = ["image_files", "images_in"]
 
-SHOWN = 3
 OTHER_IMAGES = (
     ".mgz",
     ".mgh",
@@ -159,7 +158,7 @@ def _warn_about_other_images(files: Sequence[Path]) -> None:
 
 def _tell(files: Sequence[Path], why: str) -> None:
     if files:
-        names = ", ".join(f.name for f in files[:SHOWN]) + (", ..." if len(files) > SHOWN else "")
+        names = first_few([file.name for file in files], 3)
         logger.warning(f"images: {counted(len(files), 'file')} left out: {why} ({names}).")
 
 

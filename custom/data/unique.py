@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from custom.data.cases import case_id, file_name
+from custom.utils.words import first_few
 
 __all__ = ["check_unique", "name_of"]
 
@@ -60,8 +61,7 @@ def check_unique(sections: dict[str, list[dict[str, Any]]]) -> list[str]:
     for first, second in _apart(sections):
         shared = sorted(ids[first] & ids[second])
         if shared:
-            names = ", ".join(shared[:5]) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
-            problems.append(f"{first} and {second} share {names}; keep each case (patient) in one of them.")
+            problems.append(f"{first} and {second} share {first_few(shared)}; keep each case (patient) in one of them.")
             continue
         files = {_file(entry["image"]): entry["image"] for entry in listed[first]}
         if same := [entry["image"] for entry in listed[second] if _file(entry["image"]) in files]:

@@ -19,6 +19,7 @@ from custom.utils.bars import progress_bar
 from custom.utils.errors import SettingError
 from custom.utils.files import replacing, write_csv
 from custom.utils.log import logger
+from custom.utils.words import first_few
 
 __all__ = ["PatientSelector"]
 
@@ -55,9 +56,7 @@ class PatientSelector:
         self.annotated = [annotated] if isinstance(annotated, str) else [str(name) for name in annotated]
         names = loader.dataset.patient_names
         if unknown := sorted(set(self.annotated) - set(names)):
-            raise SettingError(
-                f"annotated: there is no {', '.join(unknown[:5])}; there are {', '.join(names[:5])}, ..."
-            )
+            raise SettingError(f"annotated: there is no {first_few(unknown)}; there are {first_few(names)}.")
         left = len(names) - len(set(self.annotated))
         if not 1 <= count <= left:
             raise SettingError(f"count: {count}; give 1 to {left}, the number of patients to choose from.")

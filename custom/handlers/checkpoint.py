@@ -22,7 +22,7 @@ from custom.utils.distributed import process_rank
 from custom.utils.errors import keeps
 from custom.utils.files import lock, replacing, unlock
 from custom.utils.log import logger
-from custom.utils.words import counted
+from custom.utils.words import counted, first_few
 
 __all__ = ["LoadWeights", "SaveWeights"]
 
@@ -228,8 +228,7 @@ class LoadWeights:
         for kind, those in trained_on.items():
             if not (seen := [name for name, own in hashes.items() if own in those]):
                 continue
-            which = f"{len(seen)} of the {counted(len(hashes), 'case')} to be scored"
-            which += f" ({', '.join(seen[:5])}{', ...' if len(seen) > 5 else ''})"
+            which = f"{len(seen)} of the {counted(len(hashes), 'case')} to be scored ({first_few(seen)})"
             if kind == "labeled" and self.unseen:
                 raise WeightsError(
                     f"{self.key}: {self.path} was trained on {which}; give the --split_dir or --datalist that it was "

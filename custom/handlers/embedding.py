@@ -23,7 +23,7 @@ from custom.networks.weights import unwrapped
 from custom.utils.distributed import process_rank
 from custom.utils.files import replacing, write_csv
 from custom.utils.log import logger
-from custom.utils.words import counted
+from custom.utils.words import counted, first_few
 
 __all__ = ["EmbeddingReport"]
 
@@ -93,8 +93,7 @@ class EmbeddingReport:
         if collapsed:
             logger.warning(
                 f"Collapsed: the slices of {len(collapsed)} of {counted(len(order), 'patient')} "
-                f"({', '.join(collapsed[:5])}) all "
-                "have the same projection, which counts as rho 0."
+                f"({first_few(collapsed)}) all have the same projection, which counts as rho 0."
             )
         return median
 

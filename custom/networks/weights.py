@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from custom.utils.errors import UserError
 from custom.utils.log import logger
+from custom.utils.words import first_few
 
 __all__ = [
     "WeightsError",
@@ -140,7 +141,7 @@ def check_finite(weights: dict[str, Tensor], what: str) -> None:
     broken = [name for name, value in weights.items() if isinstance(value, Tensor) and not value.isfinite().all()]
     if broken:
         raise WeightsError(
-            f"{what} has weights that are NaN or infinite ({', '.join(broken[:3])}): the training has diverged; train "
+            f"{what} has weights that are NaN or infinite ({first_few(broken, 3)}): the training has diverged; train "
             "again with a lower --learning_rate."
         )
 

@@ -29,7 +29,7 @@ from custom.utils.files import replacing
 from custom.utils.json_files import read_json
 from custom.utils.log import logger
 from custom.utils.machine import core_count
-from custom.utils.words import counted
+from custom.utils.words import counted, first_few
 
 __all__ = ["check_planned", "say_next", "write_plan"]
 
@@ -46,7 +46,6 @@ UNEQUAL = 3  # largest ratio of pixel sizes that is usual within a data set
 # where the value of a setting comes from
 PLAN, YOU, LIST, BUNDLE = "plan", "you", "data list", "bundle"
 KEYS = {"intensity_strength": "train#intensity#strength"}  # of the settings that are parts of others
-SHOWN = 5  # names of classes in the table
 
 
 class Row(NamedTuple):
@@ -204,8 +203,7 @@ def _of_the_list(facts: Facts, known: Mapping[str, Any]) -> dict[str, Row]:
     }
     rows = {"labeled_cases": Row(counted(facts.labeled, "image"), source["labeled_cases"], f"of {facts.cases}")}
     if names := known.get("class_names"):
-        shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-        rows["class_names"] = Row(len(names), source["class_names"], shown)
+        rows["class_names"] = Row(len(names), source["class_names"], first_few(names))
     return rows
 
 

@@ -27,7 +27,7 @@ from custom.registration.volume import Grid, Volume, read_volume
 from custom.utils.figures import ABOVE, COLORS, as_seen, outline, show, view_square, window_around
 from custom.utils.files import replacing
 from custom.utils.log import logger
-from custom.utils.words import counted
+from custom.utils.words import counted, first_few
 
 __all__ = ["draw_pairs"]
 
@@ -308,6 +308,5 @@ def _head_and_foot(figure: Figure, panels: Sequence[Sequence[Axes]], results: Se
             axes.annotate(name, (0.5, 1), (0, 32), **ABOVE, ha="center", fontsize=9)
     failed = [f"{result.fixed} <- {result.moving}" for result in results if result.state == "failed"]
     if failed:
-        more = f" and {len(failed) - MOST_FAILED} more" if len(failed) > MOST_FAILED else ""
-        text = f"Failed, not drawn: {', '.join(failed[:MOST_FAILED])}{more}"
+        text = f"Failed, not drawn: {first_few(failed, MOST_FAILED)}"
         figure.text(y=MARGIN / height, s=text, va="bottom", color=WARNING, **edge)

@@ -18,6 +18,7 @@ from custom.registration.storage import StorageError, load_transform
 from custom.registration.transform import Transform, compose, invert
 from custom.registration.volume import RegistrationError
 from custom.utils.json_files import read_table
+from custom.utils.words import first_few
 
 __all__ = ["Registrations"]
 
@@ -89,8 +90,7 @@ class Registrations:
         """
         for name in (fixed, moving):
             if name not in self._direct:
-                known = f"{', '.join([*self._direct][:5])}{', ...' if len(self._direct) > 5 else ''}"
-                raise RegistrationError(f"{name} is not a case of {self.folder}; there are {known}.")
+                raise RegistrationError(f"{name} is not a case of {self.folder}; there are {first_few(self._direct)}.")
         if fixed == moving:
             return self._identity(fixed)
         route = self._route(fixed, moving)

@@ -23,7 +23,7 @@ from custom.utils.errors import SettingError, keeps
 from custom.utils.files import write_csv
 from custom.utils.log import logger
 from custom.utils.machine import core_count, memory_limit
-from custom.utils.words import counted
+from custom.utils.words import counted, first_few
 
 __all__ = ["PairRunner", "registered_pairs", "write_table"]
 
@@ -136,7 +136,7 @@ class PairRunner:
                 both = f"{by_id[case['case']]['image']} and {case['image']}"
                 raise SettingError(f"{case['case']} names two images, {both}; rename one of them.")
         if unknown := sorted({name for pair in pairs for name in pair} - set(by_id)):
-            raise SettingError(f"plan: no such case: {', '.join(unknown[:5])}; the cases are {', '.join(by_id)}.")
+            raise SettingError(f"plan: no such case: {first_few(unknown)}; the cases are {', '.join(by_id)}.")
         results: dict[Pair, PairResult] = {}
         jobs: dict[Pair, Job] = {}
         for pair in dict.fromkeys(pairs):

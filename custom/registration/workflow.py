@@ -37,7 +37,7 @@ from custom.registration.transform import Transform, warp_label
 from custom.utils.errors import SettingError
 from custom.utils.files import replacing
 from custom.utils.log import logger
-from custom.utils.words import counted
+from custom.utils.words import counted, first_few
 
 __all__ = ["PLANS", "RegistrationWorkflow"]
 
@@ -116,7 +116,7 @@ class RegistrationWorkflow:
             raise SettingError(f"leading: no volume has {leading!r} as its {group_by}; there are {', '.join(there)}.")
         ids = {case["case"] for case in self.cases}
         if unknown := sorted({name for pair in self.given or () for name in pair} - ids):
-            raise SettingError(f"plan: no such case: {', '.join(unknown[:5])}; the cases are {', '.join(sorted(ids))}.")
+            raise SettingError(f"plan: no such case: {first_few(unknown)}; the cases are {', '.join(sorted(ids))}.")
         if not self.labeled:
             raise SettingError("registration: no case is labeled; label one, since the label says where the organ is.")
         if template is not None and template not in {case["case"] for case in self.labeled}:

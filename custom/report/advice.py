@@ -13,7 +13,7 @@ import numpy as np
 from custom.metrics import agreement
 from custom.report.curves import Curve
 from custom.report.scores import Scores
-from custom.utils.words import counted
+from custom.utils.words import counted, first_few
 
 __all__ = [
     "annotate",
@@ -41,11 +41,6 @@ REFUSED = 0.2  # fraction of the pairs
 VOLUME_BIAS = 0.05  # fraction of the mean true volume
 FRACTION_BIAS = 3.0  # percentage points
 BEYOND = 0.2  # fraction of the false volume of a class
-NAMED = 5  # cases or pairs that a sentence names
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def too_short(dice: Curve, loss: Curve = (), max_epochs: int | None = None) -> str | None:
@@ -139,7 +134,7 @@ def weak_classes(scores: Scores) -> str | None:
     weak = {name: dice for name in found if (dice := _mean_dice(scores, name)) < WEAK}
     if not weak:
         return None
-    listed = _names([f"{name} ({weak[name]:.2f})" for name in sorted(weak, key=weak.get)])
+    listed = first_few([f"{name} ({weak[name]:.2f})" for name in sorted(weak, key=weak.get)])
     return f"Label cases that show these classes well: {listed}; their mean Dice is below {WEAK}."
 
 
@@ -161,7 +156,7 @@ def unusual_cases(scores: Scores) -> str | None:
     outside = [n for n in scores.ranking() if means[n] < fence]
     if not outside:
         return None
-    listed = _names([f"{scores.cases[n]['case']} ({means[n]:.2f})" for n in outside])
+    listed = first_few([f"{scores.cases[n]['case']} ({means[n]:.2f})" for n in outside])
     return f"Look at these cases first, which are far below the others: {listed}. Check label, orientation and quality."
 
 
@@ -186,7 +181,7 @@ def biased_volumes(scores: Scores) -> str | None:
             continue
         share = 100 * volumes.bias / truth[truth > 0].mean()
         found.append(f"{name} ({volumes.bias:+.1f} ml, {share:+.0f} %)")
-    return f"Correct for the bias of volumes, or do not measure with them: {_names(found)}." if found else None
+    return f"Correct for the bias of volumes, or do not measure with them: {first_few(found)}." if found else None
 
 
 def biased_fractions(scores: Scores) -> str | None:
@@ -220,8 +215,8 @@ def errors_beyond_the_ends(places: Mapping[str, Mapping[str, Mapping[str, Sequen
     if not found:
         return None
     return (
-        f"Check the first and last slices: false volume lies beyond the labeled part of the stack for {_names(found)}. "
-        "Labeled cases that show slices beyond the organ's ends help."
+        "Check the first and last slices: false volume lies beyond the labeled part of the stack for "
+        f"{first_few(found)}. Labeled cases that show slices beyond the organ's ends help."
     )
 
 

@@ -24,6 +24,7 @@ from custom.utils.errors import SettingError
 from custom.utils.files import replacing
 from custom.utils.json_files import read_json
 from custom.utils.log import run_time, run_warnings
+from custom.utils.machine import core_count
 
 try:
     import resource
@@ -117,13 +118,12 @@ def machine_facts(device: torch.device | str | None = None) -> dict[str, Any]:
     """
     gpu = device is not None and torch.device(device).type == "cuda"
     usage = resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MIB_PER_UNIT
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "seconds": run_time().total_seconds(),
         "memory_mib": usage,
         "gpu_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20 if gpu else None,
         "processor": torch.cuda.get_device_name(device) if gpu else _cpu_name(),
-        "cores": cores,
+        "cores": core_count(),
         "processes": process_count(),
     }
 

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-__all__ = ["counted"]
+from collections.abc import Iterable
+
+__all__ = ["counted", "first_few"]
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -16,3 +18,14 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
         plural: of several; None adds an "s".
     """
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def first_few(names: Iterable[object], most: int = 5) -> str:
+    """The first of several names, and the number of the others: "a, b and 3 more".
+
+    Args:
+        names: of cases, files or classes.
+        most: number of names that are given.
+    """
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
