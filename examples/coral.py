@@ -22,7 +22,7 @@ from custom.data import (
     StackSlicesd,
     load_sections,
 )
-from custom.data.layouts import without_labels
+from custom.data.cases import without_labels
 from custom.data.phantom import write_cardiac
 from custom.losses import CoralLoss
 from custom.metrics import axis_order
