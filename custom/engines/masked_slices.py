@@ -87,7 +87,7 @@ class MaskedSliceTrainer(SliceTrainer):
             have become the same, the training has collapsed.
         """
         images = engine.augmented(batchdata[CommonKeys.IMAGE].to(engine.state.device, non_blocking=True))
-        generator, rank, world = engine._draw(view=1)
+        generator, rank, world = engine.random_source(view=1)
         # drawn for the global batch, as the augmentation is
         drawn = random_patches(len(images) * world, *images.shape[2:], engine.patch, engine.masked_share, generator)
         hidden = drawn[rank * len(images) :][: len(images)].to(images.device)

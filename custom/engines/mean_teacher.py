@@ -142,7 +142,7 @@ class MeanTeacherTrainer(TwoStreamTrainer):
             ``consistency``, the unlabeled ones with strong changes and boxes (m, 1, H, W). Then the decisions of the
             teacher about the strong views of the global batch (M, C, H, W), and where it is confident (M, 1, H, W).
         """
-        generator, _, world = self._draw(view=1)
+        generator, _, world = self.random_source(view=1)
         size = images.shape[2:]
         mild = self.changed(images[:taught], self.intensity.draw(taught * world, *size, generator), None)
         if not consistency:
@@ -162,6 +162,15 @@ class MeanTeacherTrainer(TwoStreamTrainer):
         return [mild, self.share(strong, labeled=0)], *confident_decisions(probabilities, self.confidence)
 
     def changed(self, images: Tensor, drawn: Mapping[str, Tensor], labeled: int | None) -> Tensor:
-        """The images (n, 1, H, W) of this process with changes of intensity, which are drawn for the global batch."""
+        """Change the intensity of the images of this process.
+
+        Args:
+            images: (n, 1, H, W).
+            drawn: random numbers for those of all processes, see :meth:`custom.data.IntensityAugment.draw`.
+            labeled: number of labeled ones among those of all processes; None for ``labeled_per_batch``.
+
+        Returns:
+            (n, 1, H, W).
+        """
         drawn = {name: self.share(values, labeled).to(images) for name, values in drawn.items()}
         return self.intensity.apply(images, **drawn)

@@ -58,7 +58,7 @@ class SegmentationTrainer(SliceTrainer):
         images, labels = (batchdata[key].to(device, non_blocking=True) for key in (CommonKeys.IMAGE, CommonKeys.LABEL))
         images, labels = engine.augmented(images, labels)
         if engine.intensity is not None:
-            images = engine.intensity(images, *engine._draw(view=1))
+            images = engine.intensity(images, *engine.random_source(view=1))
         engine.optimizer.zero_grad()
         # Dice is not a mean over slices, so that it needs those of all processes
         logits, labels = gather_batch(engine.predicted(images)), gather_batch(labels)

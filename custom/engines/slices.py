@@ -139,10 +139,18 @@ class SliceTrainer(SupervisedTrainer):
     def augmented(
         self, images: torch.Tensor, labels: torch.Tensor | None = None, view: int = 0
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Augment the part of this process of the batch; ``view`` distinguishes several draws in an iteration."""
-        return self.augment(images, labels, *self._draw(view))
+        """Augment the part of this process of the batch; ``view`` is that of :meth:`random_source`."""
+        return self.augment(images, labels, *self.random_source(view))
 
-    def _draw(self, view: int = 0) -> tuple[torch.Generator, int, int]:
+    def random_source(self, view: int = 0) -> tuple[torch.Generator, int, int]:
+        """Where random numbers of this iteration come from, as the augmentations take it.
+
+        Args:
+            view: 0 or 1, distinguishes two draws in an iteration.
+
+        Returns:
+            The generator of the global batch, the rank of this process, and the number of processes.
+        """
         return iteration_generator(self.seed, 2 * self.state.iteration + view), process_rank(), process_count()
 
     @staticmethod

@@ -148,7 +148,7 @@ class TwoStreamTrainer(SliceTrainer):
             images: (n, 1, H, W).
             slices: (n,), their numbers in the data set.
         """
-        generator, _, world = self._draw()
+        generator, _, world = self.random_source()
         drawn = self.augment.draw(len(images) * world, *images.shape[2:], generator)
         drawn = {name: self.share(values).to(images.device, non_blocking=True) for name, values in drawn.items()}
         centers = None if self.centers is None else self.centers[slices]

@@ -62,7 +62,7 @@ def test_the_loss_is_the_mean_difference_of_hidden_pixels_alone():
     images = torch.randn(16, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     engine.state.iteration = 1
     loss = engine._iteration(engine, {"image": images})["loss"]
-    hidden = random_patches(16, 32, 32, 16, 0.5, engine._draw(view=1)[0])
+    hidden = random_patches(16, 32, 32, 16, 0.5, engine.random_source(view=1)[0])
     expected = (images - images.mean((2, 3), keepdim=True)).abs()[hidden].mean()
     torch.testing.assert_close(loss, expected)
 
@@ -75,7 +75,7 @@ def test_hidden_pixels_do_not_reach_the_network():
     engine.state.iteration = 1
     images = torch.randn(16, 1, 32, 32)
     engine._iteration(engine, {"image": images})
-    hidden = random_patches(16, 32, 32, 16, 0.6, engine._draw(view=1)[0])
+    hidden = random_patches(16, 32, 32, 16, 0.6, engine.random_source(view=1)[0])
     torch.testing.assert_close(seen[0][~hidden], images[~hidden])
     torch.testing.assert_close(seen[0][hidden], images.mean((2, 3), keepdim=True).expand_as(images)[hidden])
 
