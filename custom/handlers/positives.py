@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from custom.data.slices import SliceDataset
 from custom.losses.pixel_contrast import draw_pixels
 from custom.metrics import pseudo_label_agreement, registered_agreement
 from custom.networks.weights import unwrapped
+from custom.report.scores import read_rows
 from custom.samplers.registered import RegisteredPoints, classes_at, points_of
 from custom.utils.distributed import process_rank
 from custom.utils.errors import SettingError
@@ -95,9 +95,8 @@ class PositivesReport:
         engine.add_event_handler(Events.ITERATION_COMPLETED(event_filter=_ends_epoch), self._completed)
 
     def _begin(self, engine: Engine) -> None:
-        if engine.state.epoch and self.path.is_file():  # a resumed run
-            with self.path.open(newline="", encoding="utf-8") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= engine.state.epoch]
+        if engine.state.epoch:  # a resumed run
+            self.rows = [row for row in read_rows(self.path) if int(row["epoch"]) <= engine.state.epoch]
         self.labels = torch.stack([self.truth[slot]["label"][0] for slot in range(len(self.truth))])  # (N, H, W)
 
     def _completed(self, engine: Engine) -> None:

@@ -20,6 +20,7 @@ from custom.data.checks import DataError, case_id
 from custom.data.geometry import slice_axis
 from custom.data.volume_file import annotation_of
 from custom.metrics import class_scores, ejection_fraction
+from custom.report.scores import FRACTION, column_of
 from custom.utils.distributed import process_rank
 from custom.utils.errors import SettingError
 from custom.utils.files import lock, unlock, write_csv
@@ -117,7 +118,7 @@ class SegmentationReport:
                 scores = class_scores(
                     truth_map == value, prediction_map == value, truth.pixdim.tolist(), None if here.all() else here
                 )
-                row |= {_column(measure, name): score for measure, score in scores.items()}
+                row |= {column_of(measure, name): score for measure, score in scores.items()}
             axis = slice_axis(truth.affine.cpu().numpy(), known.shape)
             row["slices_left_out"] = int((~known).movedim(axis, 0).flatten(1).all(dim=1).sum())
             row["percent_left_out"] = 100 * float((~known).double().mean())
@@ -161,11 +162,11 @@ class SegmentationReport:
             diastole, systole = ([row for row in mine if row["phase"] == phase] for phase in ("ED", "ES"))
             values = ("", "")
             if len(diastole) == len(systole) == 1:
-                volumes = [f"volume_ml_{self.ejection_fraction_class}_{side}" for side in SIDES]
+                volumes = [column_of(f"volume_ml_{side}", self.ejection_fraction_class) for side in SIDES]
                 values = tuple(ejection_fraction(diastole[0][v], systole[0][v]) for v in volumes)
                 pairs.append(values)
             for row in mine:
-                row |= {f"ejection_fraction_percent_{side}": v for side, v in zip(SIDES, values, strict=True)}
+                row |= {f"{FRACTION}_{side}": v for side, v in zip(SIDES, values, strict=True)}
         truth, prediction = np.array(pairs, dtype=float).reshape(-1, 2).T
         mean, std = _mean_std(prediction - truth)
         return {
@@ -254,12 +255,6 @@ def classes_lacking(
     drawn = {value for _, value in annotation.classes}
     values = label_values or range(1, len(class_names) + 1)
     return [name for name, value in zip(class_names, values, strict=True) if value not in drawn]
-
-
-def _column(measure: str, name: str) -> str:
-    """Column of a class in the table of cases: "dice_LV", "volume_ml_LV_truth"."""
-    stem, _, side = measure.rpartition("_")
-    return f"{stem}_{name}_{side}" if stem == "volume_ml" else f"{measure}_{name}"
 
 
 def _check_geometry(case: str, truth: MetaTensor | None, prediction: MetaTensor) -> None:

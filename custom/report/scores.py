@@ -13,10 +13,10 @@ import numpy as np
 from custom.metrics import Agreement, agreement
 from custom.utils.files import read_csv
 
-__all__ = ["Scores", "read_places", "read_rows"]
+__all__ = ["FRACTION", "Scores", "column_of", "read_places", "read_rows"]
 
 Row = dict[str, str]
-FRACTION = "ejection_fraction_percent"
+FRACTION = "ejection_fraction_percent"  # begin of two columns, "_truth" and "_prediction"
 
 
 @dataclass
@@ -44,8 +44,7 @@ class Scores:
 
     def values(self, measure: str, name: str) -> np.ndarray:
         """(cases,) of a class, NaN where it is undefined; measures of volumes are "volume_ml_truth" and the like."""
-        stem, _, side = measure.rpartition("_")
-        column = f"{stem}_{name}_{side}" if stem == "volume_ml" else f"{measure}_{name}"
+        column = column_of(measure, name)
         return np.array([float(row[column]) for row in self.cases])
 
     def mean(self, measure: str) -> np.ndarray:
@@ -76,6 +75,12 @@ class Scores:
     def phases(self) -> list[str]:
         """The phases of the cases in the order of the table; none where they have no phases."""
         return [phase for phase in dict.fromkeys(row["phase"] for row in self.cases) if phase]
+
+
+def column_of(measure: str, name: str) -> str:
+    """Column of a measure of a class in ``cases.csv``: "dice_LV", "volume_ml_LV_truth"."""
+    stem, _, side = measure.rpartition("_")
+    return f"{stem}_{name}_{side}" if stem == "volume_ml" else f"{measure}_{name}"
 
 
 def read_rows(file: Path) -> list[Row]:
