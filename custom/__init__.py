@@ -52,7 +52,7 @@ def flag(value: bool | str, key: str) -> bool:
 
     Args:
         value: True, False, or those words in any case.
-        key: of the config, for messages.
+        key: key of the config, for messages.
 
     Raises:
         SettingError: the value is none of these.

@@ -27,8 +27,8 @@ def hearts(folder: Path = Path("runs/demo"), **settings: Any) -> dict[str, dict[
     """Train with one labeled patient, without and with unlabeled ones, evaluate, segment, and print a table.
 
     Args:
-        folder: of all results; a second call resumes from them.
-        **settings: of both trainings, such as ``seed=1``.
+        folder: folder of all results; a second call resumes from them.
+        **settings: settings of both trainings, such as ``seed=1``.
 
     Returns:
         Mean Dice on the test cases of each class, of "the label alone" and of "ours".
@@ -54,7 +54,7 @@ def coral(folder: Path = Path("runs/demo_coral")) -> None:
     One pair of short runs does not tell which is better; the results page has more of them.
 
     Args:
-        folder: of all results; a second call resumes from them.
+        folder: folder of all results; a second call resumes from them.
     """
     began = time.monotonic()
     pretrained, scratch = folder / "coral", folder / "no_pretraining"
@@ -92,9 +92,9 @@ def run_workflow(bundle: str, run_id: str, files: list[str], folder: Path, **set
 
     Args:
         bundle: its name.
-        run_id: of the workflow.
+        run_id: identifier of the workflow.
         files: of the bundle's ``configs``, the overlays last.
-        folder: for results and weights.
+        folder: folder for results and weights.
         **settings: values of keys of the configs.
     """
     print(f"\n=== {run_id}: {', '.join(files)} -> {folder}", flush=True)

@@ -73,7 +73,7 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
 
     Args:
         bundle: folder of the bundle.
-        folder: of the zip, whose name is that of the bundle with its version.
+        folder: folder of the zip, whose name is that of the bundle with its version.
 
     Returns:
         Path of the zip.

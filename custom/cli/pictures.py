@@ -31,7 +31,7 @@ def trained(folder: Path) -> Runs:
     """Train what the demo trains, and pre-train with CORAL at the same resolution, as far as it is not there yet.
 
     Args:
-        folder: of the demo, for all that is written.
+        folder: folder of the demo, for all that is written.
     """
     resolution = {name: HEARTS[name] for name in ("spacing", "slice_size")}
     alone, ours, pairs, coral = (folder / name for name in ("label_alone", "ours", "pairs", "coral"))
@@ -53,7 +53,7 @@ def draw_sketches(folder: Path) -> None:
     """Draw what needs no training: the sketches of the methods, and the runs of the results page.
 
     Args:
-        folder: for the pictures.
+        folder: folder for the pictures.
     """
     mean_teacher_sketch().save(folder / "registered_mean_teacher.png")
     cctr_sketch().save(folder / "cctr.png")
@@ -66,7 +66,7 @@ def draw_reports(runs: Runs, folder: Path) -> None:
 
     Args:
         runs: of :func:`trained`.
-        folder: for the pictures.
+        folder: folder for the pictures.
     """
     draw_front(runs, folder / "front.png")
     draw_curves(runs, folder / "curves.png")

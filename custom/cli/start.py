@@ -44,7 +44,7 @@ def start_run(folder: str | Path) -> None:
     """Prepare the program for a run. Each config calls this first, in ``initialize``.
 
     Args:
-        folder: for the log of the run, see :func:`~custom.utils.log.start_log`.
+        folder: folder for the log of the run, see :func:`~custom.utils.log.start_log`.
 
     Raises:
         SettingError: an option of ``python -m monai.bundle`` is misspelled.

@@ -20,7 +20,7 @@ def unpack_bundle(name: str, folder: str | Path = ".") -> Path:
     """Write the archive of a bundle and unpack it.
 
     Args:
-        name: of the bundle.
+        name: name of the bundle.
         folder: in which a folder of that name is made; it has its own copy of the code.
 
     Returns:

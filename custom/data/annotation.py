@@ -107,7 +107,7 @@ def annotated_classes(cases: Sequence[Mapping[str, Any]], label_values: Sequence
     Args:
         cases: with "classes" where some are not: the names with their values in the file, or a list of that for the K
             label maps of the case, in which None stands for all classes.
-        label_values: of the C foreground classes in the files. Names may differ: a run can rename the classes.
+        label_values: values of the C foreground classes in the files. Names may differ: a run can rename the classes.
 
     Returns:
         (cases, K, C + 1) bool, whose first class, the background, is always True; None where everything is annotated.

@@ -70,10 +70,10 @@ def check_atlases(
 
     Args:
         training: the atlases.
-        section: of the held-out cases; None for images.
+        section: section of the held-out cases; None for images.
         cases: to segment.
         class_names: without the background.
-        label_values: of the classes in the files; None for 1, 2, ...
+        label_values: values of the classes in the files; None for 1, 2, ...
 
     Raises:
         DataError: with a line for each problem.

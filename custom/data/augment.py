@@ -80,7 +80,7 @@ class SpatialAugment:
         Args:
             images: (n, c, H, W), interpolated linearly; outside the image is 0.
             labels: (n, 1, H, W) integers, sampled at the nearest pixel, or None.
-            generator: of random numbers, on the CPU.
+            generator: generator of random numbers, on the CPU.
             rank: number of this process.
             world: number of processes, each with n images.
 
@@ -115,9 +115,9 @@ class SpatialAugment:
 
         Args:
             n: number of slices.
-            height: of the slices in pixels.
-            width: of the slices in pixels.
-            generator: of random numbers, on the CPU.
+            height: height of the slices in pixels.
+            width: width of the slices in pixels.
+            generator: generator of random numbers, on the CPU.
 
         Returns:
             "matrix" (n, 2, 2), from output to input pixels about the center; for elastic deformation "sigma" (n,) in
@@ -163,8 +163,8 @@ class SpatialAugment:
         """Sampling grids for the numbers of :meth:`draw`, on their device.
 
         Args:
-            height: of the slices in pixels.
-            width: of the slices in pixels.
+            height: height of the slices in pixels.
+            width: width of the slices in pixels.
             matrix: (n, 2, 2).
             sigma: (n,) in pixels, or None without elastic deformation.
             noise: (n, 2, k, l) in pixels, or None.
@@ -202,8 +202,8 @@ def smooth_field(sigma: Tensor, noise: Tensor, height: int, width: int) -> Tenso
     Args:
         sigma: (n,) standard deviation of the Gaussian in pixels.
         noise: (n, c, k, l) on the knots, enough of them for the smallest sigma.
-        height: of the field in pixels.
-        width: of the field in pixels.
+        height: height of the field in pixels.
+        width: width of the field in pixels.
 
     Returns:
         (n, height, width, c).

@@ -93,8 +93,8 @@ def check_class_names(names: Any, key: str = "class_names") -> None:
     """Check that classes have different names.
 
     Args:
-        names: of the foreground classes.
-        key: of the config or the data list, for messages.
+        names: names of the foreground classes.
+        key: key of the config or the data list, for messages.
 
     Raises:
         DataError: the names are not a list of different texts, or are more than label files can hold.

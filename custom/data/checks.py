@@ -53,7 +53,7 @@ def check_folder(path: str | os.PathLike, key: str = "dataset_dir") -> None:
 
     Args:
         path: the folder.
-        key: of the config that gives the path, for the message.
+        key: key of the config that gives the path, for the message.
 
     Raises:
         DataError: it is missing, not a folder, or empty.
@@ -162,7 +162,7 @@ def check_training(
         sections: "training" and "unlabeled" cases.
         validation: cases for choosing the network, maybe none.
         class_names: without the background.
-        label_values: of the classes in the files; None for 1, 2, ...
+        label_values: values of the classes in the files; None for 1, 2, ...
         direction: (3,) in RAS along which slices are counted.
 
     Raises:
@@ -180,7 +180,7 @@ def check_pretraining(
     """Check the images of a pre-training, without labels.
 
     Args:
-        cases: for training, at least one.
+        cases: cases for training, at least one.
         validation: for the report, maybe none.
         direction: (3,) in RAS along which slices are counted.
 
@@ -219,7 +219,7 @@ def check_classes(
     Args:
         cases: labeled ones, with "label".
         class_names: without the background.
-        label_values: of the classes in the files; None for 1, 2, ...
+        label_values: values of the classes in the files; None for 1, 2, ...
 
     Raises:
         DataError: no case has one of the classes, a case has a class that is not among its "classes", or the number of
@@ -251,7 +251,7 @@ def check_label_values(class_names: Sequence[str], label_values: Sequence[int] |
 
     Args:
         class_names: without the background.
-        label_values: of the classes in the files; None for 1, 2, ...
+        label_values: values of the classes in the files; None for 1, 2, ...
 
     Raises:
         DataError: the numbers differ.

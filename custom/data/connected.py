@@ -32,7 +32,7 @@ def connected_classes(dataset: SliceDataset, volumes: int, class_names: Sequence
     Args:
         dataset: of the training.
         volumes: number of labeled volumes, which come first in it.
-        class_names: of the classes 1, 2, ...
+        class_names: names of the classes 1, 2, ...
 
     Returns:
         Names of classes, in their order. A class that no label shows is among them.
@@ -59,9 +59,9 @@ class KeepLargestComponentd(KeepLargestConnectedComponentd):
     """MONAI's transform for label maps (1, X, Y, Z), with classes that are given by name.
 
     Args:
-        keys: of the label maps, whose classes count from 1.
+        keys: keys of the label maps, whose classes count from 1.
         classes: names of those of which only the largest component is kept; True for all, False for none.
-        class_names: of all classes.
+        class_names: names of all classes.
 
     Raises:
         SettingError: a name is none of the classes.

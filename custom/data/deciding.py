@@ -27,8 +27,8 @@ class DecideSlicesd(MapTransform):
     classes. If it resamples across slices or the axes of the file are not perpendicular, the volume is a single slab.
 
     Args:
-        keys: of the output of the network, (C, H, W, S), which is replaced by the classes (1, X, Y, Z), uint8, or int32
-            for more than 256 classes.
+        keys: keys of the output of the network, (C, H, W, S), which is replaced by the classes (1, X, Y, Z), uint8, or
+            int32 for more than 256 classes.
         transform: preprocessing of the image; the part up to :class:`OrientSlicesd` is inverted at the end.
         probabilities: transform that converts the output of the network to probabilities, such as ``Activationsd``.
         maps: keys of further maps (1, H, W, S) of ``probabilities``, which are inverted as well, as float32.

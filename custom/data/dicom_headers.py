@@ -60,7 +60,7 @@ def read_header(folder: str, file: str) -> dict[str, str]:
     """The elements of ``TAGS`` in an image, as text; "" for missing ones.
 
     Args:
-        folder: for messages.
+        folder: folder of the series, for messages.
         file: DICOM file, with or without its preamble.
 
     Raises:
@@ -89,9 +89,9 @@ def check_pixels(folder: str, file: str, tags: dict[str, str]) -> None:
     The size of compressed voxels is not known beforehand.
 
     Args:
-        folder: for messages.
+        folder: folder of the series, for messages.
         file: DICOM file.
-        tags: of :func:`read_header`.
+        tags: what :func:`read_header` returned.
 
     Raises:
         VolumeFileError: there are fewer, or at least a row more.
@@ -141,7 +141,7 @@ def check_slices(folder: str, slices: Sequence[dict[str, str]], spacing_given: b
     """Check that each slice is a gray image with a position, and that all slices are of the same kind.
 
     Args:
-        folder: for messages.
+        folder: folder of the series, for messages.
         slices: of :func:`read_header`.
         spacing_given: whether the voxel size is not needed.
 

@@ -36,7 +36,7 @@ class SaveDicomSegd(MapTransform):
     Args:
         keys: label maps, (1, X, Y, Z), in the geometry of their series.
         output_dir: for the files, ``<case>_seg.dcm``.
-        class_names: of the labels 1, 2, ...
+        class_names: names of the labels 1, 2, ...
         model: name of the model, for the headers.
 
     Raises:

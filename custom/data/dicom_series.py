@@ -144,7 +144,7 @@ def _check_stack(folder: str, positions: np.ndarray, normal: np.ndarray) -> floa
     """Check that slices are equidistant and not shifted against each other.
 
     Args:
-        folder: for messages.
+        folder: folder of the series, for messages.
         positions: (Z, 3) in mm, in the order of the slices.
         normal: (3,) along the slices.
 

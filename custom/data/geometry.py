@@ -155,7 +155,7 @@ class SpaceSlicesd(Spacingd):
     fails for the "image_path" that MONAI Label adds.
 
     Args:
-        keys: of volumes, (C, H, W, S).
+        keys: keys of volumes, (C, H, W, S).
         pixdim: (height, width, -1), pixel size in mm; the slices are kept.
         mode and others: those of ``Spacingd``.
     """
@@ -206,7 +206,7 @@ def slabs(count: int, size: float, most: float | None = None) -> list[slice]:
 
     Args:
         count: S, of the slices.
-        size: of all slices together, such as the number of voxels of all channels.
+        size: size of all slices together, such as the number of voxels of all channels.
         most: largest size of a run; ``SLAB`` by default.
     """
     step = max(1, int((SLAB if most is None else most) * count / max(size, 1)))

@@ -105,7 +105,7 @@ def normalization(window: Sequence[float] | None, keys: str = "image") -> Transf
     Args:
         window: [low, high] in HU for CT, which becomes 0 to 1; None for percentiles 1 to 99 of each image, then mean 0
             and deviation 1.
-        keys: of images, (C, ...).
+        keys: keys of images, (C, ...).
 
     Raises:
         SettingError: the window is empty.

@@ -25,7 +25,7 @@ class IntensityAugment:
     Args:
         strength: factor of all ranges; 0 leaves images as they are, 1 suits MR, about 0.3 CT, whose intensities are
             calibrated.
-        probability: of each of gamma, contrast, brightness and bias field.
+        probability: probability of each of gamma, contrast, brightness and bias field.
         gamma: the exponent lies in exp(-gamma) to exp(gamma).
         contrast: the factor lies in 1 - contrast to 1 + contrast, and is at least 0.1.
         brightness: the shift lies in -brightness to brightness, in standard deviations.
@@ -62,7 +62,7 @@ class IntensityAugment:
 
         Args:
             images: (n, 1, H, W).
-            generator: of random numbers, on the CPU.
+            generator: generator of random numbers, on the CPU.
             rank: number of this process.
             world: number of processes, each with n images.
 
@@ -79,9 +79,9 @@ class IntensityAugment:
 
         Args:
             n: number of slices.
-            height: of the slices in pixels.
-            width: of the slices in pixels.
-            generator: of random numbers, on the CPU.
+            height: height of the slices in pixels.
+            width: width of the slices in pixels.
+            generator: generator of random numbers, on the CPU.
             factor: of the strength, for a stronger or weaker view.
 
         Returns:
@@ -139,9 +139,9 @@ def random_boxes(
 
     Args:
         n: number of slices.
-        height: of the slices in pixels.
-        width: of the slices in pixels.
-        generator: of random numbers, on the CPU.
+        height: height of the slices in pixels.
+        width: width of the slices in pixels.
+        generator: generator of random numbers, on the CPU.
         probability: that a slice has a box.
         area: range of the fraction of the slice that a box covers.
         aspect: smallest ratio of the shorter to the longer side.

@@ -81,7 +81,7 @@ def open_itk(path: str, spacing: Sequence[float] | None, most_voxels: int, dense
     """Open a file.
 
     Args:
-        path: of the file, or of a header beside its voxels.
+        path: path of the file, or of a header beside its voxels.
         spacing: voxel sizes in mm that replace those of the header, or None.
         most_voxels: largest number of voxels of a volume.
         densest: largest compression ratio of a file.

@@ -154,7 +154,7 @@ def _checked_annotation(entry: dict[str, Any], labels: Mapping[str, str], where:
 
     Args:
         entry: of the data list.
-        labels: of the data list, value to name.
+        labels: labels of the data list, value to name.
         where: in the list, for messages.
 
     Raises:

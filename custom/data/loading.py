@@ -30,7 +30,7 @@ class LoadVolumed(LoadImaged):
     says so is not in the loaded data.
 
     Args:
-        keys: of file names, or of lists of them, which become the channels of one volume.
+        keys: keys of file names, or of lists of them, which become the channels of one volume.
         labels: keys of label maps, whose values are integers.
         allow_missing_keys: whether cases may lack them.
     """

@@ -61,7 +61,7 @@ def nifti_geometry(header: nib.Nifti1Header, path: str, spacing: Sequence[float]
 
     Args:
         header: of the file.
-        path: for messages.
+        path: path of the file, for messages.
         spacing: voxel sizes in mm that replace those of the header, or None.
 
     Raises:

@@ -47,7 +47,7 @@ def write_cardiac(folder: str | Path, cases: int, seed: int) -> None:
     low z in world space. ``splits/{train,val,test}.txt`` list the patients. The folder is created in one step.
 
     Args:
-        folder: of the phantom; an existing phantom is replaced.
+        folder: folder of the phantom; an existing phantom is replaced.
         cases: number of patients, at least 3.
         seed: with the patient's number, determines the patient.
 
@@ -162,7 +162,7 @@ def write_abdominal(folder: str | Path, cases: int, seed: int) -> None:
     list the case numbers. The folder is created in one step.
 
     Args:
-        folder: of the phantom; an existing phantom is replaced.
+        folder: folder of the phantom; an existing phantom is replaced.
         cases: number of patients, 3 to 30, named in the order of the field's lists.
         seed: with the patient's number, determines the patient.
 

@@ -70,8 +70,8 @@ class Heart:
     Image coordinates are u to the patient's left, v to the back, z from base to apex.
 
     Args:
-        seed: of the data set.
-        number: of the patient.
+        seed: seed of the data set.
+        number: number of the patient.
     """
 
     subslices = 3  # a slice is the mean of these, which gives thick slices their partial volume
@@ -290,8 +290,8 @@ class Abdomen:
     """One patient: a smooth invertible map of the template, and the signal of a CT.
 
     Args:
-        seed: of the data set.
-        number: of the patient.
+        seed: seed of the data set.
+        number: number of the patient.
     """
 
     def __init__(self, seed: int, number: int) -> None:

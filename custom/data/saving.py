@@ -44,8 +44,8 @@ class SaveVolumed(SaveImaged):
         output_postfix: of their names.
         output_dtype: of NumPy, "uint8" for label values.
         allow_missing_keys: whether cases may lack them.
-        class_names: of the foreground classes, label 1 first; then "labels.ctbl" beside the folder gives 3D Slicer the
-            names and the colors of the labels. None for volumes that are no labels.
+        class_names: names of the foreground classes, label 1 first; then "labels.ctbl" beside the folder gives 3D
+            Slicer the names and the colors of the labels. None for volumes that are no labels.
 
     Raises:
         DataError: when it is called, if a volume has other voxels than its image, is not finite, or has values that

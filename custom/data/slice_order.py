@@ -32,7 +32,7 @@ def warn_about_slice_order(
 
     Args:
         cases: with "image", "label" and "case", all of which can be read.
-        values: of the classes in the label files.
+        values: values of the classes in the label files.
         direction: (3,) in RAS along which slices are counted; None for feet to head.
     """
     profiles, names = [], []

@@ -100,7 +100,7 @@ class SelectLabelsd(MapTransform):
     """Map chosen values of a label map to the classes 1, 2, ..., and all others except UNKNOWN to the background.
 
     Args:
-        keys: of label maps, integers.
+        keys: keys of label maps, integers.
         values: in the files, in the order of the classes; None keeps all values.
         allow_missing_keys: whether cases may lack them.
     """
@@ -195,15 +195,15 @@ class SliceDataset(torch.utils.data.Dataset):
         memory_gib: largest memory for volumes, in GiB.
         cache_dir: folder of a persistent cache, or None.
         cases: used instead of ``data``, if ``data`` is a key of a config that other programs set.
-        class_names: of the foreground classes, label 1 first, for cases in which some classes are not annotated.
-        label_values: of these classes in the files; None for 1, 2, ...
+        class_names: names of the foreground classes, label 1 first, for cases in which some classes are not annotated.
+        label_values: values of these classes in the files; None for 1, 2, ...
 
     Attributes:
         data: the cases that are used.
         positions: (N,) anatomical position of each slice.
         patients: (N,) number of each slice's patient.
         patient_names: name of each of these numbers.
-        geometry: of all slices, see :class:`SliceGeometry`.
+        geometry: geometry of all slices, see :class:`SliceGeometry`.
         centers: (N, 2), center (x, y) of the foreground in the volume of each slice, in pixels from the center of the
             slice; NaN without known foreground.
         known: (N,) bool, whether anything is known of the label of each slice.

@@ -119,7 +119,7 @@ def studies_to_annotate(folder: str, header_spacing: Sequence[float] | None = No
     """List all images in the folder of a server, annotated or not.
 
     Args:
-        folder: of the studies; images that cannot be used are left out, and a message says why.
+        folder: folder of the studies; images that cannot be used are left out, and a message says why.
         header_spacing: see :func:`~custom.data.load_sections`.
 
     Returns:

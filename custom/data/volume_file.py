@@ -54,7 +54,7 @@ class VolumeFile:
     """An open file with a volume, whose geometry is known and whose voxels are read on demand.
 
     Args:
-        path: of a NIfTI, NRRD or MetaImage file, or of the folder of a DICOM series.
+        path: path of a NIfTI, NRRD or MetaImage file, or of the folder of a DICOM series.
         shape: (X, Y, Z), or (X, Y, Z, T) of a series in time; fewer axes if it is not a volume.
         affine: (4, 4) float64, voxel to RAS in mm.
         forms: the affines that other programs may use, in mm.
@@ -134,7 +134,7 @@ def assume_spacing(path: str | os.PathLike, spacing: Sequence[float] | None) -> 
     """Replace the voxel sizes in the header of a file, in this process.
 
     Args:
-        path: of the file.
+        path: path of the file.
         spacing: (x, y, z) in mm; None restores those of the header.
     """
     if spacing is None:

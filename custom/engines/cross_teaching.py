@@ -71,7 +71,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         confidence: smallest probability of a decision that takes part in the contrast.
         labeled_contrast: number of first iterations whose contrast uses labeled pixels only, and no registered
             positives, since the features of untrained students are no useful positives.
-        positives: of the two students, for the tap ``registered_tap`` (REPS); None for none.
+        positives: positives of the two students, for the tap ``registered_tap`` (REPS); None for none.
         registered_tap: name of the tap whose features are kept in the memory banks.
         unaugmented: all training slices, or the share of this process, for filling the memory banks of ``positives``
             and for ``select_by_agreement``.
@@ -197,7 +197,7 @@ class CrossTeachingTrainer(TwoStreamTrainer):
         """The contrast of both students, summed over the taps.
 
         Args:
-            features: of each student, tap to (n, d, h, w), of this process's part of the batch.
+            features: features of each student, tap to (n, d, h, w), of this process's part of the batch.
             labels: (N, H, W), of the global batch; those of the labeled slices count.
             taught: for each student, the pseudo-labels of the other one for the global batch.
             places: slices (n,) and grids (n, H, W, 2), this process's.

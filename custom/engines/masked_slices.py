@@ -23,11 +23,11 @@ def random_patches(count: int, height: int, width: int, patch: int, share: float
 
     Args:
         count: number of slices.
-        height: of a slice in pixels.
-        width: of a slice in pixels.
+        height: height of a slice in pixels.
+        width: width of a slice in pixels.
         patch: pixels of a side of a patch; those at the lower and the right border may be cut.
         share: fraction of the patches, of which at least one is taken and one is left.
-        generator: of the random numbers.
+        generator: generator of the random numbers.
 
     Returns:
         Booleans (count, 1, height, width), True in the patches.

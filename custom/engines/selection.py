@@ -34,8 +34,9 @@ class PatientSelector:
     Args:
         network: pre-trained.
         loader: slices of all patients that could be annotated, of a :class:`~custom.data.SliceDataset`.
-        folder: for "selection.csv", which ranks all patients with the coverage reached, and "selection.txt", which
-            lists the first ``count``, one on each line, and can be used as ``labeled_<count>.txt`` in ``split_dir``.
+        folder: folder for "selection.csv", which ranks all patients with the coverage reached, and "selection.txt",
+            which lists the first ``count``, one on each line, and can be used as ``labeled_<count>.txt`` in
+            ``split_dir``.
         count: number of patients to annotate.
         annotated: names of patients that are annotated already. They rank first and are not listed.
 

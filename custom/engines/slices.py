@@ -56,14 +56,14 @@ class SliceTrainer(SupervisedTrainer):
     the end of an epoch gives the same result as one without interruption.
 
     Args:
-        device: of the network.
+        device: device of the network.
         max_epochs: number of epochs.
         train_data_loader: batches of slices; its ``batch_sampler`` has ``set_epoch``.
         network: trained in place.
         optimizer: of its parameters.
         augment: spatial augmentation of a batch on the device.
         loss_function: of the method; None for a method that has its loss in itself.
-        seed: of all random numbers.
+        seed: seed of all random numbers.
         mixed_precision: bfloat16 autocast, true or false, also as text; parameters and loss stay in float32.
         inferer: calls the network; None for MONAI's SimpleInferer.
         train_handlers: Ignite handlers.

@@ -158,7 +158,7 @@ class TwoStreamTrainer(SliceTrainer):
         """Gather the parts (n, ...) of all processes to the global batch (N, ...), with gradients, labeled ones first.
 
         Args:
-            values: of this process.
+            values: values of this process.
             labeled: number of labeled slices among the N; None for ``labeled_per_batch``.
         """
         world = process_count()

@@ -24,7 +24,7 @@ class AveragingWarmUp:
 
     Args:
         averaging: attached by this handler.
-        name: of the momentum in the engine's state.
+        name: name of the momentum in the engine's state.
     """
 
     def __init__(self, averaging: EMAHandler, name: str = "ema_momentum") -> None:

@@ -39,7 +39,7 @@ class SaveWeights:
     before: until then those of the last epoch are in the second file.
 
     Args:
-        path: of the state dict.
+        path: path of the state dict.
         network: to save.
         settings: name to setting of the preprocessing that the network needs; written next to the weights as JSON.
         evaluator: with a key metric, or None.
@@ -155,14 +155,14 @@ class LoadWeights:
     """Load the weights of a network before a run of an evaluator.
 
     Args:
-        path: of the state dict.
+        path: path of the state dict.
         network: changed in place.
-        settings: of the preprocessing of this run; they must equal those that :class:`SaveWeights` wrote next to the
-            weights, if that file exists.
+        settings: settings of the preprocessing of this run; they must equal those that :class:`SaveWeights` wrote next
+            to the weights, if that file exists.
         scored: cases that this run scores, or None. A message names those that the network saw without their labels
             or was chosen by.
         unseen: whether to refuse cases whose labels were trained on; otherwise a message names them.
-        key: of the config that gives the path, for messages.
+        key: key of the config that gives the path, for messages.
 
     Raises:
         WeightsError: at the start of the run, if the weights cannot be read, belong to another network, or were trained

@@ -21,7 +21,7 @@ class ClassDice:
     Put it before the handlers that write metrics. A class that no case has gets no number.
 
     Args:
-        class_names: of the foreground classes, label 1 first.
+        class_names: names of the foreground classes, label 1 first.
         metric: name of a metric with one value per case and class, which saves its details.
     """
 

@@ -74,6 +74,6 @@ class CollapseGuard:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """
         Args:
-            state: of :meth:`state_dict`.
+            state: what :meth:`state_dict` returned.
         """
         self.bad_epochs = int(state["bad_epochs"])

@@ -37,7 +37,7 @@ class EmbeddingReport:
     processes the first one makes the report.
 
     Args:
-        folder: for the files.
+        folder: folder for the files.
         loader: batches with "image" (n, 1, H, W), "position" (n,), "case" (names) and "patient": names, or numbers
             of the names in ``loader.dataset.patient_names``.
         network: maps images to embeddings (n, d); its ``axis`` lies in the first k dimensions, (k,), or is None.

@@ -57,12 +57,13 @@ class OverviewFigure:
     several processes the first draws the cases of all.
 
     Args:
-        folder: for the file.
-        class_names: of the foreground classes, label 1 first.
+        folder: folder for the file.
+        class_names: names of the foreground classes, label 1 first.
         max_cases: largest number of cases that are shown.
         slices: name to fraction in [0, 1] of the labeled slices, along ``direction``.
         direction: (3,) vector in RAS along which slices are counted.
-        label_values: of the classes in the files, by which a class that is not annotated is known; None for 1, 2, ...
+        label_values: values of the classes in the files, by which a class that is not annotated is known; None for 1,
+            2, ...
     """
 
     def __init__(

@@ -30,10 +30,11 @@ class ErrorPlaces:
     along ``direction`` in which the truth has any class; "below" and "above" are the slices outside that range.
 
     Args:
-        folder: for the file.
-        class_names: of the foreground classes, label 1 first.
+        folder: folder for the file.
+        class_names: names of the foreground classes, label 1 first.
         direction: (3,) in RAS along which slices are counted.
-        label_values: of the classes in the files, by which a class that is not annotated is known; None for 1, 2, ...
+        label_values: values of the classes in the files, by which a class that is not annotated is known; None for 1,
+            2, ...
     """
 
     def __init__(

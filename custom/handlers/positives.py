@@ -41,20 +41,20 @@ class PositivesReport:
     the training.
 
     Args:
-        path: of the CSV table, which has one row for each epoch and class and one for the mean of the classes: "epoch",
-            "class", "registered", "pseudo_label", "anchors".
+        path: path of the CSV table, which has one row for each epoch and class and one for the mean of the classes:
+            "epoch", "class", "registered", "pseudo_label", "anchors".
         class_names: without background, which is the first class.
         network: maps (n, 1, H, W) to logits; its decisions are the pseudo-labels. For the contrast of the CNN it is the
             transformer.
-        points: of the training slices; None leaves "registered" undefined.
+        points: points of the training slices; None leaves "registered" undefined.
         data: the training slices.
         truth: the same slices with their true labels.
         labeled: number of labeled cases, the first ones of the data, which are left out.
         confidence: see :class:`custom.engines.CrossTeachingTrainer`.
-        stride: of the grid from which pixels are drawn, in pixels of the slices.
+        stride: stride of the grid from which pixels are drawn, in pixels of the slices.
         anchors: largest number of pixels of each class, on average for each slice of a batch.
         count: number of slices, which are spread evenly over the unlabeled ones.
-        seed: of the random choice of pixels.
+        seed: seed of the random choice of pixels.
 
     Raises:
         SettingError: the truth is of other slices.

@@ -26,7 +26,7 @@ class UncertaintyRanking:
     most. The score of a patient is the mean over the volumes.
 
     Args:
-        folder: for "selection.csv".
+        folder: folder for "selection.csv".
         count: number of patients to name.
 
     Raises:

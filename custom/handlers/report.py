@@ -56,11 +56,12 @@ class SegmentationReport:
     the first writes those of all.
 
     Args:
-        folder: for the files.
-        class_names: of the foreground classes, label 1 first.
-        section: of the data, for the summary.
+        folder: folder for the files.
+        class_names: names of the foreground classes, label 1 first.
+        section: section of the data, for the summary.
         ejection_fraction_class: class whose volumes at ED and ES give the ejection fraction, or None.
-        label_values: of the classes in the files, by which a class that is not annotated is known; None for 1, 2, ...
+        label_values: values of the classes in the files, by which a class that is not annotated is known; None for 1,
+            2, ...
 
     Raises:
         SettingError: when ``ejection_fraction_class`` is not one of the classes.

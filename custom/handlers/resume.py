@@ -33,7 +33,7 @@ class ResumeCheckpoint:
     loads when it is attached.
 
     Args:
-        path: of the checkpoint.
+        path: path of the checkpoint.
         objects: name to object with ``state_dict`` and ``load_state_dict``: networks, optimizer, scheduler, guards.
         parameters: name to plain value; a run can continue only with the same values.
         settings: the same for objects, which are compared by their attributes. The defaults of the optimizer and the

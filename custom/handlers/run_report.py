@@ -30,14 +30,14 @@ class RunReport:
     With several processes the first one writes.
 
     Args:
-        folder: of the run's results.
+        folder: folder of the run's results.
         bundle: name, for the title.
         workflow: one of :data:`~custom.report.record.WORKFLOWS`.
         settings: name to value, shown as a table.
         data: section to cases, None or an empty list where there are none.
-        class_names: of the foreground classes, label 1 first.
+        class_names: names of the foreground classes, label 1 first.
         registrations: that the run uses; those of an engine with an attribute of this name need not be given.
-        device: of the network.
+        device: device of the network.
     """
 
     def __init__(

@@ -118,7 +118,7 @@ class CoralLoss(ContrastiveLoss):
     first k dimensions and the relational term the others. The encoder below is still shaped by both.
 
     Args:
-        temperature: of the relational term, > 0.
+        temperature: temperature of the relational term, > 0.
         weight_scale: tau of the relational term's soft weights; ``None`` switches them off.
         relational_weight: 0 leaves the relational term out.
         ordinal_weight: 0 leaves the ordinal term out; then no axis is needed.

@@ -62,7 +62,7 @@ def supervised_loss(logits: Sequence[Tensor], labels: Tensor, loss: Segmentation
         L_\text{supervised} = \sum_s \ell(f_s(x_l), y_l)
 
     Args:
-        logits: of each student, (n, C, H, W).
+        logits: logits of each student, (n, C, H, W).
         labels: (n, 1, H, W) int64, drawn by an annotator.
         loss: half cross-entropy and half Dice in the paper.
 
@@ -85,7 +85,7 @@ def cross_pseudo_loss(logits: Sequence[Tensor], taught: Sequence[Tensor], loss: 
     No gradient flows through the decisions.
 
     Args:
-        logits: of each student, (n, C, H, W).
+        logits: logits of each student, (n, C, H, W).
         taught: for each student, the decisions (n, H, W) int64 of the other one, see :func:`hard_pseudo_labels`.
         loss: Dice in the paper.
 
@@ -108,7 +108,7 @@ def propagated_label_loss(logits: Sequence[Tensor], labels: Tensor, loss: Segmen
     where :math:`\varphi_{u \to m}` maps the points of the unlabeled volume to those of a labeled volume :math:`m`.
 
     Args:
-        logits: of each student, (n, C, H, W).
+        logits: logits of each student, (n, C, H, W).
         labels: (n, 1, H, W) int64, the propagated labels, with a value of their own where nothing is known.
         loss: leaves out the pixels of that value, such as :class:`custom.losses.KnownDiceCELoss`.
 
@@ -192,10 +192,10 @@ def student_contrast_loss(
     one student, as in MCSC.
 
     Args:
-        features: of each student, (n, d, h, w).
+        features: features of each student, (n, d, h, w).
         classes: for each student, (n, H, W) int64, see :func:`contrast_classes`; they are resized to (h, w).
         loss: of features, classes (n, h, w), positives and projections, see :class:`custom.losses.PixelContrastLoss`.
-        positives: of each student, see :class:`custom.losses.PixelContrastLoss`.
+        positives: positives of each student, see :class:`custom.losses.PixelContrastLoss`.
         project: of each student, pixels (m, d) to the common space.
 
     Returns:

@@ -193,10 +193,11 @@ class PixelContrastLoss(nn.Module):
         """Contrast the pixels of a batch, as one or several networks represent them.
 
         Args:
-            features: of each network (n, d, H, W), any floating type; d may differ where ``project`` is given.
-            labels: for each network (n, H, W), integers; pixels below 0 take no part.
-            positives: for each network, function of the drawn pixels, (m,) indices into the flattened labels, which
-                gives the ``extra`` of :func:`class_contrast`; see :meth:`custom.samplers.RegisteredPositives.of_batch`.
+            features: features of each network (n, d, H, W), any floating type; d may differ where ``project`` is given.
+            labels: labels of each network's pixels (n, H, W), integers; pixels below 0 take no part.
+            positives: positives for each network, function of the drawn pixels, (m,) indices into the flattened labels,
+                which gives the ``extra`` of :func:`class_contrast`; see
+                :meth:`custom.samplers.RegisteredPositives.of_batch`.
             project: for each network, function of the drawn features (m, d) that projects them to the common space
                 (m, d'); None uses the features as they are.
 

@@ -42,8 +42,8 @@ def study_encoder(sections: Mapping[str, Sequence[Case]], settings: Mapping[str,
     """Pre-train an encoder once on all studies of a MONAI Label server, annotated or not.
 
     Args:
-        sections: of :func:`~custom.data.study_sections`. Without unlabeled studies nothing is pre-trained, but an
-            existing encoder is used.
+        sections: what :func:`~custom.data.study_sections` returns. Without unlabeled studies nothing is pre-trained,
+            but an existing encoder is used.
         settings: keys of ``pretrain.json`` with the values of the training: "bundle_root", the folder with that config,
             "ckpt_dir", the folder of the encoder, and others.
 

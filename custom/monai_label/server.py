@@ -55,7 +55,7 @@ def write_app(folder: Path, environment: Mapping[str, str]) -> Path:
     """Copy MONAI Label's app for bundles from the installed package, unless it exists, and the app of this project.
 
     Args:
-        folder: for the folder of the app.
+        folder: folder in which that of the app is made.
         environment: Python environment of MONAI Label.
 
     Returns:
@@ -316,7 +316,8 @@ def allowed(host: str, names: Sequence[str], origins: Sequence[str], folder: Pat
         host: address that it listens at.
         names: by which other machines call it.
         origins: web pages of other servers that may use it, such as "https://viewer.example.org".
-        folder: for a token, which is created if other machines have access and LABEL_TOKEN in the environment is empty.
+        folder: folder for a token, which is created if other machines have access and LABEL_TOKEN in the environment is
+            empty.
 
     Raises:
         SettingError: the server listens at all addresses without a name, a name or page is not valid, or the token is

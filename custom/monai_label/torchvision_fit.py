@@ -76,7 +76,7 @@ def repair(folder: Path | None = None) -> str:
     """Declare the operators of torchvision in this environment, if its import fails without them.
 
     Args:
-        folder: of the packages of the environment; None for that of this Python.
+        folder: folder of the packages of the environment; None for that of this Python.
 
     Returns:
         Why torchvision still cannot be imported; empty if it can.

@@ -55,7 +55,7 @@ class MeanAndDisagreementd(MapTransform):
     both agree, 1 if they are certain of different classes.
 
     Args:
-        keys: of probabilities (2 C, X, Y, Z), which the mean (C, X, Y, Z) replaces.
+        keys: keys of probabilities (2 C, X, Y, Z), which the mean (C, X, Y, Z) replaces.
         disagreement: key of the result, (1, X, Y, Z).
     """
 

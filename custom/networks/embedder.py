@@ -47,7 +47,7 @@ class SliceEmbedder(nn.Module):
         encoder: maps (n, c, H, W) to (n, features, h, w).
         features: number of channels that the encoder returns.
         hidden: width of the hidden layer.
-        dimensions: of the embedding.
+        dimensions: number of dimensions of the embedding.
         ordinal_dimensions: number k of the first dimensions of the embedding in which the ordinal axis lies; None
             means all of them, and 0 that there is no axis and ``axis`` is None. If it is less than all, at least two
             dimensions are left, since the relational term compares directions in them.

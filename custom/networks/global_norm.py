@@ -71,7 +71,7 @@ def synchronize(network: nn.Module, device: torch.device | str) -> nn.Module:
 
     Args:
         network: on ``device``; it is modified in place.
-        device: of this process.
+        device: device of this process.
 
     Returns:
         The network with batch statistics over all processes, and the weights of the first process.
@@ -88,7 +88,7 @@ def distribute(network: nn.Module, device: torch.device | str) -> nn.Module:
 
     Args:
         network: on ``device``.
-        device: of this process.
+        device: device of this process.
 
     Returns:
         The network in DistributedDataParallel.

@@ -36,7 +36,7 @@ class ProjectedNetwork(nn.Module):
             its device.
         taps: name to the dotted path of a module of the network. MONAI's BasicUNet has the full resolution in
             ``upcat_1`` and an eighth of it in ``upcat_4``, SwinUNETR in ``decoder1`` and ``decoder4``.
-        dimensions: of the projected features.
+        dimensions: number of dimensions of the projected features.
         hidden: of the projectors.
         share_head_with: a network with the same taps, with whose projectors these share the last layers, so that both
             project to the same space. ``dimensions`` and ``hidden`` are then those of that network. A copy of only one
@@ -126,7 +126,7 @@ def check_slice_size(slice_size: Sequence[int], multiple: int = 32, least: int =
         slice_size: (height, width) in pixels.
         multiple: of which each length must be one, the total stride of the networks.
         least: smallest length; below it the deepest level is a single pixel, which cannot be normalized.
-        key: of the setting, for messages.
+        key: key of the setting, for messages.
 
     Raises:
         SettingError: a length that the networks cannot take.

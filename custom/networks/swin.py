@@ -44,7 +44,7 @@ def load_swin(network: nn.Module, path: str | Path | None) -> nn.Module:
 
     Args:
         network: changed in place.
-        path: of a local file; None leaves the network as it is.
+        path: path of a local file; None leaves the network as it is.
 
     Returns:
         The network.

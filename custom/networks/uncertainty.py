@@ -20,7 +20,7 @@ class Uncertaintyd(MapTransform):
     For the mean of several rotated copies it is the total uncertainty of test-time augmentation.
 
     Args:
-        keys: of probabilities (C, X, Y, Z), which are kept.
+        keys: keys of probabilities (C, X, Y, Z), which are kept.
         uncertainty: key of the result, (1, X, Y, Z).
 
     Source:

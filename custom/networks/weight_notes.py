@@ -49,8 +49,8 @@ def trained_with(path: str | Path, name: str, default: Any) -> Any:
     """A setting that weights were trained with, from the file beside them.
 
     Args:
-        path: of the weights.
-        name: of the setting.
+        path: path of the weights.
+        name: name of the setting.
         default: the value without such a file, or if it does not have the setting.
 
     Raises:

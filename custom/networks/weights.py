@@ -44,8 +44,8 @@ def read_weights(path: str | Path, key: str = "checkpoint") -> dict:
     """Read a file that holds tensors only.
 
     Args:
-        path: of a file that ``torch.save`` wrote.
-        key: of the config that named the file, for messages.
+        path: path of a file that ``torch.save`` wrote.
+        key: key of the config that named the file, for messages.
 
     Raises:
         WeightsError: the file is missing or truncated, or holds anything but tensors and plain values.
@@ -69,8 +69,8 @@ def load_weights(network: nn.Module, path: str | Path, key: str = "checkpoint") 
 
     Args:
         network: changed in place.
-        path: of a state dict.
-        key: of the config that named the file, for messages.
+        path: path of a state dict.
+        key: key of the config that named the file, for messages.
 
     Returns:
         The network.
@@ -93,8 +93,8 @@ def load_encoder(network: nn.Module, path: str | Path | None, prefix: str = "enc
 
     Args:
         network: such as MONAI's BasicUNet; changed in place.
-        path: of the state dict of a :class:`~custom.networks.SliceEmbedder`; None leaves the network as it is.
-        prefix: of the names of the encoder in the file.
+        path: path of the state dict of a :class:`~custom.networks.SliceEmbedder`; None leaves the network as it is.
+        prefix: prefix of the names of the encoder in the file.
 
     Returns:
         The network.

@@ -38,7 +38,7 @@ def draw_curves(runs: Runs, path: str | Path) -> None:
 
     Args:
         runs: what was trained.
-        path: of the PNG file.
+        path: path of the PNG file.
     """
     figure = Figure(figsize=(7.6, 3.4), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -63,7 +63,7 @@ def draw_results(tables: Sequence[str | Path], labeled: int, path: str | Path) -
     Args:
         tables: CSV files of the results page with "method", "labeled" and "dice_mean", perhaps "norm".
         labeled: patients with labels.
-        path: of the PNG file.
+        path: path of the PNG file.
 
     Raises:
         OSError: a table cannot be read.

@@ -35,7 +35,7 @@ def draw_front(runs: Runs, path: str | Path) -> None:
 
     Args:
         runs: what was trained.
-        path: of the PNG file.
+        path: path of the PNG file.
 
     Raises:
         OSError: a file of the runs is missing or damaged.

@@ -30,9 +30,9 @@ def heart_slice(number: int, place: float, seed: int = SEED) -> Slice:
     """A slice of a phantom at end-diastole, cropped around the heart, as radiologists see it.
 
     Args:
-        number: of the patient.
+        number: number of the patient.
         place: from 0, the base, to 1, the apex.
-        seed: of the data set.
+        seed: seed of the data set.
     """
     heart = Heart(seed, number)
     image, label = heart.frame(0)

@@ -54,7 +54,7 @@ class Work:
     """What a training has to do.
 
     Args:
-        iterations: of the training.
+        iterations: number of iterations of the training.
         batch_size: slices per batch.
         pairs: number of registrations.
         pair_seconds: seconds per registration on one core.
@@ -102,7 +102,7 @@ def try_network(network: nn.Module, size: Sequence[int], device: torch.device | 
     Args:
         network: on the device.
         size: (height, width) of the slices in pixels.
-        device: of the trial.
+        device: device of the trial.
         mixed_precision: whether to use bfloat16.
     """
     # in evaluation mode, in which the batch norms of several processes do not wait for each other
@@ -147,7 +147,7 @@ def training_seconds(
         slice_size: (height, width) of the slices in pixels.
         crop_size: the same of the crops that the network is trained on; None for whole slices.
         batch_size: slices per batch, which the processes share.
-        iterations: of the training.
+        iterations: number of iterations of the training.
     """
     device = next(network.parameters()).device
     trial = try_network(network, crop_size or slice_size, device, fast_bfloat16(device))
@@ -172,12 +172,12 @@ def estimate(
 
     Args:
         facts: about the data.
-        trial: of the network, on slices as in training.
+        trial: trial of the network, on slices as in training.
         slice_size: (height, width) of preprocessed slices in pixels.
         work: what is to be done.
         cores: number that may be used.
-        folder: of the results.
-        device: of the network.
+        folder: folder of the results.
+        device: device of the network.
     """
     slices = facts.total_slices / facts.cases  # of a volume
     extent = math.prod(facts.image) * facts.slice_distance[1] * slices  # cubic mm

@@ -92,8 +92,8 @@ def look_at(
         datalist: of the user; None, as for the data sets of the bundles, gives no facts.
         sections: "training" and "unlabeled" cases. Files that cannot be read are left to the checks of the training.
         direction: (3,) in RAS along which slices are counted.
-        folder: of ``plan.json``.
-        label_values: of the classes in the files; None for all of the data list.
+        folder: folder of ``plan.json``.
+        label_values: values of the classes in the files; None for all of the data list.
 
     Returns:
         The facts; None without a data list, or if no labeled case can be read.
@@ -253,8 +253,8 @@ def _label(label: np.ndarray, spacing: Sequence[float], names: Sequence[str], in
 
     Args:
         label: (rows, columns, slices), of classes 1, 2, ...
-        spacing: of these axes, mm.
-        names: of the classes.
+        spacing: spacing of these axes, mm.
+        names: names of the classes.
         intensities: of what is labeled.
     """
     step = [max(1, int(COARSE / mm)) for mm in spacing[:2]]

@@ -140,7 +140,7 @@ def explain(name: str, facts: Facts, settings: dict[str, Any]) -> Choice | None:
     """The choice of the rule for a setting; None for a setting without a rule.
 
     Args:
-        name: of the setting.
+        name: name of the setting.
         facts: about the data.
         settings: values of the run by name, on which the rule may depend.
     """

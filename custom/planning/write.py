@@ -102,7 +102,7 @@ def write_plan(
         network: on the device of the training, for a trial. None gives the settings alone, without estimates, for
             trainings in several processes or of several networks.
         cache: "memory_gib" for preprocessed volumes.
-        folder: of ``plan.json``.
+        folder: folder of ``plan.json``.
         datalist: of the user.
         pair_seconds: seconds per registration on one core.
     """
@@ -174,7 +174,7 @@ def _source(name: str, planned: bool = False) -> str:
     """Who chose a setting that no plan did.
 
     Args:
-        name: of the setting.
+        name: name of the setting.
         planned: whether there is a rule for it, so that the bundle alone would not have this value.
     """
     if _typed():

@@ -42,8 +42,8 @@ def export_transforms(
     """Write the registrations of a finished run for other programs, and a table of them, "transforms.csv".
 
     Args:
-        registration_dir: of the run.
-        folder: for "<fixed>/<moving>.h5" or ".nii.gz", the transform with which the image of the moving case is
+        registration_dir: folder of the run.
+        folder: folder for "<fixed>/<moving>.h5" or ".nii.gz", the transform with which the image of the moving case is
             resampled onto that of the fixed one.
         transform_format: "h5" or "nii.gz", see :func:`write_transform`.
         plan: path of a JSON list of ["fixed", "moving"]; they are composed where they were not registered with each

@@ -87,8 +87,8 @@ def draw_pairs(
     pairs have no transform to draw; their ids are written at the bottom.
 
     Args:
-        path: of the PNG file.
-        results: of the pairs, as in "pairs.csv".
+        path: path of the PNG file.
+        results: results of the pairs, as in "pairs.csv".
         cases: with "case", "image", and for moving ones maybe "region" or "label".
         folder: to which the ``transform`` of the results is relative.
         count: largest number of pairs.

@@ -34,7 +34,7 @@ def inverse_points(field: Tensor, grid: Grid, target: Tensor) -> Tensor:
 
     Args:
         field: u, (3, X, Y, Z) float32, RAS mm; beyond its grid the displacement of the border continues.
-        grid: of the field.
+        grid: grid of the field.
         target: (m, 3), RAS mm.
 
     Returns:

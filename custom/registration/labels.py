@@ -41,7 +41,7 @@ def warped_labels(
     """Warp the labels of all labeled cases that were registered onto a case; UNKNOWN where they are not annotated.
 
     Args:
-        registrations: of a finished run.
+        registrations: registrations of a finished run.
         case: id.
         labeled: cases with "case" and "label".
         usable: False includes registrations marked as unusable.
@@ -97,11 +97,11 @@ def propagated_labels(
     """Propagate the labels of registered labeled cases to unlabeled cases. Voxels that no atlas covers are UNKNOWN.
 
     Args:
-        registrations: of a finished run in which labeled cases were registered onto the unlabeled ones; with None
-            no case gets a label.
+        registrations: registrations of a finished run in which labeled cases were registered onto the unlabeled ones;
+            with None no case gets a label.
         labeled: the atlases.
         unlabeled: cases without "label".
-        folder: for the label maps. The name of a file depends on its sources, and existing files are used again.
+        folder: folder for the label maps. The name of a file depends on its sources, and existing files are used again.
         choice: "best", "majority" or "weighted" fuse the usable atlases to one label map, see
             :func:`~custom.registration.fusion.fuse_labels`. "votes" and "agreement" give each case the label maps of
             all usable atlases, the most similar first; the first one is repeated for cases with fewer atlases. Training

@@ -32,7 +32,7 @@ class Registrations:
     pairs is usable and its error is within the limit of the run.
 
     Args:
-        folder: of the run, with "pairs.csv" and "limits.json".
+        folder: folder of the run, with "pairs.csv" and "limits.json".
         kept: number of transforms that are kept in memory.
 
     Attributes:
@@ -146,7 +146,7 @@ class Registrations:
         Args:
             cases: ids.
             count: largest number for each case.
-            seed: of the random draw, which depends only on the seed, the case and the list.
+            seed: seed of the random draw, which depends only on the seed, the case and the list.
         """
         chosen = {}
         for fixed in cases:

@@ -35,11 +35,11 @@ def registered_points(
     """Compute the points of other volumes that correspond to those of each training slice.
 
     Args:
-        registrations: of a finished run; None gives None.
-        geometry: of the training slices.
-        folder: for the table. The name of its file depends on its sources, and an existing file is used again.
+        registrations: registrations of a finished run; None gives None.
+        geometry: geometry of the training slices.
+        folder: folder for the table. The name of its file depends on its sources, and an existing file is used again.
         count: largest number of other volumes for each volume.
-        seed: of their choice.
+        seed: seed of their random choice.
         cell, slice_distance, device: see :class:`custom.samplers.RegisteredPoints`.
         wanted: False gives None, for a training without registered positives.
     """

@@ -150,7 +150,7 @@ class Job:
         attempts: settings of :func:`~custom.registration.register`, tried in turn until the result is usable. With a
             start the first settings are tried from there, then all of them with a search.
         limits: see :class:`Limits`.
-        path: of the result.
+        path: path of the result.
         spacings: voxel sizes in mm of the fixed and the moving volume that replace those of the headers, or None.
         annotated: what is annotated of the region, keys of a case, see :class:`~custom.data.annotation.Annotation`.
     """
@@ -181,7 +181,7 @@ def job_for(
     Args:
         fixed, moving: cases with "case" and "image"; "region", or else "label", of the moving one marks the organ.
         attempts, limits, start: see :class:`Job`; the start is the result of another job.
-        folder: for the result.
+        folder: folder for the result.
 
     Raises:
         FileNotFoundError, StorageError: a file of the pair is missing or damaged.

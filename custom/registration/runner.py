@@ -42,8 +42,8 @@ class PairRunner:
     runner keeps its processes for several calls.
 
     Args:
-        folder: for the transforms, one small file for each pair.
-        settings: of :func:`~custom.registration.register`.
+        folder: folder for the transforms, one small file for each pair.
+        settings: settings of :func:`~custom.registration.register`.
         retries: settings of further attempts, each merged into ``settings``, for pairs that are not usable so far.
         limits: of usable pairs, see :class:`~custom.registration.record.Limits`.
         workers: number of processes on this machine; None for as many as its cores and memory allow, 0 to work in this
@@ -92,7 +92,7 @@ class PairRunner:
         Args:
             pairs: ids of cases.
             cases: with "case", "image", and for moving ones a "label" or "region" that marks the organ.
-            name: of the progress bar.
+            name: name of the progress bar.
             starts: pair to the file of a transform from which its first attempt starts, a result of this class.
             following: number of pairs of the next call, for the remaining time that is displayed.
             later: gives the expected seconds of the run after the registrations, also for the remaining time.

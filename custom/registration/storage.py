@@ -43,7 +43,7 @@ def save_transform(path: str | Path, transform: Transform | None, **notes: Any) 
     """Write a transform in one step.
 
     Args:
-        path: of the file; its folder is created.
+        path: path of the file; its folder is created.
         transform: None stores only the notes, for a pair that could not be registered.
         notes: values that JSON can hold, stored with the transform, see :func:`read_notes`.
 

@@ -25,7 +25,8 @@ def best_template(results: Iterable[PairResult]) -> str:
     less: on ACDC it prefers a heart that is easily matched in the wrong place.
 
     Args:
-        results: of the pairs that were tried. The candidates are the moving volumes, each with the same fixed ones.
+        results: results of the pairs that were tried. The candidates are the moving volumes, each with the same fixed
+            ones.
 
     Returns:
         Id of the template; the first one of equally good candidates.

@@ -56,7 +56,7 @@ class Displacement:
 
     Args:
         field: u, (3, X, Y, Z) float32, RAS mm; beyond its grid the displacement of the border continues.
-        grid: of the field.
+        grid: grid of the field.
         backward: maps ``x + u(x)`` to x instead, see :func:`~custom.registration.inverse.inverse_points`. The same
             field is stored, so that inverting twice gives the same map.
     """

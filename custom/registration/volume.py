@@ -97,9 +97,9 @@ class Volume:
     """An image or a label map.
 
     Args:
-        name: for messages.
+        name: name for messages.
         values: (X, Y, Z); float32 for images.
-        grid: of the values.
+        grid: grid of the values.
     """
 
     name: str
@@ -136,7 +136,7 @@ def interpolate(values: Tensor, grid: Grid, points: Tensor, outside: float | Non
 
     Args:
         values: (C, X, Y, Z) float32.
-        grid: of the values.
+        grid: grid of the values.
         points: (..., 3) RAS mm.
         outside: value of points that are more than half a voxel beyond the outermost voxel centers, and of points that
             are NaN; with None the former have that of the border, and the latter are NaN.

@@ -32,7 +32,7 @@ def warped_cases(
     single slice, see :func:`~custom.registration.whole_slices.whole_slices`.
 
     Args:
-        registrations: of a finished run; None gives no cases.
+        registrations: registrations of a finished run; None gives no cases.
         labeled: cases with "case", "image" and "label".
         unlabeled: cases with "case".
         wanted: False gives no cases.
@@ -67,7 +67,7 @@ class WarpOntod(MapTransform):
 
     Args:
         keys: "image" and "label", (1, X, Y, Z) as they were loaded.
-        registrations: of both cases; None if no case is to be warped.
+        registrations: registrations of both cases; None if no case is to be warped.
         direction: direction of nearly isotropic slices, as for :class:`custom.data.OrientSlicesd`.
         allow_missing_keys: whether cases may lack keys.
 

@@ -67,7 +67,7 @@ class RegistrationWorkflow:
         runner: registers the pairs.
         labeled: cases with "case", "image", "label", and for ``leading`` also "patient".
         unlabeled: the same without "label".
-        folder: for the tables; the transforms are in the folder of the runner.
+        folder: folder for the tables; the transforms are in the folder of the runner.
         plan: see above.
         group_by: key of the cases; only volumes with the same value are registered with each other, such as those of
             one "phase".

@@ -224,7 +224,7 @@ def refused(registrations: Mapping[str, Any]) -> str | None:
     """Registration refused many pairs.
 
     Args:
-        registrations: of :func:`~custom.report.record.registration_facts`, or empty.
+        registrations: what :func:`~custom.report.record.registration_facts` returns, or empty.
     """
     if not registrations or len(registrations["refused"]) <= REFUSED * registrations["pairs"]:
         return None

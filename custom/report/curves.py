@@ -22,7 +22,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     """All curves that runs wrote into a folder, each once where a run was resumed or started again.
 
     Args:
-        folder: of TensorBoard's events; it need not be there.
+        folder: folder of TensorBoard's events; it need not be there.
 
     Returns:
         Name to steps and values.

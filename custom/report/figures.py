@@ -101,7 +101,7 @@ def dice_figure(curves: Mapping[str, Curve], class_names: Sequence[str]) -> str:
 
     Args:
         curves: of :func:`~custom.report.curves.class_curves`, at least one.
-        class_names: of the foreground classes, label 1 first.
+        class_names: names of the foreground classes, label 1 first.
 
     Returns:
         SVG.
@@ -160,7 +160,7 @@ def places_figure(
 
     Args:
         places: of :func:`~custom.report.scores.read_places`, at least one phase.
-        class_names: of the foreground classes, label 1 first.
+        class_names: names of the foreground classes, label 1 first.
 
     Returns:
         SVG.

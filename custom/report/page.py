@@ -49,8 +49,8 @@ def write_report(folder: str | Path, records: Mapping[str, Record]) -> Path:
     """Write the page from the records of the workflows and from the tables, curves and pictures that they left.
 
     Args:
-        folder: of all these.
-        records: of :func:`~custom.report.record.remember`.
+        folder: folder of all these.
+        records: what :func:`~custom.report.record.remember` returns.
 
     Returns:
         The path of the page, which is written atomically.

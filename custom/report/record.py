@@ -53,12 +53,12 @@ class Record:
     Args:
         workflow: one of :data:`WORKFLOWS`.
         bundle: its name.
-        class_names: of the foreground classes, label 1 first; none where the workflow knows no classes.
+        class_names: names of the foreground classes, label 1 first; none where the workflow knows no classes.
         settings: name to plain value.
         data: rows of :func:`data_facts`.
         machine: of :func:`machine_facts`.
         warnings: of the run.
-        registrations: of :func:`registration_facts`; empty where nothing was registered.
+        registrations: what :func:`registration_facts` returns; empty where nothing was registered.
         ended: local time.
     """
 
@@ -80,8 +80,8 @@ def remember(folder: str | Path, record: Record) -> dict[str, Record]:
     of a new training has not been scored yet.
 
     Args:
-        folder: of the results.
-        record: of the workflow that has just ended.
+        folder: folder of the results.
+        record: record of the workflow that has just ended.
 
     Returns:
         Workflow to record, in the order of the report.
@@ -110,7 +110,7 @@ def machine_facts(device: torch.device | str | None = None) -> dict[str, Any]:
     """Time and memory of the run so far, and what it ran on.
 
     Args:
-        device: of the network; None where none was used.
+        device: device of the network; None where none was used.
 
     Returns:
         "seconds", "memory_mib" (the largest of this process, None where the system does not say), "gpu_memory_mib"
@@ -182,7 +182,7 @@ def registration_facts(results: Sequence[PairResult]) -> dict[str, Any]:
     """The pairs that registration refused.
 
     Args:
-        results: of all pairs.
+        results: results of all pairs.
 
     Returns:
         "pairs", their number, and "refused": "fixed", "moving", "state" and "message" of each that is not usable.

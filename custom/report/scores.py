@@ -26,7 +26,7 @@ class Scores:
     Args:
         cases: a row per case.
         summary: a row per class, and the mean at the end.
-        class_names: of the foreground classes, label 1 first.
+        class_names: names of the foreground classes, label 1 first.
     """
 
     cases: list[Row]
@@ -37,8 +37,8 @@ class Scores:
     def read(cls, folder: Path, class_names: Sequence[str]) -> Scores:
         """
         Args:
-            folder: of the tables.
-            class_names: of the foreground classes.
+            folder: folder of the tables.
+            class_names: names of the foreground classes.
         """
         return cls(read_rows(folder / "cases.csv"), read_rows(folder / "summary.csv"), list(class_names))
 

@@ -20,9 +20,9 @@ class MemoryBank:
 
     Args:
         slots: number of slices in the training data.
-        dimensions: of a feature.
+        dimensions: number of dimensions of a feature.
         size: (height, width) of a feature map.
-        device: of the features.
+        device: device of the features.
 
     Attributes:
         features: (slots, height, width, dimensions) float16; the feature of a point is contiguous, which makes

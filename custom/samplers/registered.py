@@ -83,13 +83,13 @@ class RegisteredPoints:
     the pairs of volumes.
 
     Args:
-        geometry: of the training slices, labeled and unlabeled.
+        geometry: geometry of the training slices, labeled and unlabeled.
         positive_volumes: id of a case to the ids of the cases in which its positives lie, each of which needs a map.
         between: function of two ids that returns the map of points (..., 3) in RAS mm from the first case to the
             second, such as :meth:`custom.registration.Registrations.between`.
         cell: approximate distance of the knots, in mm.
         slice_distance: largest distance of a valid point from the nearest slice, in mm.
-        device: of the table and of all lookups.
+        device: device of the table and of all lookups.
         table: ``table`` of an earlier object with the same arguments, to use instead of ``between``.
 
     Raises:
@@ -167,7 +167,7 @@ class RegisteredPositives:
     """The features at registered points, as positive keys of :class:`custom.losses.PixelContrastLoss`.
 
     Args:
-        points: of other volumes.
+        points: points of other volumes.
         bank: of the features, with one slot for each slice.
     """
 
@@ -208,8 +208,8 @@ def students_positives(
     Args:
         points: None gives None, for a training without registered positives.
         size: (height, width) of the slices.
-        stride: of the features, 8 for an eighth of the resolution.
-        dimensions: of the features.
+        stride: stride of the features, 8 for an eighth of the resolution.
+        dimensions: number of dimensions of the features.
         students: number of networks.
     """
     if points is None:

@@ -32,7 +32,7 @@ class SpreadBatchSampler(Sampler[list[int]]):
         positions: (N,) position of each slice.
         patients: (N,) number of each slice's patient.
         batch_size: slices in the global batch.
-        seed: of the random order.
+        seed: seed of the random order.
         spread: False draws plain random batches, for comparison.
         rank: number of this process; None for that of this run.
         world: number of processes; None for that of this run.

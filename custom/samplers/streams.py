@@ -72,7 +72,7 @@ class TwoStreamBatchSampler(Sampler[list[int]]):
         partly: (N,) bool, slices of partly annotated volumes of whose label something is not known. They are drawn as
             unlabeled ones too, unless they are warped. None for none.
         batches: number of batches in an epoch.
-        seed: of the random order.
+        seed: seed of the random order.
         labeled_only: whether batches have labeled slices only.
         rank: number of this process; None for that of this run.
         world: number of processes; None for that of this run.

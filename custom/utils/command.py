@@ -54,7 +54,7 @@ def run_command(run_id: str, files: Sequence[Path], options: dict[str, str]) -> 
     """A command of ``python -m monai.bundle run`` for a shell.
 
     Args:
-        run_id: of the workflow.
+        run_id: identifier of the workflow.
         files: config files, the overlays last.
         options: name to text.
     """

@@ -27,7 +27,7 @@ def describe(value: Any) -> Any:
     optimizer by its defaults and parameter groups, and an array or tensor by a hash of its content.
 
     Args:
-        value: of plain types, or an object such as a transform, a loss, a sampler or an optimizer.
+        value: a value of a plain type, or an object such as a transform, a loss, a sampler or an optimizer.
 
     Returns:
         Strings, numbers, booleans, None, and lists and dictionaries of them.

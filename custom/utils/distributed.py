@@ -130,8 +130,8 @@ def process_share(cases: list, key: str) -> list:
     """The part of a list of cases that this process handles.
 
     Args:
-        cases: of all processes; may be empty.
-        key: of the section, for messages.
+        cases: cases of all processes; may be empty.
+        key: key of the section, for messages.
 
     Raises:
         SettingError: there are cases, but fewer than processes.
@@ -166,7 +166,7 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     """Sum the tensors of all processes, without gradients.
 
     Args:
-        tensor: of the same shape and type in each process; it may be modified.
+        tensor: a tensor of the same shape and type in each process; it may be modified.
 
     Returns:
         The sum, on the device of the process group; ``tensor`` itself in a single process.

@@ -45,7 +45,7 @@ def color_table(class_names: Sequence[str]) -> str:
     """A 3D Slicer color table (.ctbl): the name and the color of each label value.
 
     Args:
-        class_names: of the foreground classes, label 1 first.
+        class_names: names of the foreground classes, label 1 first.
 
     Returns:
         A line each with value, name without blanks, red, green, blue and opacity from 0 to 255.
@@ -74,7 +74,7 @@ def window_around(found: np.ndarray, spacing: Sequence[float]) -> tuple[slice, s
 
     Args:
         found: (h, w) bool, the region; if it is empty, the window is the whole picture.
-        spacing: of the two axes, mm.
+        spacing: spacing of the two axes, mm.
     """
     if not found.any():
         return slice(None), slice(None)

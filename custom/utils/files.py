@@ -101,8 +101,8 @@ def lock(path: str | Path, key: str) -> None:
     """Keep other processes from writing a file until this process ends.
 
     Args:
-        path: of the file; the lock is a hidden file in the same folder.
-        key: of the config that sets the folder, for messages.
+        path: path of the file; the lock is a hidden file in the same folder.
+        key: key of the config that sets the folder, for messages.
 
     Raises:
         SettingError: another process has the lock.
@@ -170,7 +170,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     formula, since it begins with =, +, - or @, gets a ' before it.
 
     Args:
-        path: of the file, which is replaced in one step.
+        path: path of the file, which is replaced in one step.
         rows: at least one, all with the same keys.
     """
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:

@@ -25,8 +25,8 @@ def read_json(
     """Read a JSON file.
 
     Args:
-        path: of the file, in UTF-8.
-        key: of the config that gives the path, for messages.
+        path: path of the file, in UTF-8.
+        key: key of the config that gives the path, for messages.
         kind: ``dict`` or ``list``, the expected content.
         error: class of the errors.
         remedy: end of the messages.

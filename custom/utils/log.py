@@ -93,7 +93,7 @@ def start_log(folder: str | Path) -> None:
     """Begin a run: its messages are appended to ``log.txt``, and time and warnings are counted from here.
 
     Args:
-        folder: for the file, which is made when there is something to write. A run before this one in the same
+        folder: folder for the file, which is made when there is something to write. A run before this one in the same
             program has its file closed.
     """
     global _began

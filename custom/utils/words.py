@@ -24,7 +24,7 @@ def first_few(names: Iterable[object], most: int = 5) -> str:
     """The first of several names, and the number of the others: "a, b and 3 more".
 
     Args:
-        names: of cases, files or classes.
+        names: names of cases, files or classes.
         most: number of names that are given.
     """
     texts = [str(name) for name in names]

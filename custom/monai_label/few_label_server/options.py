@@ -219,7 +219,7 @@ def json_options(kind: type[Options], names: Callable[[], Iterable[str]]) -> Cal
 
     Args:
         kind: class of the options.
-        names: of the models, methods or strategies. One of them is in the path, or each may have options in the
+        names: names of the models, methods or strategies. One of them is in the path, or each may have options in the
             request.
     """
 

@@ -20,7 +20,7 @@ class Studies(LocalDatastore):
     """MONAI Label's datastore, which accepts only files that a training can use.
 
     Args:
-        folder: of the images; labels go to ``labels/<tag>`` in it.
+        folder: folder of the images; labels go to ``labels/<tag>`` in it.
         classes: function that gives the number of classes with the background, once the models are loaded.
         **more: arguments of MONAI Label's datastore.
     """
