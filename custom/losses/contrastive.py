@@ -20,7 +20,7 @@ __all__ = [
     "PCLLoss",
     "SimCLRLoss",
     "SupervisedContrastiveLoss",
-    "same_quarter",
+    "same_part",
     "same_slice",
     "supervised_contrastive_loss",
     "within_distance",
@@ -86,7 +86,7 @@ def same_slice(slices: Tensor) -> Tensor:
     return _without_self(slices.unsqueeze(1) == slices)
 
 
-def same_quarter(positions: Tensor, groups: int = 4) -> Tensor:
+def same_part(positions: Tensor, groups: int = 4) -> Tensor:
     """Mark the pairs in the same one of ``groups`` equal parts of the slice axis (GCL).
 
     Args:
@@ -170,7 +170,7 @@ class GCLLoss(SupervisedContrastiveLoss):
         self.groups = groups
 
     def positives(self, positions: Tensor, slices: Tensor) -> Tensor:
-        return same_quarter(positions, self.groups)
+        return same_part(positions, self.groups)
 
 
 class PCLLoss(SupervisedContrastiveLoss):

@@ -12,7 +12,7 @@ from custom.losses import (
     GCLLoss,
     PCLLoss,
     SimCLRLoss,
-    same_quarter,
+    same_part,
     same_slice,
     supervised_contrastive_loss,
     within_distance,
@@ -110,15 +110,15 @@ class TestMasks:
         mask = same_slice(torch.tensor([3, 5, 3, 5, 9]))
         assert mask.nonzero().tolist() == [[0, 2], [1, 3], [2, 0], [3, 1]]
 
-    def test_same_quarter(self):
+    def test_same_part(self):
         positions = torch.tensor([0.0, 0.2, 0.25, 0.49, 0.5, 0.75, 1.0])
         pairs = [[0, 1], [1, 0], [2, 3], [3, 2], [5, 6], [6, 5]]
-        assert same_quarter(positions).nonzero().tolist() == pairs
+        assert same_part(positions).nonzero().tolist() == pairs
 
-    def test_same_quarter_does_not_depend_on_rounding(self):
+    def test_same_part_does_not_depend_on_rounding(self):
         below, above = torch.nextafter(torch.tensor(0.6), torch.tensor([0.0, 1.0]))
         # 3/5 opens the fourth of five parts, whichever way it is rounded.
-        mask = same_quarter(torch.stack([below, torch.tensor(0.6), above, torch.tensor(0.7)]), groups=5)
+        mask = same_part(torch.stack([below, torch.tensor(0.6), above, torch.tensor(0.7)]), groups=5)
         assert mask.sum() == 12
 
     def test_within_distance(self):
@@ -139,7 +139,7 @@ class TestModules:
         "loss, mask",
         [
             (SimCLRLoss(0.2), lambda positions, slices: same_slice(slices)),
-            (GCLLoss(0.2, groups=3), lambda positions, slices: same_quarter(positions, 3)),
+            (GCLLoss(0.2, groups=3), lambda positions, slices: same_part(positions, 3)),
             (PCLLoss(0.2, threshold=0.1), lambda positions, slices: within_distance(positions, 0.1)),
         ],
     )
