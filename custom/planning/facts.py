@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from custom.data.annotation import Annotation
 from custom.data.cases import Case
 from custom.data.dicom import file_states
-from custom.data.geometry import OrientSlices
+from custom.data.geometry import HEAD, OrientSlices
 from custom.data.json_list import classes_of
 from custom.data.volume_file import VolumeFileError, open_volume, remember_case
 from custom.utils.distributed import from_first
@@ -165,11 +166,11 @@ def _facts(
     labeled: Sequence[Case], others: Sequence[Case], direction: Sequence[float] | None, values: Mapping[str, int]
 ) -> Facts | None:
     step = max(1, math.ceil(len(others) / MOST_READ))
-    work = [(case, True, True) for case in labeled]
-    work += [(case, False, number % step == 0) for number, case in enumerate(others)]
+    jobs = [partial(_read, case, direction, values) for case in labeled]
+    jobs += [partial(_read, case, direction, with_voxels=number % step == 0) for number, case in enumerate(others)]
     with ThreadPoolExecutor(min(THREADS, core_count())) as pool:
-        found = pool.map(lambda job: _read(*job, direction, values), work)
-        images = [image for image in tqdm(found, total=len(work), desc="planning", delay=2) if image is not None]
+        found = pool.map(lambda job: job(), jobs)
+        images = [image for image in tqdm(found, total=len(jobs), desc="planning", delay=2) if image is not None]
     labels = [image.label for image in images if image.label is not None]
     if not labels:
         return None
@@ -207,13 +208,23 @@ def _largest(lengths: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 
 def _read(
-    case: Case, labeled: bool, with_voxels: bool, direction: Sequence[float] | None, values: Mapping[str, int]
+    case: Case, direction: Sequence[float] | None, values: Mapping[str, int] | None = None, with_voxels: bool = True
 ) -> _Image | None:
-    """Facts about one case, of its header alone unless ``with_voxels``; None where a file cannot be used."""
+    """Facts about one case.
+
+    Args:
+        case: with "image", and with "label" where there are ``values``.
+        direction: (3,) in RAS along which slices are counted; None for that from feet to head.
+        values: classes and their values in the label; None reads no label.
+        with_voxels: False reads only the header of the image.
+
+    Returns:
+        None where a file cannot be used.
+    """
     remember_case(case)
     try:
         file = open_volume(case["image"])
-        codes = OrientSlices(direction or (0, 0, 1)).codes(file.affine, file.shape[:3])
+        codes = OrientSlices(direction or HEAD).codes(file.affine, file.shape[:3])
         turn = nib.orientations.ornt_transform(
             nib.io_orientation(file.affine), nib.orientations.axcodes2ornt(codes)
         ).astype(int)
@@ -225,14 +236,14 @@ def _read(
             return image
         voxels = file.values()
         image.lowest = float(voxels.min())
-        if labeled:
+        if values is not None:
             label = open_volume(case["label"]).classes()
             if label.shape == voxels.shape:
                 label = _numbered(label, [*values.values()])
-                intensities = voxels[label > 0]
+                labeled = voxels[label > 0]
                 del voxels
                 oriented = nib.orientations.apply_orientation(label, turn)
-                image.label = _label(oriented, spacing, [*values], intensities)
+                image.label = _label(oriented, spacing, [*values], labeled)
         return image
     except (VolumeFileError, SettingError, OSError, ValueError, MemoryError):  # the checks of the training say so
         return None
